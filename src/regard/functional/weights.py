@@ -1,0 +1,69 @@
+"""From scores to weights, and from weights to what is read with them."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def masked_softmax(
+    scores: Float[Tensor, "*shape"], mask: Bool[Tensor, "..."] | None = None, dim: int = -1
+) -> Float[Tensor, "*shape"]:
+    """Softmax over what takes part; a row with nothing to attend to gives zeros, and zero gradients, never NaN.
+
+    Args:
+        scores: any shape.
+        mask: True = takes part; broadcasts to the shape of `scores`.
+        dim: the axis that sums to one.
+    """
+    if mask is None:
+        return scores.softmax(dim)
+    # The lowest finite number, not -inf: a row of -inf alone has an undefined softmax and a NaN gradient.
+    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return scores.softmax(dim).masked_fill(~mask, 0.0)
+
+
+def read(weights: Float[Tensor, "B T N"], memory: Float[Tensor, "B N D"]) -> Float[Tensor, "B T D"]:
+    """The expectation of the memory under the weights: `context_t = Σ_n weights_tn memory_n`."""
+    return torch.bmm(weights, memory)
+
+
+def scaled_dot_product_weights(
+    query: Float[Tensor, "B h T d"],
+    key: Float[Tensor, "B h N d"],
+    mask: Bool[Tensor, "B #h #T N"] | None = None,
+    scale: float | None = None,
+) -> Float[Tensor, "B h T N"]:
+    """`softmax(query keyᵀ · scale)`: the map that `scaled_dot_product_attention` uses and does not show.
+
+    Args:
+        mask: True = takes part.
+        scale: `1/√d` unless given (Vaswani et al. 2017).
+    """
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    return masked_softmax(query @ key.transpose(-2, -1) * scale, mask)  # (B, h, T, N)
+
+
+def scaled_dot_product_attention(
+    query: Float[Tensor, "B h T d"],
+    key: Float[Tensor, "B h N d"],
+    value: Float[Tensor, "B h N e"],
+    mask: Bool[Tensor, "B #h #T N"] | None = None,
+    dropout: float = 0.0,
+    scale: float | None = None,
+) -> Float[Tensor, "B h T e"]:
+    """`softmax(query keyᵀ · scale) value` in PyTorch's fused kernel; a fully masked row gives zeros.
+
+    Args:
+        mask: True = takes part.
+        dropout: probability of dropping a weight; the caller passes 0 outside training.
+        scale: `1/√d` unless given.
+    """
+    if mask is None:
+        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=scale)
+    # The kernels differ in what they do with a row that is wholly masked: let it attend to everything, then zero it.
+    some = mask.any(-1, keepdim=True)  # (B, #h, #T, 1)
+    context = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask | ~some, dropout_p=dropout, scale=scale
+    )
+    return context.masked_fill(~some, 0.0)
