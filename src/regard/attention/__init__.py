@@ -16,6 +16,14 @@ mechanisms: dict[str, type[Attention]] = {
 """Every mechanism by its short name."""
 
 __all__ = [
-    "Attention", "Convolve", "Merge", "Read", "Refine", "Select", "ShapeError", "families", "mechanisms",
+    "Attention",
+    "Convolve",
+    "Merge",
+    "Read",
+    "Refine",
+    "Select",
+    "ShapeError",
+    "families",
+    "mechanisms",
     *(symbol for family in families for symbol in family.__all__),
 ]

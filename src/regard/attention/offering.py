@@ -51,9 +51,7 @@ class MapFact:
         if SPATIAL not in self.sums_to_one:
             return self.sums_to_one
         spatial = SPATIAL_NAMES[rank - len(self.axes) + 1]
-        return tuple(
-            name for axis in self.sums_to_one for name in (spatial if axis == SPATIAL else (axis,))
-        )
+        return tuple(name for axis in self.sums_to_one for name in (spatial if axis == SPATIAL else (axis,)))
 
 
 @dataclass(frozen=True)

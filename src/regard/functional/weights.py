@@ -63,7 +63,5 @@ def scaled_dot_product_attention(
         return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=scale)
     # The kernels differ in what they do with a row that is wholly masked: let it attend to everything, then zero it.
     some = mask.any(-1, keepdim=True)  # (B, #h, #T, 1)
-    context = F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask | ~some, dropout_p=dropout, scale=scale
-    )
+    context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask | ~some, dropout_p=dropout, scale=scale)
     return context.masked_fill(~some, 0.0)

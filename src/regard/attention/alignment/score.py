@@ -15,7 +15,5 @@ class AdditiveScore(nn.Module):
         self.memory = nn.Linear(memory_width, hidden_width, bias=False)
         self.vector = nn.Linear(hidden_width, 1, bias=False)
 
-    def forward(
-        self, query: Float[Tensor, "B T Dq"], memory: Float[Tensor, "B N Dm"]
-    ) -> Float[Tensor, "B T N"]:
+    def forward(self, query: Float[Tensor, "B T Dq"], memory: Float[Tensor, "B N Dm"]) -> Float[Tensor, "B T N"]:
         return functional.additive_scores(self.query(query), self.memory(memory), self.vector.weight[0])
