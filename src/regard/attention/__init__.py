@@ -1,11 +1,16 @@
 """Every mechanism, in one form. A folder a family, a file a mechanism; each family's `__all__` is its list."""
 
-from regard.attention import alignment, channel
+from regard.attention import alignment, branch, channel, channel_spatial, context, pooling, selection
 from regard.attention.alignment import *  # noqa: F403
+from regard.attention.branch import *  # noqa: F403
 from regard.attention.channel import *  # noqa: F403
+from regard.attention.channel_spatial import *  # noqa: F403
+from regard.attention.context import *  # noqa: F403
 from regard.attention.contract import Attention, Convolve, Merge, Read, Refine, Select, ShapeError
+from regard.attention.pooling import *  # noqa: F403
+from regard.attention.selection import *  # noqa: F403
 
-families = (channel, alignment)
+families = (channel, channel_spatial, context, branch, alignment, pooling, selection)
 """The packages that hold the mechanisms, in the order of the catalogue."""
 
 mechanisms: dict[str, type[Attention]] = {
@@ -15,15 +20,11 @@ mechanisms: dict[str, type[Attention]] = {
 }
 """Every mechanism by its short name."""
 
-__all__ = [
-    "Attention",
-    "Convolve",
-    "Merge",
-    "Read",
-    "Refine",
-    "Select",
-    "ShapeError",
-    "families",
-    "mechanisms",
-    *(symbol for family in families for symbol in family.__all__),
-]
+__all__ = ["Attention", "Convolve", "Merge", "Read", "Refine", "Select", "ShapeError", "families", "mechanisms"]
+__all__ += channel.__all__
+__all__ += channel_spatial.__all__
+__all__ += context.__all__
+__all__ += branch.__all__
+__all__ += alignment.__all__
+__all__ += pooling.__all__
+__all__ += selection.__all__

@@ -48,8 +48,8 @@ class Attention(nn.Module):
         formula: its mathematics in plain text.
         maps: the weights that it offers, with named axes.
         growth: how its cost grows with the number of positions `N` (or memory tokens), `"N"` or `"N^2"`.
-        parameters: closed form of its parameter count at default arguments, in the letters of `letters`.
-        letters: which attribute of the module each letter of `parameters` stands for.
+        parameter_count: closed form of its parameter count at default arguments, in the letters of `letters`.
+        letters: which attribute of the module each letter of `parameter_count` stands for.
         deviations: every argument value by which one leaves the paper's formula, and what it changes.
         placement: where in a network people put it.
     """
@@ -60,7 +60,7 @@ class Attention(nn.Module):
     formula: ClassVar[str]
     maps: ClassVar[tuple[MapFact, ...]]
     growth: ClassVar[str]
-    parameters: ClassVar[str]
+    parameter_count: ClassVar[str]
     letters: ClassVar[dict[str, str]] = {}
     deviations: ClassVar[tuple[str, ...]] = ()
     placement: ClassVar[str]

@@ -40,8 +40,8 @@ def scaled_dot_product_weights(
         mask: True = takes part.
         scale: `1/√d` unless given (Vaswani et al. 2017).
     """
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    return masked_softmax(query @ key.transpose(-2, -1) * scale, mask)  # (B, h, T, N)
+    factor: float = query.shape[-1] ** -0.5 if scale is None else scale
+    return masked_softmax(query @ key.transpose(-2, -1) * factor, mask)  # (B, h, T, N)
 
 
 def scaled_dot_product_attention(

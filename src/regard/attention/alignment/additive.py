@@ -45,7 +45,7 @@ class AdditiveRead(Read):
     formula: ClassVar[str] = "c_t = Σ_n softmax_n(vᵀ tanh(W q_t + U m_n)) m_n"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "query", "key"), ("key",)),)
     growth: ClassVar[str] = "N"
-    parameters: ClassVar[str] = "(Q + M + 1)*A"
+    parameter_count: ClassVar[str] = "(Q + M + 1)*A"
     letters: ClassVar[dict[str, str]] = {"Q": "query_width", "M": "memory_width", "A": "hidden_width"}
     deviations: ClassVar[tuple[str, ...]] = ("bias=True: a bias inside the tanh, as in many implementations",)
     placement: ClassVar[str] = "between a decoder's state or a question and the encoded input"

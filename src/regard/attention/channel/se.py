@@ -39,7 +39,7 @@ class SqueezeExcitation(Refine):
     layout = "map"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("channel", ("batch", "channel")),)
     growth: ClassVar[str] = "N"
-    parameters: ClassVar[str] = "2*C*d + d + C"
+    parameter_count: ClassVar[str] = "2*C*d + d + C"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     deviations: ClassVar[tuple[str, ...]] = ("bias=False: linear layers without biases, as in SENet-PyTorch",)
     placement: ClassVar[str] = "in every residual block, before the addition"

@@ -1,0 +1,3 @@
+"""Weights over branches and kernels."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""A weight for channels and for positions together."""
+
+__all__: list[str] = []

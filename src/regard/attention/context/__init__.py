@@ -1,0 +1,3 @@
+"""Every position reads the whole map or sequence."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""A map or sequence becomes one vector."""
+
+__all__: list[str] = []
