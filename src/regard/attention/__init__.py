@@ -7,6 +7,7 @@ from regard.attention.channel import *  # noqa: F403
 from regard.attention.channel_spatial import *  # noqa: F403
 from regard.attention.context import *  # noqa: F403
 from regard.attention.contract import Attention, Convolve, Merge, Read, Refine, Select, ShapeError
+from regard.attention.layout import OnMap, ReadMap
 from regard.attention.pooling import *  # noqa: F403
 from regard.attention.selection import *  # noqa: F403
 
@@ -20,7 +21,8 @@ mechanisms: dict[str, type[Attention]] = {
 }
 """Every mechanism by its short name."""
 
-__all__ = ["Attention", "Convolve", "Merge", "Read", "Refine", "Select", "ShapeError", "families", "mechanisms"]
+__all__ = ["Attention", "Convolve", "Merge", "OnMap", "Read", "ReadMap", "Refine", "Select", "ShapeError"]
+__all__ += ["families", "mechanisms"]
 __all__ += channel.__all__
 __all__ += channel_spatial.__all__
 __all__ += context.__all__

@@ -11,9 +11,9 @@ command line and the test matrix are made from them, and the contract suite chec
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from regard.attention import offering
@@ -195,8 +195,25 @@ class Read(Attention):
         )
 
 
+class Selection(NamedTuple):
+    """What a `Select` gives: `K` regions of a map, and where they lie in it.
+
+    Attributes:
+        regions: the regions' contents, all of one size.
+        transform: of each region the affine map from its own coordinates to those of the whole map, `[[a, b, tx],
+            [c, d, ty]]`, x before y, as `torch.nn.functional.affine_grid(align_corners=False)` takes it: -1 and 1 are
+            the outer edges of region and map, whatever their sizes. A box without rotation has b = c = 0, its half
+            width and height are a and d, and its centre is (tx, ty).
+        log_probability: of each region, where the choice is sampled; otherwise None.
+    """
+
+    regions: Float[Tensor, "B K C h w"]
+    transform: Float[Tensor, "B K 2 3"]
+    log_probability: Float[Tensor, "B K"] | None = None
+
+
 class Select(Attention):
-    """A map → the regions that it chose, and their log-probabilities where the choice is sampled.
+    """A map → a `Selection`: the regions that it chose, and their log-probabilities where the choice is sampled.
 
     The first argument is the channel count of the map.
     """

@@ -70,7 +70,7 @@ class Request:
         """Those heads and query rows of `values`; `heads` and `queries` say which dimensions they are."""
         for dimension, wanted in ((heads, self.heads), (queries, self.queries)):
             if dimension is not None and wanted is not None:
-                values = values.index_select(dimension, values.new_tensor(wanted).long())
+                values = values.index_select(dimension, torch.tensor(wanted, device=values.device))
         return values
 
 

@@ -10,3 +10,10 @@ def additive_scores(
 ) -> Float[Tensor, "B T N"]:
     """`e_tn = vᵀ tanh(q_t + m_n)`, of queries and memory that are already projected (Bahdanau et al. 2015)."""
     return torch.tanh(query[:, :, None] + memory[:, None]) @ vector  # (B, T, N, A) -> (B, T, N)
+
+
+def dot_scores(
+    query: Float[Tensor, "B T D"], memory: Float[Tensor, "B N D"], scale: float = 1.0
+) -> Float[Tensor, "B T N"]:
+    """`e_tn = scale · q_tᵀ m_n` (Luong et al. 2015; with `scale = 1/√D` Vaswani et al. 2017)."""
+    return (query * scale) @ memory.transpose(-2, -1)  # (B, T, N)

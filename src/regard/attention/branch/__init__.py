@@ -1,3 +1,6 @@
 """Weights over branches and kernels."""
 
-__all__: list[str] = []
+from regard.attention.branch.aff import AttentionalFeatureFusion
+from regard.attention.branch.sk import SelectiveKernel
+
+__all__ = ["AttentionalFeatureFusion", "SelectiveKernel"]

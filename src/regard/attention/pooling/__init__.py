@@ -1,3 +1,5 @@
 """A map or sequence becomes one vector."""
 
-__all__: list[str] = []
+from regard.attention.pooling.softmax_pool import SpatialSoftmaxPooling
+
+__all__ = ["SpatialSoftmaxPooling"]

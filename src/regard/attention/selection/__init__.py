@@ -1,3 +1,5 @@
 """A map gives up the regions that matter."""
 
-__all__: list[str] = []
+from regard.attention.selection.spatial_transformer import SpatialTransformer
+
+__all__ = ["SpatialTransformer"]

@@ -1,0 +1,23 @@
+.DEFAULT_GOAL := help
+.PHONY: help test quick lint format check
+
+help: ## List these verbs
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+test: ## Run all tests
+	uv run pytest
+
+quick: ## Run the tests that failed last, stop at the first failure
+	uv run pytest --exitfirst --last-failed
+
+lint: ## Style, types, floors; changes nothing
+	uv run ruff check
+	uv run ruff format --check
+	uv run pyright
+	uv run lint-imports
+
+format: ## Format, and fix what can be fixed
+	uv run ruff check --fix
+	uv run ruff format
+
+check: lint test ## What has to pass before a change is handed in

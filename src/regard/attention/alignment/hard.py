@@ -1,0 +1,144 @@
+"""Hard attention."""
+
+from typing import ClassVar, Literal, get_args
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from regard import functional
+from regard.attention import offering
+from regard.attention.alignment.score import ScoreKind, make_score
+from regard.attention.contract import Paper, Read
+from regard.attention.offering import MapFact, Request
+
+Estimator = Literal["score_function", "straight_through", "gumbel"]
+
+
+class HardRead(Read):
+    """Hard attention: every query reads one memory token, drawn in training, the likeliest in evaluation.
+
+        e_tn = vᵀ tanh(W q_t + U m_n)
+        p_tn = softmax over n of e_tn
+        s_t  ~ p_t in training,  s_t = argmax over n of p_tn in evaluation
+        c_t  = m_{s_t}
+
+    Paper: Xu, Ba, Kiros, Cho, Courville, Salakhutdinov, Zemel, Bengio, "Show, Attend and Tell: Neural Image Caption
+    Generation with Visual Attention", ICML 2015, section 4.1.
+
+    No gradient passes a choice. The scores learn from the log-probability of what was drawn: open
+    `offering.recording_choices()` around the forward pass, and add `functional.score_function_loss` of what it
+    collected to the loss, with an `alignment.baseline.MovingBaseline` if need be. What the paper does besides, to read
+    the mean of the memory in place of a draw for half of the images in training, is not done here.
+
+    Args:
+        query_width: width `Dq` of a query.
+        memory_width: width `Dm` of a memory token, and of the context.
+        score: `"additive"`, the paper's and the default; `"dot"`, `"general"` or `"scaled_dot"`.
+        hidden_width: width of the additive score's network; default `memory_width`.
+        estimator: how the scores learn. `"score_function"`, the paper's and the default, as above.
+            `"straight_through"`: forward the drawn token, backward the gradient of the soft read (Bengio et al. 2013).
+            `"gumbel"`: the same with the softmax of scores and Gumbel noise (Jang et al. 2017, Maddison et al. 2017).
+            The last two need no reward, and record no choice.
+        temperature: of the Gumbel softmax; default 1. A lower one is closer to the draw and has a noisier gradient.
+
+    Shapes:
+        query `(B, T, Dq)`, memory `(B, N, Dm)`, mask `(B, N)` or `(B, T, N)` with True = takes part.
+        Gives the context `(B, T, Dm)`.
+        Recorded in training with `"score_function"`: the log-probability of the drawn tokens and the entropy of `p`,
+        `(B, T)` each, both 0 where a query has nothing to attend to.
+
+    Maps:
+        attention: the distribution `p`, `(batch, query, key)`, sums to one over the keys.
+        choice: one at the token that was read, zero elsewhere, `(batch, query, key)`.
+
+    Raises:
+        ValueError: the score or the estimator is unknown, or an argument has no use with it.
+        ShapeError: a width, a batch size or the mask does not fit.
+    """
+
+    name: ClassVar[str] = "hard"
+    paper: ClassVar[Paper] = Paper(
+        "Show, Attend and Tell: Neural Image Caption Generation with Visual Attention", "Xu et al.", "ICML", 2015
+    )
+    formula: ClassVar[str] = "c_t = m_s with s ~ softmax_n(vᵀ tanh(W q_t + U m_n)); argmax in evaluation"
+    maps: ClassVar[tuple[MapFact, ...]] = (
+        MapFact("attention", ("batch", "query", "key"), ("key",)),
+        MapFact("choice", ("batch", "query", "key"), ("key",)),
+    )
+    growth: ClassVar[str] = "N"
+    parameter_count: ClassVar[str] = "(Q + M + 1)*A"
+    letters: ClassVar[dict[str, str]] = {"Q": "query_width", "M": "memory_width", "A": "hidden_width"}
+    deviations: ClassVar[tuple[str, ...]] = (
+        'score="dot": the product of query and token in place of the scoring network',
+        'score="general": the product of projected query and token in place of the scoring network',
+        'score="scaled_dot": the product divided by √D in place of the scoring network',
+        'estimator="straight_through": the gradient of the soft read in place of the score function\'s',
+        'estimator="gumbel": the gradient of the Gumbel softmax in place of the score function\'s',
+    )
+    placement: ClassVar[str] = "between a decoder's state or a question and the cells of an image"
+
+    def __init__(
+        self,
+        query_width: int,
+        memory_width: int,
+        score: ScoreKind = "additive",
+        hidden_width: int | None = None,
+        estimator: Estimator = "score_function",
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if estimator not in get_args(Estimator):
+            raise ValueError(f"there is no estimator {estimator!r}: choose one of {', '.join(get_args(Estimator))}.")
+        if temperature <= 0 or (temperature != 1.0 and estimator != "gumbel"):
+            raise ValueError(
+                f"HardRead got temperature={temperature} with estimator={estimator!r}: "
+                "a temperature is positive, and only estimator='gumbel' has one."
+            )
+        self.query_width = query_width
+        self.memory_width = memory_width
+        self.hidden_width = memory_width if hidden_width is None else hidden_width
+        self.score = make_score(score, query_width, memory_width, hidden_width)
+        self.estimator = estimator
+        self.temperature = temperature
+
+    @property
+    def context_width(self) -> int:
+        return self.memory_width
+
+    def forward(
+        self,
+        query: Float[Tensor, "B T Dq"],
+        memory: Float[Tensor, "B N Dm"],
+        mask: Bool[Tensor, "B *T N"] | None = None,
+    ) -> Float[Tensor, "B T Dm"]:
+        mask = self.check(query, memory, mask)
+        scores = self.score(query, memory)  # (B, T, N)
+        weights = functional.masked_softmax(scores, mask)  # (B, T, N)
+        soft = weights  # (B, T, N), what the straight-through gradient flows to
+        if self.training and self.estimator == "gumbel":
+            noise = -functional.standard_exponential(scores).log()  # (B, T, N), Gumbel
+            soft = functional.masked_softmax((scores + noise.to(scores.dtype)) / self.temperature, mask)
+            index = soft.argmax(-1)  # (B, T)
+        else:
+            index = functional.draw(weights) if self.training else weights.argmax(-1)  # (B, T)
+        some = None if mask is None else mask.any(-1, keepdim=True)  # (B, #T, 1)
+
+        def choose() -> Tensor:
+            choice = F.one_hot(index, memory.shape[1]).to(weights.dtype)  # (B, T, N)
+            return choice if some is None else choice.masked_fill(~some, 0.0)
+
+        def choices(request: Request) -> Tensor:
+            return request.pick(choose(), queries=1)
+
+        self.offer("attention", weights)
+        self.offer("choice", choices)
+        if self.estimator != "score_function":
+            return functional.read(choose() + (soft - soft.detach()), memory)  # (B, T, Dm)
+        if self.training and offering.recording():
+            log_weights = functional.masked_log_softmax(scores, mask)  # (B, T, N)
+            # Of a query with nothing to attend to, every log-probability and so both of these are 0.
+            log_probability = log_weights.gather(2, index[..., None])[..., 0]  # (B, T)
+            offering.record_choice(log_probability, -(weights * log_weights).sum(-1))
+        context = memory.gather(1, index[..., None].expand(-1, -1, memory.shape[2]))  # (B, T, Dm)
+        return context if some is None else context.masked_fill(~some, 0.0)

@@ -1,0 +1,115 @@
+"""Between the two layouts: a map `(B, C, *spatial)` and its positions as tokens `(B, N, C)`, row by row."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from regard.attention import offering
+from regard.attention.contract import Read, Refine, ShapeError
+
+
+def map_to_tokens(x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B N C"]:
+    """The positions of a map, row by row; a view wherever the strides allow it, contiguous if `x` is channels-last."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def tokens_to_map(tokens: Float[Tensor, "B N C"], spatial: tuple[int, ...]) -> Float[Tensor, "B C *spatial"]:
+    """The inverse of `map_to_tokens`; a view with channels-last strides if `tokens` are contiguous."""
+    return tokens.transpose(1, 2).unflatten(2, spatial)
+
+
+class OnMap(nn.Module):
+    """A `Refine` of tokens, applied to a map: every position becomes a token, row by row, and goes back.
+
+    Args:
+        refine: a mechanism whose layout is `"tokens"`.
+
+    Shapes:
+        x: `(B, C, *spatial)`. Gives the same shape, in the same memory format.
+
+    Maps:
+        those of `refine`, which then know the grid over which their positions lie.
+
+    Raises:
+        ValueError: the mechanism already takes maps.
+        ShapeError: the input is no map, or has another channel count.
+    """
+
+    def __init__(self, refine: Refine) -> None:
+        super().__init__()
+        if refine.layout != "tokens":
+            raise ValueError(
+                f"OnMap got {type(refine).__name__}, which takes maps already, expected a mechanism of tokens: "
+                "use it without OnMap."
+            )
+        self.refine = refine
+
+    def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
+        _check_map(self, x)
+        spatial = tuple(x.shape[2:])
+        tokens = map_to_tokens(x)  # (B, N, C)
+        if offering.listening():
+            with offering.over_grid(spatial):
+                refined = self.refine(tokens)
+        else:
+            refined = self.refine(tokens)  # (B, N, C)
+        return tokens_to_map(refined, spatial).contiguous(memory_format=_memory_format(x))  # (B, C, *spatial)
+
+
+class ReadMap(nn.Module):
+    """A `Read` whose memory is a map: every position is a token of the memory, row by row.
+
+    Args:
+        read: a mechanism that reads a memory of tokens; its memory width is the map's channel count.
+
+    Shapes:
+        query `(B, T, Dq)`, memory `(B, Dm, *spatial)`, mask `(B, *spatial)` with True = takes part.
+        Gives the context `(B, T, D)`.
+
+    Maps:
+        those of `read`, which then know the grid over which their keys lie.
+
+    Raises:
+        ShapeError: the memory is no map, the mask is not over its positions, or a width or batch size does not fit.
+    """
+
+    def __init__(self, read: Read) -> None:
+        super().__init__()
+        self.read = read
+
+    def forward(
+        self,
+        query: Float[Tensor, "B T Dq"],
+        memory: Float[Tensor, "B Dm *spatial"],
+        mask: Bool[Tensor, "B *spatial"] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        _check_map(self, memory)
+        if mask is not None:
+            expected = (memory.shape[0], *memory.shape[2:])
+            if tuple(mask.shape) != expected:
+                raise ShapeError(
+                    f"ReadMap got a mask of shape {tuple(mask.shape)}, expected {expected}: "
+                    "give one boolean for each position of the map."
+                )
+            mask = mask.flatten(1)  # (B, N)
+        tokens = map_to_tokens(memory)  # (B, N, Dm)
+        if offering.listening():
+            with offering.over_grid(tuple(memory.shape[2:])):
+                return self.read(query, tokens, mask)
+        return self.read(query, tokens, mask)  # (B, T, D)
+
+
+def _check_map(adapter: nn.Module, x: Tensor) -> None:
+    if x.ndim < 3:
+        raise ShapeError(
+            f"{type(adapter).__name__} got an input of shape {tuple(x.shape)}, expected a map of shape "
+            "(batch, channels, *spatial): give tokens to the mechanism itself."
+        )
+
+
+def _memory_format(x: Tensor) -> torch.memory_format:
+    """Channels-last if `x` is that and not contiguous, else contiguous."""
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.ndim)
+    if last is not None and not x.is_contiguous() and x.is_contiguous(memory_format=last):
+        return last
+    return torch.contiguous_format

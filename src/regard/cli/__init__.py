@@ -1,0 +1,58 @@
+"""The command line. One command, one module, one function of the same name.
+
+A command's module imports nothing heavy at its top, only inside its function: `regard --help` reads every command's
+signature and must answer at once.
+"""
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+from typer.core import TyperGroup
+
+from regard.errors import UserError
+
+
+class _Commands(TyperGroup):
+    """Commands whose `UserError`s end with one red line and exit code 2, not with a traceback."""
+
+    def invoke(self, ctx: Any) -> object:  # Any: Typer's context is click's or its own, by version
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            line = " ".join(str(error).split())
+            Console(stderr=True).print(Text(f"Error: {line}", style="red"), soft_wrap=True)
+            raise typer.Exit(2) from None
+
+
+def build() -> typer.Typer:
+    """The application with all its commands."""
+    from regard.cli.catalog import catalog
+
+    application = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)
+    application.callback()(_root)
+    application.command()(catalog)
+    return application
+
+
+def main() -> None:
+    """What the shell calls."""
+    build()()
+
+
+def _print_version(wanted: bool) -> bool:
+    if wanted:
+        from regard import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+    return wanted
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Attention mechanisms for vision and multimodal models: compare them fairly, and see what they look at."""

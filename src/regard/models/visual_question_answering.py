@@ -1,0 +1,125 @@
+"""Answer questions about a picture: the picture is encoded once, and all of its questions read from it together.
+
+Letters: B batch   T questions   L words   D width   H, W the picture   h, w the grid of image cells.
+"""
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from regard.attention import Read, ReadMap
+
+
+def normalized(layer: nn.Module, channels: int) -> list[nn.Module]:
+    """A convolution, the normalisation of its channels, and a rectifier."""
+    return [layer, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+
+
+class GridEncoder(nn.Module):
+    """A small convolutional network: one cell for four by four pixels, with the embedding of its row and column.
+
+    Args:
+        width: width `D` of a cell.
+        cells: most rows and columns of cells that a picture may have.
+
+    Shapes:
+        pictures `(B, 3, H, W)`, red, green, blue in 0..255. Gives `(B, D, H/4, W/4)`.
+    """
+
+    def __init__(self, width: int, cells: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *normalized(nn.Conv2d(3, 24, 3, padding=1, bias=False), 24),
+            *normalized(nn.Conv2d(24, 48, 3, stride=2, padding=1, bias=False), 48),
+            *normalized(nn.Conv2d(48, 64, 3, padding=1, bias=False), 64),
+            # A digit is a few cells of a hundred: the maximum keeps it where a stride would blur it with the ground.
+            nn.MaxPool2d(2),
+            *normalized(nn.Conv2d(64, width, 3, padding=1, bias=False), width),
+        )
+        self.row = nn.Parameter(torch.randn(width, cells, 1) * 0.1)
+        self.column = nn.Parameter(torch.randn(width, 1, cells) * 0.1)
+
+    def forward(self, pictures: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B D h w"]:
+        x = pictures.to(self.row.dtype, memory_format=torch.channels_last)
+        x = self.body((x - 50.0) / 85.0)  # (B, D, h, w)
+        return x + self.row[:, : x.shape[2]] + self.column[:, :, : x.shape[3]]
+
+
+class QuestionEncoder(nn.Module):
+    """Words, each scaled by a vector of its place in the question, are added up; a small network mixes the sum.
+
+    Position encoding as in Sukhbaatar et al., "End-To-End Memory Networks", NeurIPS 2015, section 4.1, but learned.
+
+    Args:
+        words: size of the vocabulary; word 0 fills up short questions and counts for nothing.
+        length: most words `L` in a question.
+        width: width `D` of the encoded question.
+    """
+
+    def __init__(self, words: int, length: int, width: int) -> None:
+        super().__init__()
+        self.word = nn.Embedding(words, width, padding_idx=0)
+        self.place = nn.Parameter(1 + torch.randn(length, width) * 0.3)
+        self.mix = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+
+    def forward(self, words: Int[Tensor, "B T L"]) -> Float[Tensor, "B T D"]:
+        # Many questions of a batch are the same: encode each one once.
+        distinct, which = torch.unique(words.flatten(0, 1), dim=0, return_inverse=True)
+        question = (self.word(distinct) * self.place).sum(1) / 3  # (distinct, D)
+        question = question + self.mix(question)
+        return question[which].unflatten(0, words.shape[:2])  # (B, T, D)
+
+
+class ReadBlock(nn.Module):
+    """A pre-norm residual block around any `Read`: read from the picture, then think about what was read.
+
+        u = q + P read(norm(q), norm(m))
+        v = u + mlp(norm(u))
+
+    Args:
+        read: a Read from `width` to `width`.
+        width: width `D` of queries and image cells.
+    """
+
+    def __init__(self, read: Read, width: int) -> None:
+        super().__init__()
+        self.query_norm = nn.LayerNorm(width)
+        self.memory_norm = nn.LayerNorm(width)
+        self.read = ReadMap(read)
+        self.project = nn.Linear(read.context_width, width)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, query: Float[Tensor, "B T D"], image: Float[Tensor, "B D h w"]) -> Float[Tensor, "B T D"]:
+        image = self.memory_norm(image.movedim(1, -1)).movedim(-1, 1)
+        query = query + self.project(self.read(self.query_norm(query), image))
+        return query + self.mlp(query)
+
+
+class VisualQuestionAnswering(nn.Module):
+    """Answers every question about a picture by reading from its cells with the `Read` that it is given.
+
+    Args:
+        read: how a question reads from the picture; takes and gives vectors of `width`.
+        words: size of the questions' vocabulary.
+        length: most words in a question.
+        answers: how many answers there are to choose from.
+        width: width `D` of questions and image cells.
+        cells: most rows and columns of image cells (a cell is four pixels wide).
+
+    Shapes:
+        pictures `(B, 3, H, W)` in 0..255, words `(B, T, L)`. Gives the answers' logits `(B, T, answers)`.
+    """
+
+    def __init__(self, read: Read, words: int, length: int, answers: int, width: int = 96, cells: int = 32) -> None:
+        super().__init__()
+        self.image = GridEncoder(width, cells)
+        self.question = QuestionEncoder(words, length, width)
+        self.block = ReadBlock(read, width)
+        self.answer = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, answers))
+
+    def forward(
+        self, pictures: UInt8[Tensor, "B 3 H W"], words: Int[Tensor, "B T L"]
+    ) -> Float[Tensor, "B T answers"]:
+        return self.answer(self.block(self.question(words), self.image(pictures)))

@@ -1,0 +1,205 @@
+"""Ask questions with one right answer about scenes of digits.
+
+| family | example | asked only if |
+|---|---|---|
+| attribute | which digit is red ? | one digit has that colour |
+| attribute | what colour is the seven ? | there is one seven |
+| relation | which digit is left of the red one ? | one digit is red; exactly one digit's centre lies within 50 degrees \
+of straight left of it, and that one within 30 degrees |
+| count | how many digits are red ? | always |
+| comparison | is the red digit greater than the blue one ? | one digit has each colour, and they differ |
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from regard.tasks.digit_scenes.scenes import ABSENT, COLOURS, Scenes
+
+FAMILIES = ("attribute", "relation", "count", "comparison")
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+DIRECTIONS = {"left of": (0, -1), "right of": (0, 1), "above": (-1, 0), "below": (1, 0)}
+ANSWERS = (*NUMBERS, *COLOURS, "no", "yes")
+"""All answers; a digit and a count share the number's word."""
+
+_TEMPLATES = (
+    "which digit is {colour} ?",
+    "what colour is the {number} ?",
+    "which digit is {direction} the {colour} one ?",
+    "how many digits are {colour} ?",
+    "is the {colour} digit greater than the {other} one ?",
+)
+WORDS = (
+    "<pad>",
+    *dict.fromkeys(
+        word for text in (*_TEMPLATES, *DIRECTIONS, *NUMBERS, *COLOURS) for word in text.split() if "{" not in word
+    ),
+)
+"""The vocabulary of questions; index 0 fills up short ones."""
+
+LENGTH = max(len(template.split()) + 1 for template in _TEMPLATES)
+"""Most words in a question."""
+
+PER_SCENE = {"attribute": 6, "relation": 6, "count": 2, "comparison": 2}
+"""How many questions of each family are asked about a scene."""
+
+NOWHERE = -1
+"""Instead of an object, for questions that ask about no single one."""
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The questions about a set of scenes, the same number about each.
+
+    Attributes:
+        words: indices into `WORDS`.
+        answers: indices into `ANSWERS`.
+        families: indices into `FAMILIES`.
+        objects: which object of the scene the answer is read from, or `NOWHERE`.
+    """
+
+    words: Int[np.ndarray, "scenes questions words"]
+    answers: Int[np.ndarray, "scenes questions"]
+    families: Int[np.ndarray, "scenes questions"]
+    objects: Int[np.ndarray, "scenes questions"]
+
+    def where(self, able: Bool[np.ndarray, " scenes"], other: "Questions") -> "Questions":
+        """These questions for the scenes that are able, the other ones for the rest."""
+        columns = zip(_columns(self), _columns(other), strict=True)
+        return Questions(*(np.where(able.reshape(-1, *[1] * (a.ndim - 1)), a, b) for a, b in columns))
+
+
+def encode(question: str) -> list[int]:
+    """The indices of a question's words, filled up to `LENGTH`."""
+    words = [WORDS.index(word) for word in question.split()]
+    return words + [0] * (LENGTH - len(words))
+
+
+def decode(words: Int[np.ndarray, " words"]) -> str:
+    """The question as text."""
+    return " ".join(WORDS[word] for word in words if word).replace(" ?", "?")
+
+
+def neighbours(scenes: Scenes) -> Int[np.ndarray, "scenes objects directions"]:
+    """For each object and direction, the one object that lies there beyond dispute, or `NOWHERE`."""
+    there = scenes.labels != ABSENT
+    offset = (scenes.corners[:, None] - scenes.corners[:, :, None]).astype(np.float64)  # (scenes, from, to, 2)
+    found = []
+    for step in DIRECTIONS.values():
+        along = offset @ np.array(step, np.float64)
+        across = np.abs(offset @ np.array(step[::-1], np.float64))
+        side = (along > 0) & there[:, :, None] & there[:, None]
+        near = side & (across <= along * np.tan(np.radians(50)))
+        straight = side & (across <= along * np.tan(np.radians(30)))
+        certain = (near.sum(-1) == 1) & (near & straight).any(-1)
+        found.append(np.where(certain, near.argmax(-1), NOWHERE))
+    return np.stack(found, axis=-1)
+
+
+def alone(kinds: Int[np.ndarray, "scenes objects"]) -> Bool[np.ndarray, "scenes objects"]:
+    """Which objects are there and share their kind with no other of the scene."""
+    return ((kinds[:, :, None] == kinds[:, None]).sum(-1) == 1) & (kinds != ABSENT)
+
+
+def choices(scenes: Scenes) -> dict[str, Bool[np.ndarray, "scenes *choices"]]:
+    """Which questions can be asked, by template: about which objects, from where to where, about which pairs."""
+    named = alone(scenes.colours)
+    above = scenes.labels[:, :, None] > scenes.labels[:, None]
+    return {
+        "which": named,
+        "what": alone(scenes.labels),
+        "where": (neighbours(scenes) != NOWHERE) & named[:, :, None],
+        "greater": named[:, :, None] & named[:, None] & above,
+    }
+
+
+def askable(scenes: Scenes) -> Bool[np.ndarray, " scenes"]:
+    """Which scenes allow at least one question of every family."""
+    return np.stack([possible.reshape(len(scenes), -1).any(1) for possible in choices(scenes).values()]).all(0)
+
+
+def draw(
+    random: np.random.Generator, possible: Bool[np.ndarray, "scenes *choices"], count: int
+) -> Int[np.ndarray, "scenes count"]:
+    """`count` possible choices of each scene, as indices into its flattened choices; any, where it has none.
+
+    All choices are alike likely, and none is drawn again before all have been.
+    """
+    flat = possible.reshape(len(possible), -1)
+    order = np.argsort(-(random.random(flat.shape) * flat), axis=1)
+    turn = np.arange(count) % np.maximum(flat.sum(1, keepdims=True), 1)
+    return np.take_along_axis(order, turn, axis=1)
+
+
+def ask(scenes: Scenes, random: np.random.Generator) -> Questions:
+    """Draw questions about scenes, `PER_SCENE` of each family.
+
+    Where a scene has none of a family to ask, it is asked for a digit by its colour instead, or, where no colour is there
+    just once, for a count.
+    """
+    number, colour = scenes.labels, scenes.colours
+    scene = np.arange(len(scenes))[:, None]
+    possible = choices(scenes)
+    sentences = _sentences()
+
+    def of(family: str, words: np.ndarray, answers: np.ndarray, objects: np.ndarray) -> Questions:
+        return Questions(words, answers, np.full_like(answers, FAMILIES.index(family)), objects)
+
+    def by_colour(count: int) -> Questions:
+        which = draw(random, possible["which"], count)
+        return of("attribute", sentences["which"][colour[scene, which]], number[scene, which], which)
+
+    def by_number(count: int) -> Questions:
+        what = draw(random, possible["what"], count)
+        words = sentences["what"][number[scene, what]]
+        return of("attribute", words, len(NUMBERS) + colour[scene, what], what)
+
+    def by_direction(count: int) -> Questions:
+        where = draw(random, possible["where"], count)
+        origin, direction = where // len(DIRECTIONS), where % len(DIRECTIONS)
+        found = neighbours(scenes)[scene, origin, direction]
+        words = sentences["where"][direction, colour[scene, origin]]
+        return of("relation", words, number[scene, found], found)
+
+    def how_many(count: int) -> Questions:
+        counted = random.integers(0, len(COLOURS), (len(scenes), count))
+        total = (colour[:, None] == counted[:, :, None]).sum(-1)
+        return of("count", sentences["many"][counted], total, np.full_like(total, NOWHERE))
+
+    def greater(count: int) -> Questions:
+        # The right answer is drawn first, so that yes and no are alike likely.
+        pair = draw(random, possible["greater"], count)
+        more, less = pair // number.shape[1], pair % number.shape[1]
+        yes = random.random(pair.shape) < 0.5
+        left, right = np.where(yes, more, less), np.where(yes, less, more)
+        words = sentences["greater"][colour[scene, left], colour[scene, right]]
+        return of("comparison", words, ANSWERS.index("no") + yes, np.full_like(pair, NOWHERE))
+
+    half = PER_SCENE["attribute"] // 2
+    parts = [how_many(PER_SCENE["count"])]
+    for template, questions, count in (
+        ("which", by_colour, half),
+        ("what", by_number, PER_SCENE["attribute"] - half),
+        ("where", by_direction, PER_SCENE["relation"]),
+        ("greater", greater, PER_SCENE["comparison"]),
+    ):
+        able, named = (possible[key].reshape(len(scenes), -1).any(1) for key in (template, "which"))
+        parts.append(questions(count).where(able, by_colour(count).where(named, how_many(count))))
+    return Questions(*(np.concatenate(columns, axis=1) for columns in zip(*map(_columns, parts), strict=True)))
+
+
+def _columns(questions: Questions) -> tuple[np.ndarray, ...]:
+    return questions.words, questions.answers, questions.families, questions.objects
+
+
+def _sentences() -> dict[str, np.ndarray]:
+    """All questions there are, as word indices, by template and by what fills its gaps."""
+    which, what, where, many, greater = _TEMPLATES
+    return {
+        "which": np.array([encode(which.format(colour=c)) for c in COLOURS]),
+        "what": np.array([encode(what.format(number=n)) for n in NUMBERS]),
+        "where": np.array([[encode(where.format(direction=d, colour=c)) for c in COLOURS] for d in DIRECTIONS]),
+        "many": np.array([encode(many.format(colour=c)) for c in COLOURS]),
+        "greater": np.array([[encode(greater.format(colour=c, other=o)) for o in COLOURS] for c in COLOURS]),
+    }

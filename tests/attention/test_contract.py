@@ -1,0 +1,501 @@
+"""What holds for every mechanism. Each new one is tested by being listed; nothing is written here for it.
+
+`every_mechanism` runs a test once a mechanism, `every_case` once more for each number of spatial axes that it takes.
+"""
+
+import ast
+import pickle
+import re
+from collections.abc import Callable
+from copy import deepcopy
+from inspect import cleandoc, signature
+from typing import get_args
+
+import cases as make
+import pytest
+import torch
+from cases import BATCH, Case, Inputs, as_type, call, run, stir, takes_mask, tensors
+from torch import Tensor, nn
+
+from regard.attention import Attention, Merge, Read, Refine, Select, ShapeError, mechanisms, offering
+from regard.attention.offering import MapFact, Offer, Request
+
+CONTRACTS = {"Refine", "Convolve", "Read", "Select", "Merge"}
+
+every_mechanism = pytest.mark.parametrize("case", make.first_cases(), ids=list(mechanisms))
+every_case = pytest.mark.parametrize("case", make.cases(), ids=str)
+every_map_refine = pytest.mark.parametrize(
+    "case",
+    [case for case in make.first_cases() if issubclass(case.mechanism, Refine) and case.rank == 2],
+    ids=str,
+)
+every_masked = pytest.mark.parametrize(
+    "case", [case for case in make.first_cases() if takes_mask(case.mechanism)], ids=str
+)
+every_unmasked = pytest.mark.parametrize(
+    "case", [case for case in make.first_cases() if not takes_mask(case.mechanism)], ids=str
+)
+
+
+# Shapes and types
+
+
+@every_case
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_shape_is_what_the_contract_says(case: Case, training: bool) -> None:
+    module = case.build().train(training)
+    for inputs in (case.inputs(module), *case.other_inputs(module)):
+        outputs = run(module, inputs)
+        expected = case.output_shape(module, inputs)
+        assert expected is None or outputs[0].shape == expected
+        assert all(len(output) == BATCH for output in outputs)
+        assert all(output.isfinite().all() for output in outputs)
+
+
+@every_case
+def test_trains_on_a_batch_of_one(case: Case) -> None:
+    module = case.build().train()
+    for inputs in (case.inputs(module, batch=1), *case.other_inputs(module, batch=1)):
+        assert all(output.isfinite().all() for output in run(module, inputs))
+
+
+@every_case
+def test_fewer_channels_than_the_reduction(case: Case) -> None:
+    module = case.build(size=2).train()
+    inputs = case.inputs(module)
+    outputs = run(module, inputs)
+    expected = case.output_shape(module, inputs)
+    assert expected is None or outputs[0].shape == expected
+
+
+@every_case
+def test_types_are_kept(case: Case) -> None:
+    module = stir(case.build()).eval()
+    inputs = case.inputs(module)
+    single = run(module, inputs)
+    double = run(deepcopy(module).double(), as_type(inputs, torch.float64))
+    brief = run(deepcopy(module).bfloat16(), as_type(inputs, torch.bfloat16))
+    for reference, exact, rough in zip(single, double, brief, strict=True):
+        assert (reference.dtype, exact.dtype, rough.dtype) == (torch.float32, torch.float64, torch.bfloat16)
+        torch.testing.assert_close(reference, exact.float(), rtol=1e-4, atol=1e-4)
+        assert rough.isfinite().all()
+        # bfloat16 has eight bits: compared as a whole, since single values may cancel. A region that is a little
+        # displaced differs by more, since this map is noise.
+        tolerance = 0.2 if isinstance(module, Select) else 0.05
+        assert (rough.float() - reference).norm() <= tolerance * reference.norm()
+
+
+@every_mechanism
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_large_inputs_stay_finite(case: Case, dtype: torch.dtype) -> None:
+    module = stir(case.build()).to(dtype)
+    inputs = {name: (100 * x).to(dtype).requires_grad_() for name, x in case.inputs(module).items()}
+    outputs = run(module, inputs)
+    total = torch.stack([output.float().sum() for output in outputs]).sum()
+    total.backward()
+    assert all(output.isfinite().all() for output in outputs)
+    assert all(x.grad is None or x.grad.isfinite().all() for x in inputs.values())
+
+
+@every_map_refine
+def test_channels_last_is_kept(case: Case) -> None:
+    module = stir(case.build()).eval()
+    x = case.inputs(module)["x"]
+    output = module(x.to(memory_format=torch.channels_last))
+    assert output.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(output, module(x), rtol=1e-4, atol=1e-5)
+
+
+@every_mechanism
+def test_runs_on_the_device_of_its_input(case: Case) -> None:
+    with torch.device("meta"):
+        module = case.build()
+        outputs = run(module, case.inputs(module))
+    assert all(output.device.type == "meta" for output in outputs)
+
+
+# What is refused
+
+
+@every_case
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_wrong_shapes_are_refused(case: Case) -> None:
+    module = case.build()
+    for what, inputs in case.wrong_inputs(module).items():
+        try:
+            call(module, inputs)
+        except ShapeError as error:
+            message = str(error)
+        else:
+            pytest.fail(f"accepted input of which {what}")
+        wanted = rf"{type(module).__name__} got .*, expected .*: .*\."
+        assert re.fullmatch(wanted, message), f"{what}: {message}"
+        if not what.startswith("mask") or "length" in what:
+            shapes = [str(tuple(x.shape)) for x in inputs.values()]
+            assert any(shape in message for shape in shapes) or "batch" in what, f"{what}: {message}"
+
+
+@every_unmasked
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_a_mask_is_refused_where_none_is_taken(case: Case) -> None:
+    module = case.build()
+    inputs = case.inputs(module)
+    with pytest.raises(TypeError, match="mask"):
+        call(module, {**inputs, "mask": torch.ones(BATCH, 5, dtype=torch.bool)})
+
+
+@every_mechanism
+def test_a_misspelt_argument_is_refused(case: Case) -> None:
+    with pytest.raises(TypeError, match="redcution"):
+        case.build(redcution=2)
+
+
+# Gradients
+
+
+@every_case
+def test_gradient_reaches_every_input_and_parameter(case: Case) -> None:
+    module = stir(case.build()).train()
+    inputs = {name: x.requires_grad_() for name, x in case.inputs(module).items()}
+    _loss(module, inputs).backward()
+    for name, x in {**inputs, **dict(module.named_parameters())}.items():
+        if x.grad is None and name in inputs and _may_be_none(module, name):
+            # What may be left out may also be ignored; but then its values change nothing at all.
+            assert all(map(torch.equal, run(module, inputs), run(module, {**inputs, name: torch.randn_like(x)})))
+            continue
+        assert x.grad is not None, f"no gradient reaches {name}"
+        assert x.grad.isfinite().all(), f"the gradient of {name} is not finite"
+        if not x.grad.any():
+            # The bias of a softmax's scores has none, and changes nothing; whatever else has none is out of use.
+            assert name.endswith("bias"), f"the gradient of {name} is zero"
+            moved = deepcopy(module)
+            moved.get_parameter(name).data += 1
+            for one, other in zip(run(module, inputs), run(moved, inputs), strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@every_case
+def test_gradient_is_the_derivative(case: Case) -> None:
+    """In evaluation, where batch statistics and sampled choices stand still."""
+    module = stir(case.build()).double().eval()
+    sizes = {0: (), 1: (5,), 2: (3, 4), 3: (2, 3, 2)}[case.rank]
+    inputs = as_type(case.inputs(module, batch=2, spatial=sizes, count=3), torch.float64)
+    parameters = dict(module.named_parameters())
+    leaves = [x.requires_grad_() for x in (*inputs.values(), *parameters.values())]
+
+    def function(*values: Tensor) -> tuple[Tensor, ...]:
+        given = dict(zip(inputs, values, strict=False))
+        replaced = dict(zip(parameters, values[len(inputs) :], strict=True))
+        named = {name: x for name, x in given.items() if not name.startswith("inputs[")}
+        positional = tuple(x for name, x in given.items() if name not in named)
+        return tuple(tensors(torch.func.functional_call(module, replaced, positional, named)))
+
+    assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
+
+
+# State
+
+
+@every_case
+def test_a_forward_changes_nothing_but_buffers(case: Case) -> None:
+    module = case.build().train()
+    parameters = list(module.parameters())
+    keys = set(module.state_dict())
+    attributes = [set(vars(part)) for part in module.modules()]
+    inputs = case.inputs(module)
+    before = {name: x.clone() for name, x in inputs.items()}
+    call(module, inputs)
+    assert all(old is new for old, new in zip(parameters, module.parameters(), strict=True))
+    assert set(module.state_dict()) == keys
+    assert [set(vars(part)) for part in module.modules()] == attributes
+    kept = [(type(part).__name__, key) for part in module.modules() for key in vars(part) if _holds_tensor(part, key)]
+    assert not kept, f"tensors kept on the module: {kept}"
+    assert all(torch.equal(before[name], x) for name, x in inputs.items()), "the input was modified"
+
+
+@every_mechanism
+def test_round_trips_give_equal_outputs(case: Case) -> None:
+    module = stir(case.build()).train()
+    inputs = case.inputs(module)
+    call(module, inputs)  # so that running statistics, if any, are no longer as at first
+    module.eval()
+    loaded = case.build().eval()
+    loaded.load_state_dict(module.state_dict())
+    expected = run(module, inputs)
+    for copy in (loaded, deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert all(torch.equal(*pair) for pair in zip(expected, run(copy, inputs), strict=True))
+
+
+@every_case
+def test_samples_do_not_see_each_other_in_evaluation(case: Case) -> None:
+    module = stir(case.build()).eval()
+    inputs = case.inputs(module)
+    others = {name: torch.cat([x[:1], torch.randn_like(x[1:])]) for name, x in inputs.items()}
+    for one, other in zip(run(module, inputs), run(module, others), strict=True):
+        torch.testing.assert_close(one[0], other[0], rtol=1e-5, atol=1e-6)
+
+
+@every_mechanism
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_compiles_as_one_graph_of_any_size(case: Case, training: bool) -> None:
+    torch.compiler.reset()
+    module = stir(case.build()).train(training)
+    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager" if training else "eager")
+    several = [case.inputs(module), case.other_inputs(module)[-1]]
+    for inputs in several:
+        inputs = {name: x.requires_grad_(training) for name, x in inputs.items()}
+        state = deepcopy(module.state_dict())
+        torch.manual_seed(1)
+        expected = run(module, inputs)
+        module.load_state_dict(state)
+        torch.manual_seed(1)
+        found = run(compiled, inputs)
+        for one, other in zip(expected, found, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        if training:
+            torch.stack([output.square().sum() for output in found]).sum().backward()
+
+
+# Masks
+
+
+@every_masked
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("per_query", [False, True], ids=["mask for all", "mask per query"])
+def test_what_is_masked_has_no_influence(case: Case, per_query: bool, training: bool) -> None:
+    module = stir(case.build()).train(training)
+    inputs = case.inputs(module)
+    memory = "memory" if isinstance(module, Read) else "x"
+    B, N = inputs[memory].shape[:2]
+    part = torch.rand(B, N) < 0.6
+    part[:, 1] = False
+    part[:, 0] = True
+    mask = part[:, None].expand(B, _queries(inputs), N) if per_query else part
+    other = torch.where(part[..., None], inputs[memory], torch.randn_like(inputs[memory]))
+    outcomes = []
+    for memories in (inputs[memory], other):
+        torch.manual_seed(1)
+        outcomes.append(run(module, {**inputs, memory: memories, "mask": mask}))
+    for one, two in zip(*outcomes, strict=True):
+        if memory == "x":  # a masked token still asks: its own row may change
+            one, two = one[part], two[part]
+        assert torch.equal(one, two)
+
+
+@every_masked
+def test_a_mask_of_true_changes_nothing(case: Case) -> None:
+    module = stir(case.build()).eval()
+    inputs = case.inputs(module)
+    B, N = inputs["memory" if isinstance(module, Read) else "x"].shape[:2]
+    masked = run(module, {**inputs, "mask": torch.ones(B, N, dtype=torch.bool)})
+    for one, other in zip(run(module, inputs), masked, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@every_masked
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_nothing_to_attend_to_is_finite_forward_and_backward(case: Case, training: bool) -> None:
+    module = stir(case.build()).train(training)
+    inputs = {name: x.requires_grad_() for name, x in case.inputs(module).items()}
+    B, N = inputs["memory" if isinstance(module, Read) else "x"].shape[:2]
+    nothing = torch.ones(B, N, dtype=torch.bool)
+    nothing[1] = False
+    offers: list[Offer] = []
+    with offering.listen(offers.append):
+        outputs = run(module, {**inputs, "mask": nothing})
+    _loss(module, {**inputs, "mask": nothing}).backward()
+    assert all(output.isfinite().all() for output in outputs)
+    if isinstance(module, Read):  # a token may keep what its residual or bias gives it; a read has nothing else
+        bias = run(module, {**{name: torch.zeros_like(x) for name, x in inputs.items()}, "mask": nothing})
+        assert torch.equal(outputs[0][1], bias[0][1]), "a row with nothing to attend to depends on what it may not see"
+    for offer in offers:
+        assert not _values(offer)[1].any(), "a row with nothing to attend to has weights"
+    for name, x in {**inputs, **dict(module.named_parameters())}.items():
+        assert x.grad is None or x.grad.isfinite().all(), f"the gradient of {name} is not finite"
+
+
+# Maps
+
+
+@every_case
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_offers_what_it_declares(case: Case, training: bool) -> None:
+    module = stir(case.build()).train(training)
+    inputs = case.inputs(module)
+    offers: list[Offer] = []
+    with offering.listen(offers.append):
+        call(module, inputs)
+    assert sorted(offer.fact.label for offer in offers) == sorted(fact.label for fact in module.maps)
+    sizes = case.axis_sizes(module, inputs)
+    for offer in offers:
+        values = _values(offer)
+        axes = offer.fact.named(values.ndim)
+        assert values.isfinite().all()
+        assert len(set(axes)) == len(axes) == values.ndim
+        for axis, found in zip(axes, values.shape, strict=True):
+            own = [getattr(module, name) for name in (axis, f"{axis}s", f"{axis}es") if hasattr(module, name)]
+            assert axis in sizes or own, f"axis {axis!r}: neither the input nor module.{axis}s says how long it is"
+            expected = sizes[axis] if axis in sizes else own[0]
+            expected = expected if isinstance(expected, int) else len(expected)
+            assert found == expected, f"axis {axis!r} of map {offer.fact.label!r} is {found} long"
+        _check_sums(offer.fact, values)
+        if offer.grid is not None:
+            assert offer.grid == tuple(inputs["x"].shape[2:])
+
+
+@every_mechanism
+def test_a_part_of_a_map_is_that_part_of_the_whole(case: Case) -> None:
+    module = stir(case.build()).eval()
+    offers: list[Offer] = []
+    with offering.listen(offers.append):
+        call(module, case.inputs(module))
+    for offer in offers:
+        if isinstance(offer.weights, Tensor):
+            continue  # it is there as a whole: who listens picks
+        whole = offer.weights(Request())
+        axes = offer.fact.named(whole.ndim)
+        wanted = {"heads": (1,), "query": (2, 0)}
+        part = offer.weights(Request(heads=wanted["heads"], queries=wanted["query"]))
+        for dimension, axis in enumerate(axes):
+            if axis in wanted:
+                whole = whole.index_select(dimension, torch.tensor(wanted[axis]))
+        torch.testing.assert_close(part, whole, rtol=1e-5, atol=1e-6)
+
+
+@every_mechanism
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_watching_does_not_change_the_output(case: Case, training: bool) -> None:
+    module = stir(case.build()).train(training)
+    inputs = case.inputs(module)
+    torch.manual_seed(1)
+    expected = run(deepcopy(module), inputs)
+    torch.manual_seed(1)
+    with offering.listen(lambda offer: None):
+        watched = run(module, inputs)
+    assert all(torch.equal(*pair) for pair in zip(expected, watched, strict=True))
+
+
+# Facts
+
+
+@every_mechanism
+@pytest.mark.parametrize("size", [0, 1], ids=["narrow", "wide"])
+def test_parameter_count_is_as_declared(case: Case, size: int) -> None:
+    module = case.build(size=size)
+    letters = {letter: getattr(module, attribute) for letter, attribute in module.letters.items()}
+    declared = eval(module.parameter_count, {"__builtins__": {}}, letters)
+    assert declared == sum(parameter.numel() for parameter in module.parameters())
+
+
+@every_mechanism
+def test_facts_are_complete(case: Case) -> None:
+    mechanism = case.mechanism
+    assert mechanism.contract in CONTRACTS
+    assert re.fullmatch(r"[a-z][a-z0-9_]*", mechanism.name)
+    assert mechanisms[mechanism.name] is mechanism
+    assert 1990 <= mechanism.paper.year <= 2026
+    assert mechanism.paper.title
+    assert mechanism.paper.authors
+    assert mechanism.paper.venue
+    assert mechanism.formula
+    assert mechanism.placement
+    assert mechanism.growth in {"1", "N", "N^1.5", "N log N", "N^2"}
+    assert len({fact.label for fact in mechanism.maps}) == len(mechanism.maps)
+    assert all(set(fact.sums_to_one) <= set(fact.axes) for fact in mechanism.maps)
+    if issubclass(mechanism, Refine):
+        assert mechanism.layout in {"map", "tokens"}
+        assert mechanism.spatial_ranks
+    first = next(iter(signature(mechanism).parameters))
+    assert first in {"channels", "in_channels", "query_width", "memory_width"}
+
+
+@every_mechanism
+def test_every_deviation_is_an_argument_that_is_off_by_default_and_works(case: Case) -> None:
+    arguments = signature(case.mechanism).parameters
+    for deviation in case.mechanism.deviations:
+        parts = re.fullmatch(r"(\w+)=(.+?): (.+)", deviation, re.DOTALL)
+        assert parts, f"not of the form 'argument=value: text': {deviation!r}"
+        argument, value, _ = parts.groups()
+        assert argument in arguments, f"{case.mechanism.__name__} takes no argument {argument!r}"
+        value = ast.literal_eval(value)
+        assert value != arguments[argument].default, f"{argument}={value} is the default"
+        module = case.build(size=2, **{argument: value})  # query and memory of one width, which some score needs
+        inputs = case.inputs(module)
+        expected = case.output_shape(module, inputs)
+        outputs = run(module, inputs)
+        assert expected is None or outputs[0].shape == expected
+        assert outputs[0].isfinite().all()
+
+
+@every_mechanism
+def test_documentation_is_complete(case: Case) -> None:
+    documentation = cleandoc(case.mechanism.__doc__ or "")
+    titles = ("Paper", "Args", "Shapes", "Maps", "Raises")
+    found = re.findall(rf"^({'|'.join(titles)}):", documentation, re.MULTILINE)
+    assert found == list(titles), f"sections {found}, expected {list(titles)} in that order"
+    arguments, maps = (_section(documentation, title) for title in ("Args", "Maps"))
+    documented = re.findall(r"^ {4}(\w+): ", arguments, re.MULTILINE)
+    assert documented == list(signature(case.mechanism).parameters)
+    for fact in case.mechanism.maps:
+        assert re.search(rf"^ {{4}}{fact.label}: ", maps, re.MULTILINE), f"map {fact.label!r} is not documented"
+
+
+# Helpers
+
+
+def _loss(module: Attention, inputs: Inputs) -> Tensor:
+    """Squares of all outputs, and for sampled reads what a score-function estimator would add."""
+    with offering.recording_choices() as choices:
+        outputs = run(module, inputs)
+    terms = [output.square().sum() for output in outputs]
+    for logs in choices.log_probabilities:
+        reward = torch.rand(logs.shape, generator=torch.Generator().manual_seed(3))
+        terms.append((logs * reward.to(logs)).sum())
+    terms += [entropy.sum() for entropy in choices.entropies]
+    return torch.stack(terms).sum()
+
+
+def _may_be_none(module: Attention, name: str) -> bool:
+    return type(None) in get_args(signature(module.forward).parameters[name].annotation)
+
+
+def _values(offer: Offer) -> Tensor:
+    return offer.weights(Request()) if isinstance(offer.weights, Callable) else offer.weights
+
+
+def _check_sums(fact: MapFact, values: Tensor) -> None:
+    axes = fact.named(values.ndim)
+    summed = fact.normalized(values.ndim)
+    if summed:
+        assert (values >= 0).all()
+        sums = values.sum(dim=[axes.index(axis) for axis in summed])
+        torch.testing.assert_close(sums, torch.ones_like(sums), rtol=1e-4, atol=1e-4)
+        return
+    for dimension, axis in enumerate(axes):
+        if axis != "batch":
+            sums = values.sum(dim=dimension)
+            off = (sums - 1).abs().max()
+            assert off > 1e-3, f"map {fact.label!r} sums to one over {axis} but does not say so"
+
+
+def _holds_tensor(module: nn.Module, key: str) -> bool:
+    value = vars(module)[key]
+    return key not in {"_parameters", "_buffers", "_modules"} and any(
+        isinstance(leaf, Tensor) for leaf in torch.utils._pytree.tree_leaves(value)
+    )
+
+
+def _queries(inputs: Inputs) -> int:
+    return inputs["query"].shape[1] if "query" in inputs else inputs["x"].shape[1] if "x" in inputs else 1
+
+
+def _section(documentation: str, title: str) -> str:
+    _, _, after = documentation.partition(f"\n{title}:\n")
+    return re.split(r"^\S", after, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def test_the_suite_covers_every_contract() -> None:
+    assert {case.mechanism.contract for case in make.cases()} == CONTRACTS
+    assert {case.mechanism.name for case in make.cases()} == set(mechanisms)
+    assert any(issubclass(case.mechanism, Merge) for case in make.cases())

@@ -1,0 +1,29 @@
+"""Before anything imports `regard`: every shape in a signature is checked, in the tests alone."""
+
+import os
+from collections.abc import Iterator
+
+import jaxtyping
+import pytest
+import torch
+
+jaxtyping.install_import_hook("regard", "beartype.beartype")
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # the workers share the cores already
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Every test draws the same numbers, alone or among others."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def unchecked_shapes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As a user runs it, without shape checks: to see the mechanism's own errors, and to compile."""
+    # Also for functions that are defined within a forward, which the hook decorates whenever that runs.
+    monkeypatch.setattr(jaxtyping, "jaxtyped", lambda typechecker: lambda function: function)
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,0 +1,439 @@
+"""Attention goes into real models at the places it names, changes nothing at the start, and leaves without a trace."""
+
+import copy
+import pickle
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from regard.attention import OnMap, Refine, mechanisms
+from regard.attention.channel import SqueezeExcitation
+from regard.errors import UserError
+from regard.placing import Placed, insert, parameter_groups, places, remove
+
+SHAPE = (2, 3, 64, 64)
+
+
+def image(*shape: int) -> Tensor:
+    return torch.randn(shape or SHAPE, generator=torch.Generator().manual_seed(0))
+
+
+class Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + self.norm(self.conv(x)))
+
+
+def sequential() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, stride=2),
+        Residual(16),
+        Residual(16),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 5),
+    )
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "timm_resnet18": lambda: timm.create_model("resnet18", num_classes=5),
+    "timm_resnet50": lambda: timm.create_model("resnet50", num_classes=5),
+    "timm_convnext": lambda: timm.create_model("convnext_atto", num_classes=5),
+    "timm_mobilenet": lambda: timm.create_model("mobilenetv3_small_050", num_classes=5),
+    "timm_vit": lambda: timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=5, depth=3),
+    "torchvision_resnet18": lambda: torchvision.models.resnet18(num_classes=5),
+    "sequential": sequential,
+}
+FOUND = {
+    "timm_resnet18": {"stem": 1, "stage": 4, "block": 8, "branch": 8, "pool": 1},
+    "timm_resnet50": {"stem": 1, "stage": 4, "block": 16, "branch": 16, "pool": 1},
+    "timm_convnext": {"stem": 1, "stage": 4, "block": 12, "branch": 12, "pool": 1},
+    "timm_mobilenet": {"stem": 1, "stage": 4, "block": 10, "branch": 7, "pool": 1},
+    "timm_vit": {"stem": 1, "stage": 1, "block": 3, "branch": 6, "pool": 1},
+    "torchvision_resnet18": {"stem": 1, "stage": 4, "block": 8, "branch": 8, "pool": 1},
+    "sequential": {"stem": 1, "block": 2, "branch": 2, "pool": 1},
+}
+
+
+@pytest.fixture(params=MODELS)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def build(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return MODELS[name]().eval()
+
+
+def snapshot(model: nn.Module) -> dict[str, object]:
+    """All that `remove` promises to give back; objects by identity."""
+    return {
+        "modules": [(path, id(module)) for path, module in model.named_modules()],
+        "training": [module.training for module in model.modules()],
+        "parameters": [(path, id(value)) for path, value in model.named_parameters()],
+        "hooks": [
+            (dict(module._forward_hooks), dict(module._forward_pre_hooks), len(module._forward_hooks_with_kwargs))
+            for module in model.modules()
+        ],
+        "attributes": [sorted(vars(module)) for module in model.modules()],
+        "state": {key: value.clone().numpy().tobytes() for key, value in model.state_dict().items()},
+    }
+
+
+def mechanism_for(name: str) -> str:
+    return "multi_head_self" if name == "timm_vit" else "se"
+
+
+def test_places_have_the_roles_of_the_architecture(name: str) -> None:
+    model = build(name)
+    before = snapshot(model)
+    state = torch.get_rng_state()
+    table = places(model, SHAPE)
+    assert table.roles() == FOUND[name]
+    assert snapshot(model) == before
+    assert torch.equal(torch.get_rng_state(), state)
+    assert "block" in str(table)
+    assert all(len(line) < 120 for line in str(table).splitlines())
+
+
+@pytest.mark.parametrize(
+    ("name", "role", "paths"),
+    [
+        ("timm_resnet18", "branch", ["layer1.0.bn2", "layer1.1.bn2"]),
+        ("timm_resnet50", "branch", ["layer1.0.bn3", "layer1.1.bn3"]),
+        ("torchvision_resnet18", "branch", ["layer1.0.bn2", "layer1.1.bn2"]),
+        ("timm_mobilenet", "branch", ["blocks.1.1.bn3", "blocks.2.1.bn3"]),
+        ("timm_convnext", "branch", ["stages.0.blocks.0.mlp"]),
+        ("timm_vit", "branch", ["blocks.0.attn", "blocks.0.mlp"]),
+        ("sequential", "branch", ["1.norm", "2.norm"]),
+        ("timm_resnet18", "stage", ["layer1", "layer2", "layer3", "layer4"]),
+        ("timm_convnext", "stage", ["stages.0", "stages.1", "stages.2", "stages.3"]),
+        ("timm_resnet18", "stem", ["maxpool"]),
+        ("timm_resnet18", "pool", ["global_pool"]),
+        ("timm_convnext", "pool", ["head.global_pool"]),
+        ("timm_mobilenet", "pool", ["global_pool"]),
+        ("torchvision_resnet18", "pool", ["avgpool"]),
+        ("timm_vit", "pool", ["norm"]),
+        ("sequential", "pool", ["3"]),
+    ],
+)
+def test_a_role_is_where_the_literature_puts_it(name: str, role: str, paths: list[str]) -> None:
+    found = [place.path for place in places(build(name), SHAPE) if place.role == role]
+    assert found[: len(paths)] == paths
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_the_pool_is_found_at_every_input_size(size: int) -> None:
+    table = places(build("torchvision_resnet18"), (1, 3, size, size))
+    assert [(place.path, place.side, place.channels) for place in table.of("pool")] == [("avgpool", "input", 512)]
+
+
+def test_layouts_follow_the_channels_and_not_the_shape() -> None:
+    swin = places(torchvision.models.swin_t(), (1, 3, 64, 64))
+    assert {place.layout for place in swin.of("block")} == {"BHWC"}
+    vit = places(build("timm_vit"), SHAPE)
+    assert {(place.layout, place.extra_tokens, place.channels) for place in vit.of("block")} == {("BNC", 1, 192)}
+    volume = places(nn.Sequential(nn.Conv3d(1, 8, 3), nn.ReLU()), (1, 1, 5, 6, 7))
+    assert [place.layout for place in volume] == ["BCDHW"] * 2
+    signal = places(nn.Sequential(nn.Conv1d(2, 8, 3), nn.ReLU()), (1, 2, 9))
+    assert [place.layout for place in signal] == ["BCL"] * 2
+
+
+def test_examples_of_every_kind() -> None:
+    model = build("timm_resnet18")
+    expected = places(model).roles()
+    for example in (image(), (image(),), {"x": image()}, torch.Size(SHAPE), SHAPE):
+        assert places(model, example).roles() == expected
+    with pytest.raises(UserError, match="give one as example="):
+        places(build("torchvision_resnet18"))
+
+
+@pytest.mark.parametrize(
+    ("model", "total"), [("resnet18", 11_778_592), ("resnet34", 21_958_868), ("resnet50", 28_088_024)]
+)
+@pytest.mark.parametrize("library", [timm.create_model, torchvision.models.get_model], ids=["timm", "torchvision"])
+def test_published_parameter_totals(library: Callable[[str], nn.Module], model: str, total: int) -> None:
+    attended = insert(library(model), "se", at="branch", start="paper", example=(1, 3, 32, 32))
+    assert sum(parameter.numel() for parameter in attended.parameters()) == total
+
+
+@pytest.mark.parametrize("at", ["block", "branch", "pool", "stem"])
+def test_identity_at_the_start_is_exact(name: str, at: str) -> None:
+    model = build(name)
+    expected = model(image())
+    insert(model, mechanism_for(name), at, example=SHAPE)
+    assert torch.equal(model(image()), expected)
+
+
+@pytest.mark.parametrize("mechanism", sorted(key for key, kind in mechanisms.items() if issubclass(kind, Refine)))
+def test_every_refinement_can_be_inserted(mechanism: str) -> None:
+    model = build("sequential")
+    expected = model(image())
+    assert torch.equal(insert(model, mechanism, example=SHAPE)(image()), expected)
+
+
+def test_identity_start_trains_strength_first_and_the_mechanism_second(name: str) -> None:
+    model = insert(build(name).train(), mechanism_for(name), "block", example=SHAPE)
+    optimizer = torch.optim.SGD(parameter_groups(model, lr=0.0, new_lr=0.1))
+    new = {key: value for key, value in model.named_parameters() if key.startswith("regard.")}
+    before = {key: value.clone() for key, value in new.items()}
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(image()).square().sum().backward()
+        optimizer.step()
+
+    step()
+    changed = {key for key, value in new.items() if not torch.equal(value, before[key])}
+    assert changed == {key for key in new if key.endswith(".strength")}
+    step()
+    changed = {key for key, value in new.items() if not torch.equal(value, before[key])}
+    assert any(key.endswith("weight") for key in changed)
+
+
+def test_remove_restores_the_model_exactly(name: str) -> None:
+    model = build(name)
+    model.requires_grad_(False)
+    model.train()
+    next(iter(model.children())).eval()
+    before = snapshot(model)
+    insert(model, mechanism_for(name), ["block", "pool"], example=SHAPE)
+    assert len(snapshot(model)["modules"]) > len(before["modules"])  # pyright: ignore[reportArgumentType]
+    assert remove(model) is model
+    assert snapshot(model) == before
+    with pytest.raises(UserError, match="no inserted attention"):
+        remove(model)
+
+
+def test_remove_leaves_hooks_of_others() -> None:
+    model = build("timm_resnet18")
+    heard: list[str] = []
+    model.get_submodule("layer1.0").register_forward_hook(lambda *_: heard.append("mine"))
+    remove(insert(model, "se", example=SHAPE))
+    heard.clear()
+    model(image())
+    assert heard == ["mine"]
+
+
+def test_names_and_values_of_the_model_stay(name: str) -> None:
+    model = build(name)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    insert(model, mechanism_for(name), example=SHAPE)
+    after = model.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert all(key.startswith("regard.") for key in after.keys() - before.keys())
+
+
+def test_a_plain_checkpoint_loads_strictly() -> None:
+    plain = build("timm_resnet18")
+    attended = insert(build("timm_resnet18"), "se", example=SHAPE)
+    for placed in attended.regard.placed():
+        nn.init.ones_(placed.strength)
+    kept = {key: value.clone() for key, value in attended.state_dict().items() if key.startswith("regard.")}
+    attended.load_state_dict(plain.state_dict(), strict=True)
+    assert all(torch.equal(attended.state_dict()[key], value) for key, value in kept.items())
+    attended.load_state_dict(plain.state_dict(), strict=True, assign=True)
+    own = attended.state_dict()
+    attended.load_state_dict(own, strict=True)
+    missing = plain.load_state_dict(own, strict=False)
+    assert missing.missing_keys == []
+    del own["regard.layer1_0.strength"]
+    with pytest.raises(RuntimeError, match=r"Missing key.*layer1_0\.strength"):
+        attended.load_state_dict(own, strict=True)
+    wrapped = nn.Sequential(attended)
+    wrapped.load_state_dict({f"0.{key}": value for key, value in plain.state_dict().items()}, strict=True)
+
+
+@pytest.mark.parametrize(
+    "copier", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["deep", "pickle"]
+)
+@pytest.mark.parametrize("name", ["timm_resnet18", "sequential"], indirect=True)
+def test_a_copy_is_independent(name: str, copier: Callable[[nn.Module], nn.Module]) -> None:
+    model = insert(build(name), "se", ["block", "pool"], start="paper", example=SHAPE)
+    expected = model(image())
+    twin = copier(model)
+    assert torch.equal(twin(image()), expected)
+    for parameter in twin.regard.parameters():
+        nn.init.constant_(parameter, 0.3)
+    assert torch.equal(model(image()), expected)
+    assert not torch.equal(twin(image()), expected)
+    plain = remove(copier(model))
+    assert not torch.equal(plain(image()), expected)
+    assert torch.equal(model(image()), expected)
+    assert not hasattr(plain, "regard")
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize("start", ["identity", "paper"])
+def test_compiles_into_one_graph(start: str) -> None:
+    model = insert(build("sequential"), "se", ["block", "pool"], start=start, example=SHAPE)  # pyright: ignore[reportArgumentType]
+    for placed in model.regard.placed():
+        if placed.strength is not None:
+            nn.init.constant_(placed.strength, 0.7)
+    expected = model(image())
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(image()), expected)
+    with pytest.raises(UserError, match="insert first"):
+        insert(compiled, "se", "stem", example=SHAPE)
+
+
+def test_autocast_half_precision_and_memory_format() -> None:
+    model = insert(build("torchvision_resnet18"), ["se", "multi_head_self"], example=SHAPE)
+    for placed in model.regard.placed():
+        nn.init.constant_(placed.strength, 0.5)
+    seen: list[Tensor] = []
+    model.get_submodule("layer2").register_forward_hook(lambda module, given, output: seen.append(output))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(image()).isfinite().all()
+    model.to(memory_format=torch.channels_last)
+    model(image().to(memory_format=torch.channels_last))
+    assert seen[-1].is_contiguous(memory_format=torch.channels_last)
+    half = insert(build("sequential").to(torch.bfloat16), "se", example=SHAPE)
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
+
+
+def test_exports() -> None:
+    model = insert(build("sequential"), "se", ["block", "pool"], example=SHAPE)
+    expected = model(image())
+    exported = torch.export.export(model, (image(),))
+    torch.testing.assert_close(exported.module()(image()), expected)
+
+
+def test_several_mechanisms_are_applied_in_order() -> None:
+    model = insert(
+        build("sequential"), [SqueezeExcitation, partial(SqueezeExcitation, reduction=4), "se"], "1", example=SHAPE
+    )
+    (placed,) = model.regard.placed()
+    assert isinstance(placed, Placed)
+    assert [path for path, _ in placed.attention.named_children()] == ["se", "se_2", "se_3"]
+    assert placed.attention.get_submodule("se_2.squeeze").weight.shape == (4, 16)
+    assert "regard.1.attention.se_2.squeeze.weight" in model.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("at", "count"),
+    [
+        ("stage3", 1),
+        ("layer3.*.conv2", 2),
+        ("bn?", 17),
+        ("layer4.*", 2),
+        ("layer4.**", 2 + 2 * 8 + 3),
+        (["block", "layer1.0", "layer1.1"], 8),
+        (lambda place: place.role == "block" and place.channels >= 256, 4),
+    ],
+    ids=str,
+)
+def test_ways_to_say_where(at: object, count: int) -> None:
+    model = insert(build("timm_resnet18"), "se", at, example=SHAPE)  # pyright: ignore[reportArgumentType]
+    assert len(model.regard.placed()) == count
+
+
+def test_tokens_and_maps_meet_through_the_adapter() -> None:
+    model = insert(build("timm_resnet18"), "multi_head_self", "stage4", example=SHAPE)
+    assert isinstance(model.regard.get_submodule("layer4.attention.multi_head_self"), OnMap)
+    swin = torchvision.models.swin_t(num_classes=5).eval()
+    expected = swin(image())
+    insert(swin, ["se", "multi_head_self"], "block", example=SHAPE)
+    assert torch.equal(swin(image()), expected)
+    with pytest.raises(UserError, match=r"tokens of shape \(2, 17, 192\).*'se' refines maps"):
+        insert(build("timm_vit"), "se", example=SHAPE)
+
+
+def test_a_shared_module_shares_its_attention() -> None:
+    shared = Residual(3)
+    model = nn.Sequential(shared, shared, nn.Flatten()).eval()
+    (block,) = places(model, SHAPE).of("block")
+    assert (block.path, block.calls) == ("0", 2)
+    expected = model(image())
+    assert torch.equal(insert(model, "se", example=SHAPE)(image()), expected)
+    assert len(model.regard.placed()) == 1
+    assert torch.equal(remove(model)(image()), expected)
+
+
+def test_later_insertions_at_other_places() -> None:
+    model = insert(build("timm_resnet18"), "se", "branch", example=SHAPE)
+    insert(model, "se", "block", example=SHAPE)
+    assert len(model.regard.placed()) == 16
+    before = snapshot(model)
+    with pytest.raises(UserError, match=r"'layer1\.0' has attention already"):
+        insert(model, "se", ["stage", "layer1.0"], example=SHAPE)
+    assert snapshot(model) == before
+
+
+class Late(SqueezeExcitation):
+    """Fails when it is built for the last stage, after those before it were built."""
+
+    def __init__(self, channels: int) -> None:
+        if channels == 512:
+            raise RuntimeError("not at 512")
+        super().__init__(channels)
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize(
+    ("attention", "at", "error", "message"),
+    [
+        ("see", "block", UserError, "did you mean 'se'"),
+        ("additive", "block", UserError, r"'additive' cannot be inserted: it is a Read.*those are .*se"),
+        (nn.ReLU, "block", UserError, "'ReLU' cannot be inserted: it is no mechanism of regard"),
+        (lambda channels: nn.Identity(), "block", UserError, "'Identity' cannot be inserted"),
+        (SqueezeExcitation(64), "block", UserError, "built already"),
+        (lambda channels: SqueezeExcitation(7), "block", UserError, "built for 7 channels"),
+        (Late, "block", RuntimeError, "not at 512"),
+        ([], "block", UserError, "no attention was given"),
+        ("se", [], UserError, "no place was given"),
+        ("se", "layer5", UserError, r"no place 'layer5'.*stem \(1\), stage \(4\).*nearest paths are layer"),
+        ("se", "layer1.0.bn9", UserError, r"nearest paths are layer1\.0\.bn"),
+        ("se", "stage9", UserError, "no place 'stage9'"),
+        ("se", "fc", UserError, r"'fc': it gives a tensor of shape \(2, 5\), neither a map nor tokens"),
+        ("se", lambda place: False, UserError, "no place passes the test"),
+        ("se", 3, UserError, "3 is no place"),
+    ],
+    ids=str,
+)
+def test_a_failure_leaves_the_model_as_it_was(attention: object, at: object, error: type, message: str) -> None:
+    model = build("timm_resnet18")
+    before = snapshot(model)
+    with pytest.raises(error, match=message):
+        insert(model, attention, at, example=SHAPE)  # pyright: ignore[reportArgumentType]
+    assert snapshot(model) == before
+
+
+def test_a_model_that_fails_on_its_example_keeps_no_hooks() -> None:
+    model = build("timm_resnet18").train()
+    before = snapshot(model)
+    with pytest.raises(RuntimeError):
+        places(model, (1, 4, 32, 32))
+    assert snapshot(model) == before
+
+
+def test_channels_that_cannot_be_told_apart_are_asked_for() -> None:
+    class Opaque(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.einsum("bchw,cd->bdhw", x, torch.eye(3))
+
+    model = nn.Sequential(Opaque(), nn.ReLU())
+    with pytest.raises(UserError, match=r"shape \(2, 3, 64, 64\) whose channels could not be told apart.*layout="):
+        insert(model, "se", "0", example=SHAPE)
+    expected = model(image())
+    assert torch.equal(insert(model, "se", "0", layout="BCHW", example=SHAPE)(image()), expected)
+
+
+def test_parameter_groups_part_the_model() -> None:
+    model = insert(build("timm_resnet18"), "se", example=SHAPE)
+    backbone, inserted = parameter_groups(model, lr=1e-4, new_lr=1e-2)
+    assert (backbone["lr"], inserted["lr"]) == (1e-4, 1e-2)
+    assert {id(value) for value in inserted["params"]} == {id(value) for value in model.regard.parameters()}
+    assert len(backbone["params"]) + len(inserted["params"]) == len(list(model.parameters()))
+    with pytest.raises(UserError, match="no inserted attention"):
+        parameter_groups(remove(model), 1.0, 1.0)
