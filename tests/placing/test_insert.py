@@ -137,6 +137,14 @@ def test_the_pool_is_found_at_every_input_size(size: int) -> None:
     assert [(place.path, place.side, place.channels) for place in table.of("pool")] == [("avgpool", "input", 512)]
 
 
+@pytest.mark.parametrize(
+    ("model", "count"), [("res2net50_14w_8s", 16), ("swin_tiny_patch4_window7_224", 24)], ids=["split", "reshaped"]
+)
+def test_a_branch_is_as_large_as_its_block(model: str, count: int) -> None:
+    """The additions among the parts of a split are no branches; one in another layout is."""
+    assert len(places(timm.create_model(model)).of("branch")) == count
+
+
 def test_layouts_follow_the_channels_and_not_the_shape() -> None:
     swin = places(torchvision.models.swin_t(), (1, 3, 64, 64))
     assert {place.layout for place in swin.of("block")} == {"BHWC"}

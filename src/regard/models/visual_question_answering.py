@@ -10,23 +10,52 @@ from torch import Tensor, nn
 from regard.attention import Read, ReadMap
 
 
+WAVELENGTHS = (4, 8, 16, 32)
+"""Of the sines and cosines that say where a cell lies, in cells."""
+
+
 def normalized(layer: nn.Module, channels: int) -> list[nn.Module]:
     """A convolution, the normalisation of its channels, and a rectifier."""
     return [layer, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
 
 
-class GridEncoder(nn.Module):
-    """A small convolutional network: one cell for four by four pixels, with the embedding of its row and column.
+class GridPosition(nn.Module):
+    """Where a cell lies: a projection of its row and column and of their sines and cosines.
+
+    Wavelengths of 4, 8, 16 and 32 cells, as in Vaswani et al. 2017 but for a grid: a step to the side is a rotation, and
+    the plain coordinates make "further left" a difference. Any grid size.
 
     Args:
         width: width `D` of a cell.
-        cells: most rows and columns of cells that a picture may have.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(2 * (1 + 2 * len(WAVELENGTHS)), width)
+
+    def forward(self, rows: int, columns: int) -> Float[Tensor, "D h w"]:
+        weight = self.project.weight
+        axes = []
+        for cells in (rows, columns):
+            place = torch.arange(cells, device=weight.device, dtype=weight.dtype)
+            angles = [2 * torch.pi * place / wavelength for wavelength in WAVELENGTHS]
+            axes.append(torch.stack([place / 8, *(wave(angle) for angle in angles for wave in (torch.sin, torch.cos))]))
+        down, across = axes  # (features, h), (features, w)
+        grid = torch.cat([down[:, :, None].expand(-1, -1, columns), across[:, None].expand(-1, rows, -1)])
+        return self.project(grid.movedim(0, -1)).movedim(-1, 0)  # (D, h, w)
+
+
+class GridEncoder(nn.Module):
+    """A small convolutional network: one cell for four by four pixels, with where it lies.
+
+    Args:
+        width: width `D` of a cell.
 
     Shapes:
         pictures `(B, 3, H, W)`, red, green, blue in 0..255. Gives `(B, D, H/4, W/4)`.
     """
 
-    def __init__(self, width: int, cells: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
             *normalized(nn.Conv2d(3, 24, 3, padding=1, bias=False), 24),
@@ -36,13 +65,12 @@ class GridEncoder(nn.Module):
             nn.MaxPool2d(2),
             *normalized(nn.Conv2d(64, width, 3, padding=1, bias=False), width),
         )
-        self.row = nn.Parameter(torch.randn(width, cells, 1) * 0.1)
-        self.column = nn.Parameter(torch.randn(width, 1, cells) * 0.1)
+        self.position = GridPosition(width)
 
     def forward(self, pictures: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B D h w"]:
-        x = pictures.to(self.row.dtype, memory_format=torch.channels_last)
+        x = pictures.to(self.position.project.weight.dtype, memory_format=torch.channels_last)
         x = self.body((x - 50.0) / 85.0)  # (B, D, h, w)
-        return x + self.row[:, : x.shape[2]] + self.column[:, :, : x.shape[3]]
+        return x + self.position(x.shape[2], x.shape[3])
 
 
 class QuestionEncoder(nn.Module):
@@ -106,15 +134,14 @@ class VisualQuestionAnswering(nn.Module):
         length: most words in a question.
         answers: how many answers there are to choose from.
         width: width `D` of questions and image cells.
-        cells: most rows and columns of image cells (a cell is four pixels wide).
 
     Shapes:
         pictures `(B, 3, H, W)` in 0..255, words `(B, T, L)`. Gives the answers' logits `(B, T, answers)`.
     """
 
-    def __init__(self, read: Read, words: int, length: int, answers: int, width: int = 96, cells: int = 32) -> None:
+    def __init__(self, read: Read, words: int, length: int, answers: int, width: int = 96) -> None:
         super().__init__()
-        self.image = GridEncoder(width, cells)
+        self.image = GridEncoder(width)
         self.question = QuestionEncoder(words, length, width)
         self.block = ReadBlock(read, width)
         self.answer = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, answers))

@@ -46,6 +46,9 @@ class DotScore(nn.Module):
                 "take score='general', which projects the query."
             )
         self.query = nn.Linear(query_width, memory_width, bias=False) if kind == "general" else nn.Identity()
+        if isinstance(self.query, nn.Linear):
+            # Vectors of unit variance get scores of unit variance: wider ones start with a saturated softmax.
+            nn.init.normal_(self.query.weight, std=(query_width * memory_width) ** -0.5)
         self.scale = memory_width**-0.5 if kind == "scaled_dot" else 1.0
 
     def forward(self, query: Float[Tensor, "B T Dq"], memory: Float[Tensor, "B N Dm"]) -> Float[Tensor, "B T N"]:

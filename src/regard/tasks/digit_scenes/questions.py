@@ -4,8 +4,10 @@
 |---|---|---|
 | attribute | which digit is red ? | one digit has that colour |
 | attribute | what colour is the seven ? | there is one seven |
-| relation | which digit is left of the red one ? | one digit is red; exactly one digit's centre lies within 50 degrees \
-of straight left of it, and that one within 30 degrees |
+| relation | which digit is directly left of the red one ? | one digit is red; the nearest digit within 50 degrees of \
+straight left lies within 30 degrees of it, and every other one within 50 degrees is at least half as far away again; \
+in the test, some other digit of the scene \
+has another digit on that side |
 | count | how many digits are red ? | always |
 | comparison | is the red digit greater than the blue one ? | one digit has each colour, and they differ |
 """
@@ -26,7 +28,7 @@ ANSWERS = (*NUMBERS, *COLOURS, "no", "yes")
 _TEMPLATES = (
     "which digit is {colour} ?",
     "what colour is the {number} ?",
-    "which digit is {direction} the {colour} one ?",
+    "which digit is directly {direction} the {colour} one ?",
     "how many digits are {colour} ?",
     "is the {colour} digit greater than the {other} one ?",
 )
@@ -82,18 +84,21 @@ def decode(words: Int[np.ndarray, " words"]) -> str:
 
 
 def neighbours(scenes: Scenes) -> Int[np.ndarray, "scenes objects directions"]:
-    """For each object and direction, the one object that lies there beyond dispute, or `NOWHERE`."""
+    """For each object and direction, the object that lies there beyond dispute, or `NOWHERE`."""
     there = scenes.labels != ABSENT
     offset = (scenes.corners[:, None] - scenes.corners[:, :, None]).astype(np.float64)  # (scenes, from, to, 2)
+    distance = np.linalg.norm(offset, axis=-1)
     found = []
     for step in DIRECTIONS.values():
         along = offset @ np.array(step, np.float64)
         across = np.abs(offset @ np.array(step[::-1], np.float64))
-        side = (along > 0) & there[:, :, None] & there[:, None]
-        near = side & (across <= along * np.tan(np.radians(50)))
-        straight = side & (across <= along * np.tan(np.radians(30)))
-        certain = (near.sum(-1) == 1) & (near & straight).any(-1)
-        found.append(np.where(certain, near.argmax(-1), NOWHERE))
+        wide = (along > 0) & (across <= along * np.tan(np.radians(50))) & there[:, :, None] & there[:, None]
+        away = np.where(wide, distance, np.inf)
+        nearest = away.argmin(-1)[..., None]
+        first, second = np.moveaxis(np.sort(away, axis=-1)[..., :2], -1, 0)
+        straight = np.take_along_axis(across <= along * np.tan(np.radians(30)), nearest, -1)[..., 0]
+        certain = np.isfinite(first) & straight & (second >= 1.5 * first)
+        found.append(np.where(certain, nearest[..., 0], NOWHERE))
     return np.stack(found, axis=-1)
 
 
@@ -102,21 +107,30 @@ def alone(kinds: Int[np.ndarray, "scenes objects"]) -> Bool[np.ndarray, "scenes 
     return ((kinds[:, :, None] == kinds[:, None]).sum(-1) == 1) & (kinds != ABSENT)
 
 
-def choices(scenes: Scenes) -> dict[str, Bool[np.ndarray, "scenes *choices"]]:
-    """Which questions can be asked, by template: about which objects, from where to where, about which pairs."""
+def choices(scenes: Scenes, strict: bool) -> dict[str, Bool[np.ndarray, "scenes *choices"]]:
+    """Which questions can be asked, by template: about which objects, from where to where, about which pairs.
+
+    Args:
+        strict: leave out relations in a direction in which every question about the scene has the same answer, since
+            that could be found without looking for where it starts.
+    """
     named = alone(scenes.colours)
+    related = np.where(named[:, :, None], neighbours(scenes), NOWHERE)
+    if strict:
+        lowest = np.where(related == NOWHERE, scenes.labels.shape[1], related).min(1, keepdims=True)
+        related = np.where(related.max(1, keepdims=True) > lowest, related, NOWHERE)
     above = scenes.labels[:, :, None] > scenes.labels[:, None]
     return {
         "which": named,
         "what": alone(scenes.labels),
-        "where": (neighbours(scenes) != NOWHERE) & named[:, :, None],
+        "where": related != NOWHERE,
         "greater": named[:, :, None] & named[:, None] & above,
     }
 
 
 def askable(scenes: Scenes) -> Bool[np.ndarray, " scenes"]:
     """Which scenes allow at least one question of every family."""
-    return np.stack([possible.reshape(len(scenes), -1).any(1) for possible in choices(scenes).values()]).all(0)
+    return np.stack([possible.reshape(len(scenes), -1).any(1) for possible in choices(scenes, strict=True).values()]).all(0)
 
 
 def draw(
@@ -132,7 +146,7 @@ def draw(
     return np.take_along_axis(order, turn, axis=1)
 
 
-def ask(scenes: Scenes, random: np.random.Generator) -> Questions:
+def ask(scenes: Scenes, random: np.random.Generator, strict: bool = False) -> Questions:
     """Draw questions about scenes, `PER_SCENE` of each family.
 
     Where a scene has none of a family to ask, it is asked for a digit by its colour instead, or, where no colour is there
@@ -140,7 +154,7 @@ def ask(scenes: Scenes, random: np.random.Generator) -> Questions:
     """
     number, colour = scenes.labels, scenes.colours
     scene = np.arange(len(scenes))[:, None]
-    possible = choices(scenes)
+    possible = choices(scenes, strict)
     sentences = _sentences()
 
     def of(family: str, words: np.ndarray, answers: np.ndarray, objects: np.ndarray) -> Questions:

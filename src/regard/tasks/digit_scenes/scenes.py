@@ -74,6 +74,16 @@ def free_corners(
     return corners[:count]
 
 
+def draw_colours(random: np.random.Generator, count: int) -> Int[np.ndarray, "scenes objects"]:
+    """A colour of its own for each object; then twice, every other time, one takes the colour of another."""
+    colours = np.argsort(random.random((count, len(COLOURS))), axis=1)[:, :MOST_DIGITS]
+    for _ in range(2):
+        giver, taker = random.integers(0, MOST_DIGITS, (2, count))
+        some = np.flatnonzero(random.random(count) < 0.5)
+        colours[some, taker[some]] = colours[some, giver[some]]
+    return colours
+
+
 def paste(canvas: np.ndarray, scene: np.ndarray, corners: np.ndarray, patches: np.ndarray) -> None:
     """Write patches `(many, side, side, 3)` with these corners onto the canvases `(scenes, size, size, 3)` named."""
     side = np.arange(patches.shape[1])
@@ -114,7 +124,7 @@ def compose(
     # Digits, each on its own dark box.
     present = np.arange(MOST_DIGITS) < random.integers(fewest, most + 1, (count, 1))
     chosen = random.integers(0, len(digits.images), present.shape)
-    colours = np.where(present, random.integers(0, len(palette), present.shape), ABSENT)
+    colours = np.where(present, draw_colours(random, count), ABSENT)
     corners = free_corners(random, count, size, most)
     ink = digits.images[chosen[present]][..., None]  # (many, side, side, 1)
     ground = random.uniform(0, 45, ink.shape)

@@ -1,0 +1,5 @@
+"""Train, compare, resume."""
+
+from regard.experiment.compare import compare
+
+__all__ = ["compare"]

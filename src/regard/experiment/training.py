@@ -1,0 +1,205 @@
+"""Train one variant from one seed on Lightning, so that it can be broken off anywhere and goes on from its last epoch."""
+
+import logging
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+
+from regard.experiment.checkpoint import SafetensorsCheckpoints
+from regard.tasks.task import Batch, Evaluation, Task
+
+WARM_UP = 0.03
+"""Share of training over which the learning rate rises; after it, half a cosine down to a hundredth."""
+
+EVALUATIONS = 8
+"""Points of a learning curve."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: a number of epochs, or minutes of training."""
+
+    epochs: int | None = None
+    minutes: float | None = None
+
+    def progress(self, epoch: int, batch: int, batches: int, seconds: float) -> float:
+        """How much of the budget is used, from 0 to 1."""
+        if self.epochs is not None:
+            return min(1.0, (epoch + batch / batches) / self.epochs)
+        return min(1.0, seconds / (60 * (self.minutes or 1)))
+
+
+@dataclass
+class Progress:
+    """Where training stands, for whoever shows it: share done, seconds trained, last loss and accuracy."""
+
+    share: float = 0.0
+    epoch: int = 0
+    seconds: float = 0.0
+    loss: float = math.nan
+    accuracy: float = math.nan
+
+
+@dataclass
+class Curve:
+    """A learning curve: one row an evaluation."""
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+
+class Fit(lightning.LightningModule):
+    """A task's loss and a model, as Lightning trains them."""
+
+    def __init__(self, task: Task, model: nn.Module, seed: int, budget: Budget, report: Callable[[Progress], None]):
+        super().__init__()
+        self.task, self.model, self.seed, self.budget, self.report = task, model, seed, budget, report
+        self.progress = Progress()
+        self.curve = Curve()
+        self._began = 0.0
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.model.parameters(), lr=self.task.learning_rate(), weight_decay=1e-4)
+
+    def train_dataloader(self) -> Iterable[Batch]:
+        return self.task.batches(self.seed, self.current_epoch, self._share(0))
+
+    def on_train_epoch_start(self) -> None:
+        # Chance depends on the seed and the epoch alone, so a run that was broken off goes on as if it had not been.
+        torch.manual_seed(1_000_003 * self.seed + self.current_epoch)
+        self._began = time.perf_counter()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        share = self._share(batch_idx)
+        warm = min(1.0, share / WARM_UP + 0.02)
+        rate = self.task.learning_rate() * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = rate
+        self.progress.share, self.progress.epoch = share, self.current_epoch
+        self.report(self.progress)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self.task.loss(self.model, batch)
+        if batch_idx % 10 == 0:
+            self.progress.loss = float(loss.detach())
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.progress.seconds += time.perf_counter() - self._began
+        self._began = time.perf_counter()
+        done = self.budget.progress(self.current_epoch + 1, 0, 1, self.progress.seconds)
+        if done * EVALUATIONS >= len(self.curve.rows) + 1 or done >= 1:
+            self._evaluate()
+        self._began = time.perf_counter()
+        if done >= 1:
+            self.trainer.should_stop = True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["regard"] = {"seconds": self.progress.seconds, "curve": self.curve.rows}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.progress.seconds = checkpoint["regard"]["seconds"]
+        self.curve.rows = checkpoint["regard"]["curve"]
+
+    def _share(self, batch: int) -> float:
+        seconds = self.progress.seconds + (time.perf_counter() - self._began if self._began else 0.0)
+        return self.budget.progress(self.current_epoch, batch, self.task.length(self.seed), seconds)
+
+    def _evaluate(self) -> None:
+        evaluation = self.task.validate(self.model, self.seed)
+        accuracies = accuracy(evaluation, self.task.families)
+        self.progress.accuracy = accuracies["overall"]
+        self.curve.rows.append(
+            {
+                "epoch": self.current_epoch + 1,
+                "step": self.global_step,
+                "seconds": round(self.progress.seconds, 3),
+                "loss": self.progress.loss,
+                **{f"accuracy_{family}": value for family, value in accuracies.items()},
+            }
+        )
+
+
+class _Keep(Callback):
+    """Keeps the state of training after every epoch, as the last thing of the epoch."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        trainer.save_checkpoint(self.path)
+
+
+def accuracy(evaluation: Evaluation, families: Iterable[str]) -> dict[str, float]:
+    """The share of right answers by family, and overall; a family that was never asked is left out."""
+    from torchmetrics.functional.classification import binary_accuracy
+
+    correct = torch.from_numpy(evaluation.correct)
+    right = torch.ones_like(correct)
+    found = {}
+    for index, family in enumerate(families):
+        among = torch.from_numpy(evaluation.families == index)
+        if among.any():
+            found[family] = float(binary_accuracy(correct[among].int(), right[among].int()))
+    return {**found, "overall": float(binary_accuracy(correct.int(), right.int()))}
+
+
+def train(
+    task: Task,
+    attention: str,
+    seed: int,
+    budget: Budget,
+    checkpoint: Path,
+    precision: str,
+    device: str,
+    report: Callable[[Progress], None],
+) -> Fit:
+    """Train to the end of the budget, from the checkpoint if there is one.
+
+    Args:
+        task: what is learned.
+        attention: the variant.
+        seed: where it starts.
+        budget: how long.
+        checkpoint: where the state of training is kept after every epoch, and taken up from.
+        precision: Lightning's name of the arithmetic.
+        device: `cpu`, `cuda`, `cuda:1`, `mps`.
+        report: called with the progress before every batch.
+
+    Raises:
+        KeyboardInterrupt: the person at the keyboard stopped it; the checkpoint stands.
+    """
+    fit = Fit(task, task.model(attention, seed), seed, budget, report)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    kind, _, number = device.partition(":")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        trainer = lightning.Trainer(
+            accelerator={"cuda": "gpu"}.get(kind, kind),
+            devices=[int(number)] if number else 1,
+            precision=precision,  # pyright: ignore[reportArgumentType]  (checked where the settings are made)
+            max_epochs=-1 if budget.epochs is None else budget.epochs,
+            reload_dataloaders_every_n_epochs=1,
+            gradient_clip_val=1.0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            plugins=[SafetensorsCheckpoints()],
+            callbacks=[_Keep(checkpoint)],
+            num_sanity_val_steps=0,
+        )
+        try:
+            trainer.fit(fit, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
+        except SystemExit:  # what Lightning makes of Ctrl-C, after it has put everything away
+            raise KeyboardInterrupt from None
+    fit.model.to(torch.device(device))
+    return fit

@@ -1,0 +1,6 @@
+"""Whole systems."""
+
+from regard.models.reading import MeanRead
+from regard.models.visual_question_answering import VisualQuestionAnswering
+
+__all__ = ["MeanRead", "VisualQuestionAnswering"]

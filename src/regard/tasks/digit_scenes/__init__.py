@@ -1,0 +1,5 @@
+"""Questions about scenes of handwritten digits."""
+
+from regard.tasks.digit_scenes.task import DigitScenes
+
+__all__ = ["DigitScenes"]

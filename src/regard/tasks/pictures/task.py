@@ -1,0 +1,342 @@
+"""Classification of somebody's own pictures, without attention and with it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+
+from regard.attention import Refine, mechanisms
+from regard.attention.catalogue import get
+from regard.errors import UserError
+from regard.placing import Insertions, insert
+from regard.running import undisturbed
+from regard.tasks.pictures import maps, views
+from regard.tasks.pictures.backbone import backbone as find_backbone
+from regard.tasks.pictures.decoding import WORKERS, Bad, Pictures
+from regard.tasks.pictures.folder import Found, find
+from regard.tasks.task import Evaluation
+from regard.watching import NoMapError, watch
+
+Batch = tuple[Float[Tensor, "B 3 size size"], Int[Tensor, " B"]]
+"""Pictures and their classes."""
+
+EXAMPLES = 12
+"""How many test pictures the report shows."""
+
+SHOWN_SIDE = 160
+"""How large it shows them at most."""
+
+SMOOTHING = 0.1
+"""Label smoothing as in Szegedy et al., “Rethinking the Inception Architecture for Computer Vision”, CVPR 2016."""
+
+_split, _shuffle, _augment, _choice = range(4)  # each purpose has its own stream of random numbers for a seed
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which pictures are for what, as indices."""
+
+    train: list[int]
+    validation: list[int]
+    test: list[int]
+
+
+class PicturesTask:
+    """Classification of a folder of pictures with a backbone of timm, without attention and with it.
+
+    For one seed everything is equal between `"none"` and all mechanisms but the attention itself: the split, the
+    initial weights of the backbone, the order of the pictures and how each is cropped and flipped.
+
+    Args:
+        folder: one sub-folder a class, as torchvision's `ImageFolder` takes it.
+        backbone: a model of timm.
+        pretrained: start from its published weights.
+        at: where attention goes, as `regard.insert` takes it.
+        start: `"identity"` or `"paper"`, as `regard.insert` takes it.
+        size: side of the pictures that the network sees.
+        batch: pictures in a training step.
+        skip_bad: leave out files that cannot be read instead of refusing them.
+        device: where models and batches are.
+        test_share: of each class, how much is for the test; at least one picture.
+        validation_share: the same for learning curves.
+
+    Attributes:
+        skipped: the files that were left out.
+
+    Raises:
+        UserError: the folder does not hold what is expected, a file cannot be read, or there is no such backbone.
+    """
+
+    name = "pictures"
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        backbone: str = "resnet18",
+        pretrained: bool = False,
+        at: str | Sequence[str] = "block",
+        start: Literal["identity", "paper"] = "identity",
+        size: int = 128,
+        batch: int = 32,
+        skip_bad: bool = False,
+        device: str | torch.device = "cpu",
+        test_share: float = 0.2,
+        validation_share: float = 0.1,
+    ) -> None:
+        if size < 1 or batch < 1:
+            raise UserError(f"size {size} and batch {batch}: both must be at least 1")
+        if not (test_share > 0 and validation_share > 0 and test_share + validation_share < 1):
+            raise UserError(
+                f"{test_share} of the pictures for the test and {validation_share} for validation: "
+                "both must be more than 0 and leave some for training"
+            )
+        self._backbone = find_backbone(backbone, pretrained)
+        self._at = at
+        self._start: Literal["identity", "paper"] = start
+        self._size = size
+        self._batch = batch
+        self._device = torch.device(device)
+        self._shares = (test_share, validation_share)
+        found = find(folder)
+        # Twice the network's size: no crop for training has a side below 0.6 of the picture's.
+        self._pictures = Pictures(found.paths, shorter=2 * size)
+        bad = self._pictures.bad
+        if bad and not skip_bad:
+            raise UserError(_bad_files(list(bad.values())))
+        self.skipped = [one.path for one in bad.values()]
+        self.families = found.classes
+        self._labels = found.labels
+        self._good = [index for index in range(len(found.paths)) if index not in bad]
+        self._require_enough(folder, found)
+
+    def split(self, seed: int) -> Split:
+        """Which pictures are for what: of every class its share, at least one each."""
+        split = Split([], [], [])
+        for label in range(len(self.families)):
+            members = [index for index in self._good if self._labels[index] == label]
+            mixed = [members[place] for place in np.random.default_rng([_split, seed, label]).permutation(len(members))]
+            test = max(1, min(round(len(mixed) * self._shares[0]), len(mixed) - 2))
+            validation = max(1, min(round(len(mixed) * self._shares[1]), len(mixed) - test - 1))
+            split.test.extend(mixed[:test])
+            split.validation.extend(mixed[test : test + validation])
+            split.train.extend(mixed[test + validation :])
+        return split
+
+    def check(self, attention: str) -> None:
+        """Refuse what `model` would refuse, before anything is trained.
+
+        Raises:
+            UserError: no such mechanism (then an `UnknownMechanismError`), one that cannot be inserted, no such place,
+                or a backbone that cannot be had.
+        """
+        self.model(attention, seed=0)
+
+    def model(self, attention: str, seed: int) -> nn.Module:
+        """The backbone alone for `"none"`, otherwise with a mechanism, or with several in order: `"se+simam"`.
+
+        PyTorch's global random state is afterwards as before, whatever was built.
+
+        Raises:
+            UserError: see `check`.
+        """
+        wanted = _mechanisms(attention)
+        with torch.random.fork_rng(devices=[]):
+            model = self._backbone.build(len(self.families), self._size, seed)
+            if wanted:
+                insert(model, wanted, self._at, start=self._start, example=(1, 3, self._size, self._size))
+        return model.to(self._device)
+
+    def batches(self, seed: int, epoch: int, progress: float) -> "Epoch":
+        """All training pictures in a new order, randomly cropped and flipped; `progress` changes nothing."""
+        train = self.split(seed).train
+        order = [train[place] for place in np.random.default_rng([_shuffle, seed, epoch]).permutation(len(train))]
+        parts = _parts(order, self._batch)
+        if len(parts) > 1 and len(parts[-1]) == 1 < self._batch:
+            parts.pop()  # batch normalisation cannot learn from a single picture
+
+        def view(index: int) -> UInt8[Tensor, "3 size size"]:
+            draw = np.random.default_rng([_augment, seed, epoch, index])
+            return views.augmented(self._pictures[index], self._size, self._backbone.interpolation, draw)
+
+        return Epoch(parts, view, self._collate)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross entropy with label smoothing."""
+        pictures, labels = batch
+        logits = model(_like(pictures, model))
+        return functional.cross_entropy(logits, labels.to(logits.device), label_smoothing=SMOOTHING)
+
+    def learning_rate(self) -> float:
+        """For AdamW."""
+        return 3e-4 if self._backbone.pretrained else 1e-3
+
+    def validate(self, model: nn.Module, seed: int) -> Evaluation:
+        """The outcomes on the validation pictures."""
+        return self._outcomes(model, self.split(seed).validation)
+
+    def evaluate(self, model: nn.Module, seed: int) -> Evaluation:
+        """The outcomes on the test pictures."""
+        return self._outcomes(model, self.split(seed).test)
+
+    def example(self, seed: int) -> tuple[Tensor, ...]:
+        """One test picture."""
+        first = self.split(seed).test[0]
+        return (self._collate([first], [self._centred(first)])[0],)
+
+    def examples(self, seed: int) -> list[dict[str, Any]]:
+        """Up to twelve test pictures, as many of one class as of another where there are; exactly what is seen."""
+        found = []
+        for index in self._chosen(seed):
+            picture, side = views.shown(self._pictures[index], SHOWN_SIDE)
+            found.append(
+                {
+                    "picture": picture,
+                    "width": side,
+                    "height": side,
+                    "question": None,
+                    "family": None,
+                    "truth": self.families[self._labels[index]],
+                    "box": None,
+                }
+            )
+        return found
+
+    def readings(self, model: nn.Module, seed: int) -> list[dict[str, Any]]:
+        """What the model says of these pictures, with the maps of the last place that has attention."""
+        found = []
+        for index in self._chosen(seed):
+            picture = _like(self._collate([index], [self._centred(index)])[0], model)
+            logits, seen = _watched(model, picture)
+            answer = int(logits.argmax())
+            found.append(
+                {
+                    "answer": self.families[answer],
+                    "probability": float(logits.softmax(0)[answer]),
+                    "correct": answer == self._labels[index],
+                    "maps": seen,
+                }
+            )
+        return found
+
+    def _outcomes(self, model: nn.Module, indices: list[int]) -> Evaluation:
+        correct: list[Tensor] = []
+        with undisturbed(model):
+            for pictures, labels in Epoch(_parts(indices, self._batch), self._centred, self._collate):
+                correct.append(model(_like(pictures, model)).argmax(1).cpu() == labels.cpu())
+        return Evaluation(
+            correct=torch.cat(correct).numpy(),
+            families=np.array([self._labels[index] for index in indices]),
+            groups=np.array(indices),
+        )
+
+    def _centred(self, index: int) -> UInt8[Tensor, "3 size size"]:
+        return views.centred(self._pictures[index], self._size, self._backbone.interpolation)
+
+    def _collate(self, indices: list[int], seen: list[UInt8[Tensor, "3 size size"]]) -> Batch:
+        pictures = views.normalized(seen, self._backbone.mean, self._backbone.deviation)
+        labels = torch.tensor([self._labels[index] for index in indices])
+        return pictures.to(self._device), labels.to(self._device)
+
+    def _chosen(self, seed: int) -> list[int]:
+        """The pictures for the report: one of each class in turn, classes in random order."""
+        test = self.split(seed).test
+        by_class = [[index for index in test if self._labels[index] == label] for label in range(len(self.families))]
+        order = np.random.default_rng([_choice, seed]).permutation(len(by_class))
+        turns = max(map(len, by_class))
+        return [by_class[at][turn] for turn in range(turns) for at in order if turn < len(by_class[at])][:EXAMPLES]
+
+    def _require_enough(self, folder: Path, found: Found) -> None:
+        for label, name in enumerate(found.classes):
+            count = sum(found.labels[index] == label for index in self._good)
+            if count < 3:
+                left_out = sum(found.labels[index] == label for index in self._pictures.bad)
+                bad = f" and {left_out} that cannot be read" if left_out else ""
+                raise UserError(
+                    f"the class folder {folder / name} holds {count} picture{'' if count == 1 else 's'}{bad}: expected "
+                    "at least 3, for training, validation and test; add pictures or take the folder away"
+                )
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The batches of one epoch; threads prepare the next one while one is used.
+
+    Attributes:
+        parts: the pictures of each batch, by index.
+        view: what of a picture is seen; called in several threads.
+        collate: the batch of such views.
+    """
+
+    parts: list[list[int]]
+    view: Callable[[int], UInt8[Tensor, "3 size size"]]
+    collate: Callable[[list[int], list[UInt8[Tensor, "3 size size"]]], Batch]
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __iter__(self) -> Iterator[Batch]:
+        with ThreadPoolExecutor(WORKERS) as pool:
+            coming: list[Future[Tensor]] = []
+            for at, part in enumerate(self.parts):
+                now = coming or [pool.submit(self.view, index) for index in part]
+                coming = [pool.submit(self.view, index) for index in (self.parts[at + 1 : at + 2] or [[]])[0]]
+                yield self.collate(part, [future.result() for future in now])
+
+
+def _mechanisms(attention: str) -> list[str]:
+    if attention == "none":
+        return []
+    names = [name.strip() for name in attention.split("+")]
+    for name in names:
+        kind = get(name)
+        if not issubclass(kind, Refine):
+            fitting = sorted(name for name, kind in mechanisms.items() if issubclass(kind, Refine))
+            raise UserError(
+                f"{name!r} cannot be put into a backbone: it is a {kind.contract}, and only a Refine gives the shape "
+                f"that it takes; those are {', '.join(fitting)}"
+            )
+    return names
+
+
+# `Any`: maps as the report reads them.
+def _watched(model: nn.Module, picture: Float[Tensor, "1 3 size size"]) -> tuple[Tensor, list[dict[str, Any]]]:
+    """The logits for one picture, and the maps of the last place."""
+    container = getattr(model, "regard", None)
+    with undisturbed(model):
+        if not isinstance(container, Insertions):
+            return model(picture)[0].float(), []
+        last = container.placed()[-1]
+        path = next(path for path, module in model.named_modules() if module is last)
+        with watch(model, path) as seen:
+            logits = model(picture)[0].float()
+        try:
+            return logits, maps.entries(seen.maps, last, maps.token_grid(model))
+        except NoMapError:  # a mechanism that offers none
+            return logits, []
+
+
+def _like(pictures: Tensor, model: nn.Module) -> Tensor:
+    """Where the model is, in its number format."""
+    own = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
+    return pictures.to(own.device, own.dtype)
+
+
+def _parts(indices: list[int], size: int) -> list[list[int]]:
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+
+def _bad_files(bad: list[Bad]) -> str:
+    named = ", ".join(f"{one.path} ({one.reason})" for one in bad[:3])
+    rest = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+    return (
+        f"{len(bad)} picture{'' if len(bad) == 1 else 's'} cannot be read: {named}{rest}; expected files that decode "
+        "to the end: repair or remove them, or go on without them with --skip-bad"
+    )

@@ -1,0 +1,86 @@
+"""What the comparison asks of a task: data, model, loss and measure that belong together."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+Batch = Any
+"""What `Task.batches` yields and `Task.loss` takes: tensors, or tuples and dictionaries of tensors."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Every test question's outcome.
+
+    Attributes:
+        correct: whether it was answered rightly.
+        families: which of `Task.families` it belongs to.
+        groups: what it shares its picture with; outcomes of one group are not independent of each other.
+        pointed: of the questions that ask about one place and whose reader has a map over the picture: whether the
+            largest weight lies there. None for a reader without such a map.
+    """
+
+    correct: Bool[np.ndarray, " questions"]
+    families: Int[np.ndarray, " questions"]
+    groups: Int[np.ndarray, " questions"]
+    pointed: Bool[np.ndarray, " some"] | None = None
+
+
+class Task(Protocol):
+    """Data, model, loss and measure that belong together. All that differs between variants is their attention.
+
+    Attributes:
+        name: as in the settings.
+        families: names of the kinds of questions (or classes), in the order of the table.
+    """
+
+    name: str
+    families: Sequence[str]
+
+    def model(self, attention: str, seed: int) -> nn.Module:
+        """A fresh model. The same seed gives the same values to all that the variants share."""
+        ...
+
+    def batches(self, seed: int, epoch: int, progress: float) -> Iterable[Batch]:
+        """The batches of one training epoch; the same for all variants. `progress` runs from 0 to 1 over training."""
+        ...
+
+    def length(self, seed: int) -> int:
+        """How many batches an epoch has."""
+        ...
+
+    def check(self, attention: str) -> None:
+        """Refuse a variant that there is none of, with a `UserError`, before anything is trained."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """What training makes small."""
+        ...
+
+    def learning_rate(self) -> float:
+        """The highest learning rate of the schedule."""
+        ...
+
+    def validate(self, model: nn.Module, seed: int) -> Evaluation:
+        """The outcomes on held-out data that are not the test's, for learning curves."""
+        ...
+
+    def evaluate(self, model: nn.Module, seed: int) -> Evaluation:
+        """The outcomes on the test data."""
+        ...
+
+    def example(self, seed: int) -> tuple[Tensor, ...]:
+        """The inputs of the model for one picture, for counting and timing."""
+        ...
+
+    def examples(self, seed: int) -> list[dict[str, Any]]:
+        """Test pictures for the report: `picture`, `width`, `height`, `question`, `family`, `truth`, `box`."""
+        ...
+
+    def readings(self, model: nn.Module, seed: int) -> list[dict[str, Any]]:
+        """What the model says of these pictures: `answer`, `probability`, `correct`, `maps`."""
+        ...
