@@ -29,9 +29,11 @@ class _Commands(TyperGroup):
 def build() -> typer.Typer:
     """The application with all its commands."""
     from regard.cli.catalog import catalog
+    from regard.cli.compare import compare
 
     application = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)
     application.callback()(_root)
+    application.command()(compare)
     application.command()(catalog)
     return application
 

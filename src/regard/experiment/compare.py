@@ -39,6 +39,8 @@ def compare(
 
         run = regard.compare(["none", "additive"], epochs=10)
         run = regard.compare("se,cbam", data="flowers", seeds=3)
+        run.results()                               # as in results.json
+        regard.report.write_report(run.folder)      # the page; the command line does it by itself
 
     Args:
         attention: names, in a list or with commas between them; default all variants of the task. On pictures `none` is
@@ -80,10 +82,7 @@ def compare(
                     run.gather(task.examples(0))
                 display.show(run.finished(variant, seed))
         run.gather(task.examples(0))
-    from regard.report import write_report
-
-    page = write_report(run.folder)
-    display.finish(page)
+    display.finish()
     return run
 
 
@@ -137,7 +136,8 @@ def _resolve(*, runs: Path, name: str | None, data: str | Path | None, **given: 
     minutes = given["minutes"]
     _require(minutes is None or 0 < minutes < math.inf, f"--minutes {minutes}: a number above 0 is needed")
     _require(
-        given["epochs"] is None or minutes is None, "--epochs and --minutes both say how long to train: give one of them"
+        given["epochs"] is None or minutes is None,
+        "--epochs and --minutes both say how long to train: give one of them",
     )
     _require(
         given["precision"] in PRECISIONS,

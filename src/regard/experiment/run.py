@@ -20,9 +20,9 @@ class Run:
     """The folder of one comparison.
 
     It holds `settings.json`, `results.json`, `metrics.csv`, `examples.json`, `readings.json`, for pictures
-    `comparison.json`, at last `report.html`, and a folder for each variant and seed with `checkpoint.safetensors` while
-    it trains, and `model.safetensors`, `result.json`, `curve.json` and `readings.json` once it has. The files at the top
-    are made anew from those of the parts, so that none of them can fall behind.
+    `comparison.json`, at last `report.html`, and a folder for each variant and seed with `checkpoint.safetensors`
+    while it trains, and `model.safetensors`, `result.json`, `curve.json` and `readings.json` once it has. The files at
+    the top are made anew from those of the parts, so that none of them can fall behind.
 
     Args:
         folder: where it is.

@@ -1,4 +1,4 @@
-"""Train one variant from one seed on Lightning, so that it can be broken off anywhere and goes on from its last epoch."""
+"""Train one variant from one seed on Lightning, so that it can break off anywhere and go on from its last epoch."""
 
 import logging
 import math

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from regard.attention import Read, ReadMap
 
-
 WAVELENGTHS = (4, 8, 16, 32)
 """Of the sines and cosines that say where a cell lies, in cells."""
 
@@ -22,8 +21,8 @@ def normalized(layer: nn.Module, channels: int) -> list[nn.Module]:
 class GridPosition(nn.Module):
     """Where a cell lies: a projection of its row and column and of their sines and cosines.
 
-    Wavelengths of 4, 8, 16 and 32 cells, as in Vaswani et al. 2017 but for a grid: a step to the side is a rotation, and
-    the plain coordinates make "further left" a difference. Any grid size.
+    Wavelengths of 4, 8, 16 and 32 cells, as in Vaswani et al. 2017 but for a grid: a step to the side is a rotation,
+    and the plain coordinates make "further left" a difference. Any grid size.
 
     Args:
         width: width `D` of a cell.
@@ -57,13 +56,13 @@ class GridEncoder(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        # Maxima, not strides: a digit is a few cells of a hundred, and a stride would blur it with the ground.
         self.body = nn.Sequential(
-            *normalized(nn.Conv2d(3, 24, 3, padding=1, bias=False), 24),
-            *normalized(nn.Conv2d(24, 48, 3, stride=2, padding=1, bias=False), 48),
-            *normalized(nn.Conv2d(48, 64, 3, padding=1, bias=False), 64),
-            # A digit is a few cells of a hundred: the maximum keeps it where a stride would blur it with the ground.
+            *normalized(nn.Conv2d(3, 16, 3, padding=1, bias=False), 16),
             nn.MaxPool2d(2),
-            *normalized(nn.Conv2d(64, width, 3, padding=1, bias=False), width),
+            *normalized(nn.Conv2d(16, 48, 3, padding=1, bias=False), 48),
+            nn.MaxPool2d(2),
+            *normalized(nn.Conv2d(48, width, 3, padding=1, bias=False), width),
         )
         self.position = GridPosition(width)
 
@@ -87,6 +86,8 @@ class QuestionEncoder(nn.Module):
     def __init__(self, words: int, length: int, width: int) -> None:
         super().__init__()
         self.word = nn.Embedding(words, width, padding_idx=0)
+        # Small, so that words that were not asked yet hardly disturb those that were.
+        nn.init.normal_(self.word.weight, std=0.1)
         self.place = nn.Parameter(1 + torch.randn(length, width) * 0.3)
         self.mix = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
 
@@ -146,7 +147,5 @@ class VisualQuestionAnswering(nn.Module):
         self.block = ReadBlock(read, width)
         self.answer = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, answers))
 
-    def forward(
-        self, pictures: UInt8[Tensor, "B 3 H W"], words: Int[Tensor, "B T L"]
-    ) -> Float[Tensor, "B T answers"]:
+    def forward(self, pictures: UInt8[Tensor, "B 3 H W"], words: Int[Tensor, "B T L"]) -> Float[Tensor, "B T answers"]:
         return self.answer(self.block(self.question(words), self.image(pictures)))

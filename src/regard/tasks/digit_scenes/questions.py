@@ -130,7 +130,9 @@ def choices(scenes: Scenes, strict: bool) -> dict[str, Bool[np.ndarray, "scenes 
 
 def askable(scenes: Scenes) -> Bool[np.ndarray, " scenes"]:
     """Which scenes allow at least one question of every family."""
-    return np.stack([possible.reshape(len(scenes), -1).any(1) for possible in choices(scenes, strict=True).values()]).all(0)
+    return np.stack(
+        [possible.reshape(len(scenes), -1).any(1) for possible in choices(scenes, strict=True).values()]
+    ).all(0)
 
 
 def draw(
@@ -146,15 +148,20 @@ def draw(
     return np.take_along_axis(order, turn, axis=1)
 
 
-def ask(scenes: Scenes, random: np.random.Generator, strict: bool = False) -> Questions:
+def ask(
+    scenes: Scenes, random: np.random.Generator, strict: bool = False, relations: bool = True
+) -> Questions:
     """Draw questions about scenes, `PER_SCENE` of each family.
 
-    Where a scene has none of a family to ask, it is asked for a digit by its colour instead, or, where no colour is there
-    just once, for a count.
+    Where a scene has none of a family to ask, it is asked for a digit by its colour instead, or, where no colour is
+    there just once, for a count.
     """
     number, colour = scenes.labels, scenes.colours
     scene = np.arange(len(scenes))[:, None]
     possible = choices(scenes, strict)
+    there = neighbours(scenes)
+    if not relations:
+        possible["where"] = np.zeros_like(possible["where"])
     sentences = _sentences()
 
     def of(family: str, words: np.ndarray, answers: np.ndarray, objects: np.ndarray) -> Questions:
@@ -172,7 +179,7 @@ def ask(scenes: Scenes, random: np.random.Generator, strict: bool = False) -> Qu
     def by_direction(count: int) -> Questions:
         where = draw(random, possible["where"], count)
         origin, direction = where // len(DIRECTIONS), where % len(DIRECTIONS)
-        found = neighbours(scenes)[scene, origin, direction]
+        found = there[scene, origin, direction]
         words = sentences["where"][direction, colour[scene, origin]]
         return of("relation", words, number[scene, found], found)
 
@@ -198,7 +205,7 @@ def ask(scenes: Scenes, random: np.random.Generator, strict: bool = False) -> Qu
         ("where", by_direction, PER_SCENE["relation"]),
         ("greater", greater, PER_SCENE["comparison"]),
     ):
-        able, named = (possible[key].reshape(len(scenes), -1).any(1) for key in (template, "which"))
+        able, named = (np.any(possible[key].reshape(len(scenes), -1), axis=1) for key in (template, "which"))
         parts.append(questions(count).where(able, by_colour(count).where(named, how_many(count))))
     return Questions(*(np.concatenate(columns, axis=1) for columns in zip(*map(_columns, parts), strict=True)))
 

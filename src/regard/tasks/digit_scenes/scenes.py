@@ -50,9 +50,7 @@ class Scenes:
         return Scenes(self.pictures[keep], self.labels[keep], self.colours[keep], self.corners[keep])
 
 
-def free_corners(
-    random: np.random.Generator, count: int, size: int, boxes: int
-) -> Int[np.ndarray, "scenes objects 2"]:
+def free_corners(random: np.random.Generator, count: int, size: int, boxes: int) -> Int[np.ndarray, "scenes objects 2"]:
     """Corners of boxes that lie inside the canvas with a gap between any two of them, wherever that may be."""
     roomy = ((size + GAP) // (SIDE + GAP)) ** 2
     if 2 * boxes > max(2, roomy):
@@ -92,12 +90,17 @@ def paste(canvas: np.ndarray, scene: np.ndarray, corners: np.ndarray, patches: n
 
 
 def compose(
-    digits: Digits, random: np.random.Generator, count: int, size: int = 40, fewest: int = MOST_DIGITS, most: int = MOST_DIGITS
+    digits: Digits,
+    random: np.random.Generator,
+    count: int,
+    size: int = 40,
+    fewest: int = MOST_DIGITS,
+    most: int = MOST_DIGITS,
 ) -> Scenes:
     """Draw scenes: digits, each of any class and colour, among clutter on a dark noisy ground.
 
-    Clutter is fragments of other digits, a quarter of one each, in the digits' colours at less than half their strength;
-    it never covers a digit.
+    Clutter is fragments of other digits, a quarter of one each, in the digits' colours at less than half their
+    strength; it never covers a digit.
 
     Args:
         digits: the digits to draw from.

@@ -24,7 +24,17 @@ from regard.attention import (
 from regard.errors import UserError
 from regard.models import MeanRead, VisualQuestionAnswering
 from regard.tasks.digit_scenes.digits import SIDE, Digits, load_digits
-from regard.tasks.digit_scenes.questions import ANSWERS, FAMILIES, LENGTH, NOWHERE, WORDS, Questions, ask, askable, decode
+from regard.tasks.digit_scenes.questions import (
+    ANSWERS,
+    FAMILIES,
+    LENGTH,
+    NOWHERE,
+    WORDS,
+    Questions,
+    ask,
+    askable,
+    decode,
+)
 from regard.tasks.digit_scenes.scenes import MOST_DIGITS, Scenes, compose
 from regard.tasks.task import Evaluation
 from regard.watching import AttentionMap, watch
@@ -105,12 +115,10 @@ class DigitScenes:
     def model(self, attention: str, seed: int) -> nn.Module:
         """A fresh model. All but the read starts from the same values whatever the read."""
         torch.manual_seed(seed)
-        model = VisualQuestionAnswering(
-            MeanRead(WIDTH, WIDTH), len(WORDS), LENGTH, len(ANSWERS), width=WIDTH
-        )
+        model = VisualQuestionAnswering(MeanRead(WIDTH, WIDTH), len(WORDS), LENGTH, len(ANSWERS), width=WIDTH)
         torch.manual_seed(seed)
         model.block.read.read = READS[attention]()
-        return model.to(self.device, memory_format=torch.channels_last)
+        return model.to(self.device).to(memory_format=torch.channels_last)
 
     def learning_rate(self) -> float:
         return 3e-3
@@ -275,9 +283,7 @@ def _over_hops(one: AttentionMap) -> AttentionMap:
     one = one.on_grid()
     if "hop" in one.axes:
         return one
-    return AttentionMap(
-        one.values[:, None], (one.axes[0], "hop", *one.axes[1:]), one.module, one.mechanism, one.label
-    )
+    return AttentionMap(one.values[:, None], (one.axes[0], "hop", *one.axes[1:]), one.module, one.mechanism, one.label)
 
 
 def _hops(maps: AttentionMap) -> dict[str, Tensor]:

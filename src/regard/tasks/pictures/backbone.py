@@ -49,6 +49,10 @@ class Backbone:
             model = timm.create_model(self.name, pretrained=False, **arguments)
             with undisturbed(model):
                 gives = model(torch.zeros(1, 3, size, size)).shape
+            # Some models of timm refuse such a size themselves, others cut off what makes no whole patch.
+            patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+            if isinstance(patch, (tuple, list)) and any(size % side for side in patch):
+                raise ValueError(f"{size} pixels are no whole number of its patches of {patch[0]}")
         except Exception as error:
             raise UserError(
                 f"the backbone {self.name!r} cannot be built for pictures of {size} x {size} ({_line(error)}): "
@@ -110,4 +114,4 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 
 def _line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:199] + "…"
+    return text.rstrip(".") if len(text) <= 200 else text[:199] + "…"

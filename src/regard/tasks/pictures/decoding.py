@@ -121,7 +121,7 @@ def _rgb(image: Image.Image, deep: bool) -> Image.Image:
         else:
             white = next((white for white in (255.0, 65535.0) if top <= white), top)
         image = Image.fromarray(np.nan_to_num(255 * values / white).clip(0, 255).round().astype(np.uint8))
-    if image.has_transparency_data:
+    if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")

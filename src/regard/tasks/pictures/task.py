@@ -105,6 +105,7 @@ class PicturesTask:
         self._batch = batch
         self._device = torch.device(device)
         self._shares = (test_share, validation_share)
+        self._splits: dict[int, Split] = {}
         found = find(folder)
         # Twice the network's size: no crop for training has a side below 0.6 of the picture's.
         self._pictures = Pictures(found.paths, shorter=2 * size)
@@ -119,6 +120,8 @@ class PicturesTask:
 
     def split(self, seed: int) -> Split:
         """Which pictures are for what: of every class its share, at least one each."""
+        if seed in self._splits:
+            return self._splits[seed]
         split = Split([], [], [])
         for label in range(len(self.families)):
             members = [index for index in self._good if self._labels[index] == label]
@@ -128,6 +131,7 @@ class PicturesTask:
             split.test.extend(mixed[:test])
             split.validation.extend(mixed[test : test + validation])
             split.train.extend(mixed[test + validation :])
+        self._splits[seed] = split
         return split
 
     def check(self, attention: str) -> None:
@@ -158,15 +162,22 @@ class PicturesTask:
         """All training pictures in a new order, randomly cropped and flipped; `progress` changes nothing."""
         train = self.split(seed).train
         order = [train[place] for place in np.random.default_rng([_shuffle, seed, epoch]).permutation(len(train))]
-        parts = _parts(order, self._batch)
-        if len(parts) > 1 and len(parts[-1]) == 1 < self._batch:
-            parts.pop()  # batch normalisation cannot learn from a single picture
+        parts = _parts(order, self._batch)[: self.length(seed)]
 
         def view(index: int) -> UInt8[Tensor, "3 size size"]:
             draw = np.random.default_rng([_augment, seed, epoch, index])
             return views.augmented(self._pictures[index], self._size, self._backbone.interpolation, draw)
 
         return Epoch(parts, view, self._collate)
+
+    def length(self, seed: int) -> int:
+        """How many batches an epoch has.
+
+        Where one picture is left over it is left out: batch normalisation cannot learn from a single one.
+        """
+        count = len(self.split(seed).train)
+        full, rest = divmod(count, self._batch)
+        return full + (rest > 0 and (rest > 1 or full == 0))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross entropy with label smoothing."""

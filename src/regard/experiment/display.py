@@ -1,0 +1,127 @@
+"""What a person sees while a comparison runs: a line a variant, and each result as soon as it is there."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from regard.experiment.run import Run
+from regard.experiment.training import Progress as Training
+
+MOST_COLUMNS = 6
+"""Families shown in the terminal's table; the report shows all."""
+
+
+class Display:
+    """Live progress on a terminal; plain lines where the output is no terminal.
+
+    Args:
+        run: what is shown.
+        console: where; default standard output.
+    """
+
+    def __init__(self, run: Run, console: Console | None = None) -> None:
+        self.run = run
+        self.console = console or Console()
+        self._lines: dict[tuple[str, int], TaskID] = {}
+        self._began: dict[tuple[str, int], tuple[float, float]] = {}
+        self._shown = 0.0
+        self._progress = Progress(
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[said]}"),
+            TimeElapsedColumn(),
+            TextColumn("[cyan]{task.fields[left]}"),
+            console=self.console,
+            refresh_per_second=4,
+            disable=not self.console.is_terminal,
+        )
+
+    def __enter__(self) -> "Display":
+        settings = self.run.settings
+        length = f"{settings.epochs} epochs" if settings.epochs is not None else f"{settings.minutes:g} minutes"
+        self.console.print(
+            f"Comparing [bold]{', '.join(settings.attention)}[/] on {settings.task}: {length} each, "
+            f"{settings.seeds} seed{'s' if settings.seeds > 1 else ''}, on {settings.device}. In {self.run.folder}/",
+            highlight=False,
+        )
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def progress(self, attention: str, seed: int, training: Training) -> None:
+        """Show where the training of a variant stands."""
+        now = time.perf_counter()
+        part = (attention, seed)
+        if part not in self._lines:
+            self._began[part] = (now, training.share)
+            self._lines[part] = self._progress.add_task(self._name(part), total=1.0, said="", left="")
+        if now - self._shown < 0.2:
+            return
+        self._shown = now
+        began, share = self._began[part]
+        left = ""
+        if training.share > share + 0.02:
+            remaining = (now - began) * (1 - training.share) / (training.share - share)
+            left = f"{remaining:.0f} s left" if remaining < 100 else f"{remaining / 60:.0f} min left"
+        said = "" if training.loss != training.loss else f"loss {training.loss:.3f}"
+        if training.accuracy == training.accuracy:
+            said += f"  validation {training.accuracy:.3f}"
+        self._progress.update(self._lines[part], completed=training.share, said=said, left=left)
+
+    def show(self, result: dict[str, Any] | None) -> None:
+        """Say what came of a variant."""
+        if result is None:
+            return
+        part = (result["attention"], result["seed"])
+        if part in self._lines:
+            self._progress.update(self._lines[part], completed=1.0, said="", left="done")
+            self._progress.remove_task(self._lines[part])
+        accuracy = result["accuracy"]
+        families = [f"{family} {accuracy[family]:.3f}" for family in list(accuracy)[:MOST_COLUMNS]]
+        if "overall" in accuracy and len(accuracy) > MOST_COLUMNS:
+            families = [f"overall {accuracy['overall']:.3f}"]
+        pointing = "" if result["pointing"] is None else f", pointing {result['pointing']:.3f}"
+        self.console.print(
+            f"[green]✓[/] {self._name(part):12} {', '.join(families)}{pointing} "
+            f"[dim]({result['train_seconds']:.0f} s of training)[/]",
+            highlight=False,
+        )
+
+    def finish(self) -> None:
+        """Print the table."""
+        results = self.run.results()
+        families = list(dict.fromkeys(family for result in results for family in result["accuracy"]))
+        if len(families) > MOST_COLUMNS:
+            families = ["overall"]
+        table = Table(title=f"{self.run.settings.task}: accuracy (95 % interval)", title_justify="left")
+        table.add_column("attention", style="bold")
+        for family in families:
+            table.add_column(family, justify="right")
+        for column in ("pointing", "parameters", "MACs", "ms", "training s"):
+            table.add_column(column, justify="right")
+        for result in results:
+            cells = []
+            for family in families:
+                low, high = result["interval"].get(family, (float("nan"),) * 2)
+                cells.append(f"{result['accuracy'].get(family, float('nan')):.3f} [dim]{low:.2f}–{high:.2f}[/]")
+            table.add_row(
+                self._name((result["attention"], result["seed"])),
+                *cells,
+                "–" if result["pointing"] is None else f"{result['pointing']:.3f}",
+                f"{result['parameters']:,}",
+                f"{result['macs'] / 1e6:.1f} M",
+                f"{result['milliseconds']:.2f}",
+                f"{result['train_seconds']:.0f}",
+            )
+        self.console.print(table)
+
+    def _name(self, part: tuple[str, int]) -> str:
+        attention, seed = part
+        return attention if len(self.run.seeds) == 1 else f"{attention} · seed {seed}"
