@@ -1,5 +1,6 @@
 """Checkpoints as safetensors, never pickled: tensors in the file's body, all else as JSON in its head."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,17 +51,15 @@ class SafetensorsCheckpoints(CheckpointIO):
     """Lightning's checkpoints as safetensors files that are always whole."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        import json
-
         from safetensors.torch import save_file
 
         tensors: dict[str, Tensor] = {}
         head = json.dumps(flatten(checkpoint, tensors))
         files.write(Path(path), lambda partial: save_file(tensors, partial, metadata={"regard": head}))
 
-    def load_checkpoint(self, path: Any, map_location: Any | None = None, **kwargs: Any) -> dict[str, Any]:
-        import json
-
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         from safetensors import SafetensorError, safe_open
 
         try:

@@ -125,7 +125,8 @@ def _train(run: Run, task: Any, variant: str, seed: int, display: Any) -> None:
     }
     part = run.part(variant, seed)
     save_weights(fit.model, part / "model.safetensors", {"attention": variant, "seed": str(seed)})
-    run.finish(variant, seed, result, fit.curve.rows, task.readings(fit.model, 0))
+    # The report shows what the first seed's model says; another seed's may have been trained on those pictures.
+    run.finish(variant, seed, result, fit.curve.rows, task.readings(fit.model, 0) if seed == 0 else [])
 
 
 def _resolve(*, runs: Path, name: str | None, data: str | Path | None, **given: Any) -> tuple[Any, Settings, Path]:

@@ -92,7 +92,7 @@ class Run:
             attention, seed = result["attention"], result["seed"]
             part = self.part(attention, seed)
             rows += [{"attention": attention, "seed": seed, **row} for row in files.read_json(part / "curve.json")]
-            if attention not in readings:
+            if seed == 0:
                 readings[attention] = files.read_json(part / "readings.json")
         text = io.StringIO()
         writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")

@@ -58,4 +58,5 @@ def paired_p(differences: Sequence[float]) -> float | None:
 
     if len(differences) < 2 or np.ptp(differences) == 0:
         return None
-    return float(ttest_1samp(differences, 0.0).pvalue)
+    _, p = ttest_1samp(differences, 0.0)
+    return float(p)

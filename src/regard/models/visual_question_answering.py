@@ -88,7 +88,7 @@ class QuestionEncoder(nn.Module):
         self.word = nn.Embedding(words, width, padding_idx=0)
         # Small, so that words that were not asked yet hardly disturb those that were.
         nn.init.normal_(self.word.weight, std=0.1)
-        self.place = nn.Parameter(1 + torch.randn(length, width) * 0.3)
+        self.place = nn.Parameter(1 + torch.randn(length, width) * 0.1)
         self.mix = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
 
     def forward(self, words: Int[Tensor, "B T L"]) -> Float[Tensor, "B T D"]:

@@ -27,12 +27,12 @@ def load_digits() -> tuple[Digits, Digits]:
     nearest neighbour among all the others carries another label is left out of both parts, because people could argue
     about what it is. Of the rest every fourth one of each class is for test scenes.
     """
-    from sklearn.datasets import load_digits as sklearn_digits
+    from sklearn import datasets
     from sklearn.neighbors import NearestNeighbors
 
-    bunch = sklearn_digits()
-    images, labels = bunch.images.astype(np.float32) / 16, bunch.target.astype(np.int64)
-    flat = images.reshape(len(images), -1)
+    flat, labels = datasets.load_digits(return_X_y=True)
+    flat, labels = np.asarray(flat, np.float32) / 16, np.asarray(labels, np.int64)
+    images = flat.reshape(-1, SIDE, SIDE)
     neighbour = NearestNeighbors(n_neighbors=2).fit(flat).kneighbors(flat, return_distance=False)[:, 1]
     clear = labels == labels[neighbour]
     numbers = np.arange(len(labels))

@@ -193,7 +193,7 @@ class DigitScenes:
                 {
                     "answer": ANSWERS[answer],
                     "probability": float(chances[answer]),
-                    "correct": answer == questions.answers[scene, question],
+                    "correct": bool(answer == questions.answers[scene, question]),
                     "maps": [
                         {"label": label, "weights": values[index, question].tolist(), "sums_to_one": True}
                         for label, values in (_hops(maps) if maps else {}).items()
@@ -234,7 +234,7 @@ class DigitScenes:
 
     def _evaluation(self, model: nn.Module, scenes: Scenes, questions: Questions, point: bool) -> Evaluation:
         logits, maps = self._answer(model, scenes.pictures, questions.words, watched=point)
-        correct = logits.argmax(-1).cpu().numpy() == questions.answers
+        correct = np.equal(logits.argmax(-1).cpu().numpy(), questions.answers)
         asked = (questions.families == FAMILIES.index("attribute")) & (questions.objects != NOWHERE)
         pointed = None
         if maps is not None:
@@ -243,7 +243,7 @@ class DigitScenes:
             centre = np.stack([largest // columns, largest % columns], axis=-1) * CELL + CELL // 2
             scene = np.arange(len(scenes))[:, None]
             inside = centre - scenes.corners[scene, np.maximum(questions.objects, 0)]
-            pointed = ((inside >= 0) & (inside < SIDE)).all(-1)[asked]
+            pointed = np.all((inside >= 0) & (inside < SIDE), axis=-1)[asked]
         groups = np.broadcast_to(np.arange(len(scenes))[:, None], correct.shape)
         return Evaluation(correct.ravel(), questions.families.ravel(), groups.ravel(), pointed)
 
