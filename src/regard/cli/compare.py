@@ -36,7 +36,7 @@ def compare(
     epochs: Annotated[
         int | None,
         typer.Option(
-            help="How long each variant trains. Default 30 on digit scenes, 10 on pictures.", rich_help_panel=BOTH
+            help="How long each variant trains. Default 24 on digit scenes, 10 on pictures.", rich_help_panel=BOTH
         ),
     ] = None,
     minutes: Annotated[
@@ -103,8 +103,8 @@ def compare(
     differences.
 
     It writes runs/NAME/: report.html (one file, opens offline), results.json, metrics.csv, settings.json, and the
-    weights of every variant as safetensors. A run that was broken off, in whatever way, goes on with the same command; what is
-    finished is not repeated.
+    weights of every variant as safetensors. A run that was broken off, in whatever way, goes on with the same command;
+    what is finished is not repeated.
 
     Examples:
 

@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -25,6 +26,8 @@ class Display:
     def __init__(self, run: Run, console: Console | None = None) -> None:
         self.run = run
         self.console = console or Console()
+        if not self.console.is_terminal:
+            self.console.width = max(self.console.width, 130)
         self._lines: dict[tuple[str, int], TaskID] = {}
         self._began: dict[tuple[str, int], tuple[float, float]] = {}
         self._shown = 0.0
@@ -100,17 +103,17 @@ class Display:
         families = list(dict.fromkeys(family for result in results for family in result["accuracy"]))
         if len(families) > MOST_COLUMNS:
             families = ["overall"]
-        table = Table(title=f"{self.run.settings.task}: accuracy (95 % interval)", title_justify="left")
-        table.add_column("attention", style="bold")
-        for family in families:
-            table.add_column(family, justify="right")
-        for column in ("pointing", "parameters", "MACs", "ms", "training s"):
-            table.add_column(column, justify="right")
+        table = Table(
+            title=f"{self.run.settings.task}: accuracy with its 95 % interval", title_justify="left", box=SIMPLE_HEAD
+        )
+        table.add_column("attention", style="bold", no_wrap=True)
+        for column in (*families, "pointing", "parameters", "MACs", "ms", "training"):
+            table.add_column(column, justify="right", no_wrap=True)
         for result in results:
             cells = []
             for family in families:
                 low, high = result["interval"].get(family, (float("nan"),) * 2)
-                cells.append(f"{result['accuracy'].get(family, float('nan')):.3f} [dim]{low:.2f}–{high:.2f}[/]")
+                cells.append(f"{result['accuracy'].get(family, float('nan')):.3f}\n[dim]{low:.2f}–{high:.2f}[/]")
             table.add_row(
                 self._name((result["attention"], result["seed"])),
                 *cells,
@@ -118,7 +121,7 @@ class Display:
                 f"{result['parameters']:,}",
                 f"{result['macs'] / 1e6:.1f} M",
                 f"{result['milliseconds']:.2f}",
-                f"{result['train_seconds']:.0f}",
+                f"{result['train_seconds']:.0f} s",
             )
         self.console.print(table)
 

@@ -58,5 +58,4 @@ def paired_p(differences: Sequence[float]) -> float | None:
 
     if len(differences) < 2 or np.ptp(differences) == 0:
         return None
-    _, p = ttest_1samp(differences, 0.0)
-    return float(p)
+    return float(np.asarray(ttest_1samp(differences, 0.0))[1])

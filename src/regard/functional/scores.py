@@ -8,8 +8,12 @@ from torch import Tensor
 def additive_scores(
     query: Float[Tensor, "B T A"], memory: Float[Tensor, "B N A"], vector: Float[Tensor, " A"]
 ) -> Float[Tensor, "B T N"]:
-    """`e_tn = vᵀ tanh(q_t + m_n)`, of queries and memory that are already projected (Bahdanau et al. 2015)."""
-    return torch.tanh(query[:, :, None] + memory[:, None]) @ vector  # (B, T, N, A) -> (B, T, N)
+    """`e_tn = vᵀ tanh(q_t + m_n)`, of queries and memory that are already projected (Bahdanau et al. 2015).
+
+    Computed as `tanh(z) = 2 sigmoid(2z) − 1`, whose exponential PyTorch vectorises on CPUs where it does not for tanh.
+    """
+    gates = torch.sigmoid((2 * query)[:, :, None] + (2 * memory)[:, None])  # (B, T, N, A)
+    return gates @ (2 * vector) - vector.sum()  # (B, T, N)
 
 
 def dot_scores(

@@ -1,9 +1,12 @@
 """Reads that models use beside the mechanisms of the library."""
 
+from typing import ClassVar
+
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from regard.attention import Read
+from regard.attention.offering import MapFact
 
 
 class MeanRead(Read):
@@ -16,6 +19,8 @@ class MeanRead(Read):
     Shapes:
         as every `Read`. Gives `(B, T, Dm)`.
     """
+
+    maps: ClassVar[tuple[MapFact, ...]] = ()
 
     def __init__(self, query_width: int, memory_width: int) -> None:
         super().__init__()

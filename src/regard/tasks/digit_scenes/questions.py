@@ -1,17 +1,17 @@
 """Ask questions with one right answer about scenes of digits.
 
-| family | example | asked only if |
-|---|---|---|
-| attribute | which digit is red ? | one digit has that colour |
-| attribute | what colour is the seven ? | there is one seven |
-| attribute | where is the red digit ? | one digit has that colour, and its centre is 3 pixels or more from the \
-picture's middle lines |
-| relation | which digit is directly left of the red digit ? | one digit is red; the nearest digit within 50 degrees of \
-straight left lies within 30 degrees of it, and every other one within 50 degrees is at least half as far away again; \
-in the test, some other digit of the scene \
-has another digit on that side |
-| count | how many digits are red ? | always |
-| comparison | is the red digit greater than the blue digit ? | one digit has each colour, and they differ |
+Each is asked only where nobody could argue about its answer:
+
+    attribute   which digit is red?                             one digit has that colour
+                what colour is the seven?                       there is one seven
+    relation    which digit is directly left of the red digit?  one digit is red; the nearest one within 50 degrees of
+                                                                straight left lies within 30 degrees of it, and any
+                                                                other within 50 is at least half as far away again
+    count       how many digits are red?                        always
+    comparison  is the red digit greater than the blue digit?   one digit has each colour, and they differ
+
+A relation takes two steps: find the red digit, then look beside it. It is asked only in a direction in which the
+answer depends on where one starts.
 """
 
 from dataclasses import dataclass
@@ -19,20 +19,17 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int
 
-from regard.tasks.digit_scenes.digits import SIDE
 from regard.tasks.digit_scenes.scenes import ABSENT, COLOURS, Scenes
 
 FAMILIES = ("attribute", "relation", "count", "comparison")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DIRECTIONS = {"left of": (0, -1), "right of": (0, 1), "above": (-1, 0), "below": (1, 0)}
-CORNERS = ("top left", "top right", "bottom left", "bottom right")
-ANSWERS = (*NUMBERS, *COLOURS, *CORNERS, "no", "yes")
+ANSWERS = (*NUMBERS, *COLOURS, "no", "yes")
 """All answers; a digit and a count share the number's word."""
 
 _TEMPLATES = (
     "which digit is {colour} ?",
     "what colour is the {number} ?",
-    "where is the {colour} digit ?",
     "which digit is directly {direction} the {colour} digit ?",
     "how many digits are {colour} ?",
     "is the {colour} digit greater than the {other} digit ?",
@@ -45,7 +42,7 @@ WORDS = (
 )
 """The vocabulary of questions; index 0 fills up short ones."""
 
-LENGTH = max(len(template.split()) + 1 for template in _TEMPLATES)
+LENGTH = max(len(template.replace("{direction}", "left of").split()) for template in _TEMPLATES)
 """Most words in a question."""
 
 PER_SCENE = {"attribute": 6, "relation": 6, "count": 2, "comparison": 2}
@@ -112,31 +109,25 @@ def alone(kinds: Int[np.ndarray, "scenes objects"]) -> Bool[np.ndarray, "scenes 
     return ((kinds[:, :, None] == kinds[:, None]).sum(-1) == 1) & (kinds != ABSENT)
 
 
-def choices(scenes: Scenes, strict: bool) -> dict[str, Bool[np.ndarray, "scenes *choices"]]:
-    """Which questions can be asked, by template: about which objects, from where to where, about which pairs.
-
-    Args:
-        strict: leave out relations in a direction in which every question about the scene has the same answer, since
-            that could be found without looking for where it starts.
-    """
+def choices(scenes: Scenes) -> dict[str, Bool[np.ndarray, "scenes *choices"]]:
+    """Which questions can be asked, by template: about which objects, from where to where, about which pairs."""
     named = alone(scenes.colours)
     related = np.where(named[:, :, None], neighbours(scenes), NOWHERE)
-    if strict:
-        lowest = np.where(related == NOWHERE, scenes.labels.shape[1], related).min(1, keepdims=True)
-        related = np.where(related.max(1, keepdims=True) > lowest, related, NOWHERE)
+    # Where every question in a direction has the same answer, it could be found without looking for where it starts.
+    lowest = np.where(related == NOWHERE, scenes.labels.shape[1], related).min(1, keepdims=True)
+    related = np.where(related.max(1, keepdims=True) > lowest, related, NOWHERE)
     above = scenes.labels[:, :, None] > scenes.labels[:, None]
     return {
         "which": named,
         "what": alone(scenes.labels),
-        "where": named & (np.abs(_from_middle(scenes)).min(-1) >= 3),
-        "beside": related != NOWHERE,
+        "where": related != NOWHERE,
         "greater": named[:, :, None] & named[:, None] & above,
     }
 
 
 def askable(scenes: Scenes) -> Bool[np.ndarray, " scenes"]:
     """Which scenes allow at least one question of every family."""
-    some = [np.any(possible.reshape(len(scenes), -1), axis=1) for possible in choices(scenes, strict=True).values()]
+    some = [np.any(possible.reshape(len(scenes), -1), axis=1) for possible in choices(scenes).values()]
     return np.logical_and.reduce(some)
 
 
@@ -153,9 +144,7 @@ def draw(
     return np.take_along_axis(order, turn, axis=1)
 
 
-def ask(
-    scenes: Scenes, random: np.random.Generator, strict: bool = False, relations: bool = True
-) -> Questions:
+def ask(scenes: Scenes, random: np.random.Generator) -> Questions:
     """Draw questions about scenes, `PER_SCENE` of each family.
 
     Where a scene has none of a family to ask, it is asked for a digit by its colour instead, or, where no colour is
@@ -163,12 +152,9 @@ def ask(
     """
     number, colour = scenes.labels, scenes.colours
     scene = np.arange(len(scenes))[:, None]
-    possible = choices(scenes, strict)
+    possible = choices(scenes)
     there = neighbours(scenes)
-    if not relations:
-        possible["beside"] = np.zeros_like(possible["beside"])
     sentences = _sentences()
-    corner = (_from_middle(scenes) > 0) @ np.array([2, 1])  # (scenes, objects), an index into CORNERS
 
     def of(family: str, words: np.ndarray, answers: np.ndarray, objects: np.ndarray) -> Questions:
         return Questions(words, answers, np.full_like(answers, FAMILIES.index(family)), objects)
@@ -182,16 +168,11 @@ def ask(
         words = sentences["what"][number[scene, what]]
         return of("attribute", words, len(NUMBERS) + colour[scene, what], what)
 
-    def by_place(count: int) -> Questions:
-        where = draw(random, possible["where"], count)
-        answers = ANSWERS.index(CORNERS[0]) + corner[scene, where]
-        return of("attribute", sentences["where"][colour[scene, where]], answers, where)
-
     def by_direction(count: int) -> Questions:
-        beside = draw(random, possible["beside"], count)
-        origin, direction = beside // len(DIRECTIONS), beside % len(DIRECTIONS)
+        where = draw(random, possible["where"], count)
+        origin, direction = where // len(DIRECTIONS), where % len(DIRECTIONS)
         found = there[scene, origin, direction]
-        words = sentences["beside"][direction, colour[scene, origin]]
+        words = sentences["where"][direction, colour[scene, origin]]
         return of("relation", words, number[scene, found], found)
 
     def how_many(count: int) -> Questions:
@@ -208,23 +189,17 @@ def ask(
         words = sentences["greater"][colour[scene, left], colour[scene, right]]
         return of("comparison", words, ANSWERS.index("no") + yes, np.full_like(pair, NOWHERE))
 
-    third = PER_SCENE["attribute"] // 3
+    half = PER_SCENE["attribute"] // 2
     parts = [how_many(PER_SCENE["count"])]
     for template, questions, count in (
-        ("which", by_colour, third),
-        ("what", by_number, third),
-        ("where", by_place, third),
-        ("beside", by_direction, PER_SCENE["relation"]),
+        ("which", by_colour, half),
+        ("what", by_number, PER_SCENE["attribute"] - half),
+        ("where", by_direction, PER_SCENE["relation"]),
         ("greater", greater, PER_SCENE["comparison"]),
     ):
         able, named = (np.any(possible[key].reshape(len(scenes), -1), axis=1) for key in (template, "which"))
         parts.append(questions(count).where(able, by_colour(count).where(named, how_many(count))))
     return Questions(*(np.concatenate(columns, axis=1) for columns in zip(*map(_columns, parts), strict=True)))
-
-
-def _from_middle(scenes: Scenes) -> Int[np.ndarray, "scenes objects 2"]:
-    """How far below and right of the picture's middle the objects' centres lie, in pixels."""
-    return scenes.corners + SIDE // 2 - scenes.pictures.shape[-1] // 2
 
 
 def _columns(questions: Questions) -> tuple[np.ndarray, ...]:
@@ -233,12 +208,11 @@ def _columns(questions: Questions) -> tuple[np.ndarray, ...]:
 
 def _sentences() -> dict[str, np.ndarray]:
     """All questions there are, as word indices, by template and by what fills its gaps."""
-    which, what, where, beside, many, greater = _TEMPLATES
+    which, what, where, many, greater = _TEMPLATES
     return {
         "which": np.array([encode(which.format(colour=c)) for c in COLOURS]),
         "what": np.array([encode(what.format(number=n)) for n in NUMBERS]),
-        "where": np.array([encode(where.format(colour=c)) for c in COLOURS]),
-        "beside": np.array([[encode(beside.format(direction=d, colour=c)) for c in COLOURS] for d in DIRECTIONS]),
+        "where": np.array([[encode(where.format(direction=d, colour=c)) for c in COLOURS] for d in DIRECTIONS]),
         "many": np.array([encode(many.format(colour=c)) for c in COLOURS]),
         "greater": np.array([[encode(greater.format(colour=c, other=o)) for o in COLOURS] for c in COLOURS]),
     }

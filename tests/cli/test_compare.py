@@ -1,0 +1,187 @@
+"""`regard compare`, as typed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from regard.cli import build
+from regard.experiment.run import Run
+from regard.experiment.settings import Settings
+from regard.tasks.digit_scenes import DigitScenes
+from regard.tasks.digit_scenes.task import READS
+
+
+def regard(*arguments: str) -> Result:
+    return CliRunner(env={"COLUMNS": "160"}).invoke(build(), ["compare", *arguments])
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("regard.tasks.digit_scenes.DigitScenes", small)
+
+
+def small(**given: Any) -> DigitScenes:
+    return DigitScenes(batches_per_epoch=2, test_scenes=20, **given)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def one_line(result: Result, *parts: str) -> None:
+    """It ended as bad input does: exit code 2, one line that says so, no traceback."""
+    assert result.exit_code == 2, (result.output, result.exception)
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert result.stderr.startswith("Error: ")
+    assert "Traceback" not in result.output
+    for part in parts:
+        assert part in result.stderr
+
+
+BAD: dict[str, tuple[list[str], list[str]]] = {
+    "attention": (["--attention", "none,aditive"], ["'aditive'", "did you mean 'additive'?", *READS]),
+    "refine": (["--attention", "se"], ["'se'", "--data"]),
+    "no attention": (["--attention", " , "], ["--attention"]),
+    "both budgets": (["--epochs", "1", "--minutes", "1"], ["--epochs", "--minutes"]),
+    "epochs": (["--epochs", "0"], ["--epochs 0"]),
+    "minutes": (["--minutes", "0"], ["--minutes"]),
+    "minutes nan": (["--minutes", "nan"], ["--minutes"]),
+    "seeds": (["--seeds", "0"], ["--seeds 0"]),
+    "batch": (["--batch", "1"], ["--batch 1"]),
+    "device": (["--device", "tpu"], ["'tpu'", "auto, cpu, cuda"]),
+    "device number": (["--device", "cuda:one"], ["cuda:one"]),
+    "cpu number": (["--device", "cpu:0", "--attention", "none", "--epochs", "1", "--batch", "2"], ["cpu:0"]),
+    "precision": (["--precision", "8"], ["'8'", "32-true", "bf16-mixed"]),
+    "name with folders": (["--name", "a/b"], ["'a/b'", "--name"]),
+    "name above": (["--name", ".."], ["--name"]),
+    "empty name": (["--name", ""], ["--name"]),
+    "size too small": (["--size", "30"], ["30", "40"]),
+    "size no multiple": (["--size", "42"], ["42", "4"]),
+    "size zero": (["--size", "0"], ["0"]),
+    "no data": (["--data", "missing"], ["missing", "sub-folder"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_ends_in_one_line_with_nothing_written(tmp_path: Path, case: str) -> None:
+    arguments, parts = BAD[case]
+    result = regard(*arguments)
+    one_line(result, *parts)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cuda_number_that_is_none_on_a_machine_with_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for device in ("cuda:one", "cuda:7"):
+        one_line(regard("--device", device), device)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_cuda_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    one_line(regard("--device", "cuda"), "no cuda", "--device auto")
+
+
+def test_a_data_folder_without_classes(tmp_path: Path) -> None:
+    folder = tmp_path / "flowers"
+    folder.mkdir()
+    (folder / "1.jpg").write_bytes(b"")
+    one_line(regard("--data", str(folder)), "flowers", "no class sub-folders")
+    assert [path.name for path in tmp_path.iterdir()] == ["flowers"]
+
+
+def test_other_settings_and_other_folders_are_refused(tmp_path: Path) -> None:
+    settings = Settings(
+        task="digit-scenes", data=None, size=40, batch=4, epochs=1, minutes=None, device="cpu", precision="32-true",
+        backbone=None, pretrained=False, at=None, start=None, skip_bad=False, attention=("none",), seeds=1,
+    )  # fmt: skip
+    Run(tmp_path / "runs" / "digit-scenes", settings, True)
+    (tmp_path / "runs" / "thesis").mkdir()
+    (tmp_path / "runs" / "thesis" / "a.txt").write_text("mine")
+    (tmp_path / "runs" / "file").write_text("mine")
+    before = contents(tmp_path)
+    same = ("--attention", "none", "--epochs", "1", "--device", "cpu")
+    one_line(regard(*same, "--batch", "8"), "batch 4 there, 8 now", "--name", "--no-resume")
+    one_line(regard(*same, "--batch", "4", "--name", "thesis"), "thesis", "no run of regard")
+    one_line(regard(*same, "--batch", "4", "--name", "file"), "is a file")
+    assert contents(tmp_path) == before
+
+
+KEYS = {"attention", "seed", "accuracy", "pointing", "parameters", "macs", "milliseconds", "train_seconds"}
+
+
+def test_a_whole_comparison(tmp_path: Path) -> None:
+    arguments = ("--attention", "none,additive", "--epochs", "1", "--batch", "4", "--device", "cpu", "--name", "small")
+    result = regard(*arguments)
+    assert result.exit_code == 0, (result.output, result.exception)
+    folder = tmp_path / "runs" / "small"
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    found = json.loads((folder / "results.json").read_text())
+    assert [(one["attention"], one["seed"]) for one in found] == [("none", 0), ("additive", 0)]
+    for one in found:
+        assert set(one) >= KEYS
+        assert set(one["accuracy"]) == {"attribute", "relation", "count", "comparison", "overall"}
+        assert one["train_seconds"] > 0
+        assert (folder / f"{one['attention']}-0" / "model.safetensors").stat().st_size > 1000
+        assert not (folder / f"{one['attention']}-0" / "checkpoint.safetensors").exists()
+    lines = (folder / "metrics.csv").read_text().splitlines()
+    assert lines[0].startswith("attention,seed,epoch")
+    assert [line.split(",")[0] for line in lines[1:]] == ["none", "additive"]
+    assert json.loads((folder / "settings.json").read_text())["attention"] == ["none", "additive"]
+    page = (folder / "report.html").read_text()
+    assert "additive" in page
+    assert not [path for path in folder.rglob("*") if path.name.endswith(".partial")]
+    assert "report.html" in result.stdout
+
+    before = contents(folder)
+    again = regard(*arguments)
+    assert again.exit_code == 0
+    after = contents(folder)
+    assert {name: after[name] for name in ("results.json", "metrics.csv")} == {
+        name: before[name] for name in ("results.json", "metrics.csv")
+    }
+
+
+def test_ctrl_c_ends_in_one_line_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss: Callable[..., torch.Tensor] = DigitScenes.loss
+    calls: list[int] = []
+
+    def interrupted(self: DigitScenes, model: torch.nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return loss(self, model, batch)
+
+    monkeypatch.setattr(DigitScenes, "loss", interrupted)
+    arguments = ("--attention", "none", "--epochs", "3", "--batch", "4", "--device", "cpu")
+    result = regard(*arguments)
+    assert result.exit_code == 130, (result.output, result.exception)
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert "Traceback" not in result.output
+    checkpoint = tmp_path / "runs" / "digit-scenes" / "none-0" / "checkpoint.safetensors"
+    assert checkpoint.exists()
+    calls.clear()
+    calls.extend([1] * 10)
+    assert regard(*arguments).exit_code == 0
+    assert len(calls) - 10 == 4  # the two epochs of two batches that were left
+    assert not checkpoint.exists()
+
+
+def test_help_reads_like_a_manual() -> None:
+    result = regard("--help")
+    assert result.exit_code == 0
+    options = (
+        "--attention --data --seeds --epochs --minutes --size --batch --device --precision --name --resume --backbone "
+        "--pretrained --at --skip-bad"
+    )
+    for option in options.split():
+        assert option in result.stdout
+    for attention in READS:
+        assert attention in result.stdout
