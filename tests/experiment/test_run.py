@@ -157,9 +157,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
     def train(task: Any, attention: str, seed: int, budget: Any, checkpoint: Path, *rest: Any) -> Fit:
         parts.append((attention, seed))
-        fit = Fit(task, task.model(attention, seed), seed, budget, rest[-1])
+        fit = Fit(task, task.model(attention, seed), seed, budget, checkpoint, rest[-1])
         fit.progress.seconds = 1.0
-        fit.curve.rows.append({"epoch": 1, "seconds": 1.0, "accuracy_overall": 0.1})
+        fit.curve.append({"epoch": 1, "seconds": 1.0, "accuracy_overall": 0.1})
         return fit
 
     monkeypatch.setattr("regard.experiment.training.train", train)

@@ -66,7 +66,7 @@ def same(one: Fit, other: Fit) -> None:
     assert list(mine) == list(theirs)
     for name, value in mine.items():
         assert torch.equal(value, theirs[name]), name
-    for row, wanted in zip(one.curve.rows, other.curve.rows, strict=True):
+    for row, wanted in zip(one.curve, other.curve, strict=True):
         assert set(row) == set(wanted)
         for key, value in wanted.items():
             if key != "seconds":
@@ -75,9 +75,9 @@ def same(one: Fit, other: Fit) -> None:
 
 def test_trained_epochs_are_all_on_the_curve(tmp_path: Path) -> None:
     fit = run(tmp_path / "checkpoint.safetensors")
-    assert [row["epoch"] for row in fit.curve.rows] == list(range(1, EPOCHS + 1))
-    assert [row["step"] for row in fit.curve.rows] == [2 * epoch for epoch in range(1, EPOCHS + 1)]
-    seconds = [row["seconds"] for row in fit.curve.rows]
+    assert [row["epoch"] for row in fit.curve] == list(range(1, EPOCHS + 1))
+    assert [row["step"] for row in fit.curve] == [2 * epoch for epoch in range(1, EPOCHS + 1)]
+    seconds = [row["seconds"] for row in fit.curve]
     assert seconds == sorted(seconds)
     assert 0 < seconds[0] < seconds[-1] <= fit.progress.seconds + 1e-3
     assert EPOCHS <= EVALUATIONS  # so that every epoch is evaluated
@@ -171,11 +171,11 @@ def test_minutes_end_training_too(tmp_path: Path) -> None:
     )  # fmt: skip
     assert shares == sorted(shares)
     assert 0.3 <= fit.progress.seconds < 5
-    assert fit.curve.rows[-1]["epoch"] == len(shares) // 2
+    assert fit.curve[-1]["epoch"] == len(shares) / 2
 
 
 def test_budget() -> None:
     assert Budget(epochs=4).progress(1, 5, 10, 99.0) == pytest.approx(0.375)
     assert Budget(epochs=4).progress(4, 0, 1, 0.0) == 1
-    assert Budget(minutes=2).progress(9, 0, 1, 30.0) == pytest.approx(0.25)
-    assert Budget(minutes=2).progress(0, 0, 1, 500.0) == 1
+    assert Budget(minutes=2.0).progress(9, 0, 1, 30.0) == pytest.approx(0.25)
+    assert Budget(minutes=2.0).progress(0, 0, 1, 500.0) == 1

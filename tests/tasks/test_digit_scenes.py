@@ -15,7 +15,6 @@ from regard.tasks.digit_scenes import DigitScenes
 from regard.tasks.digit_scenes.digits import SIDE, load_digits
 from regard.tasks.digit_scenes.questions import (
     ANSWERS,
-    CORNERS,
     DIRECTIONS,
     FAMILIES,
     LENGTH,
@@ -39,15 +38,15 @@ def tiny(**changed: int) -> DigitScenes:
 
 
 @cache
-def drawn(strict: bool, size: int = SIZE, fewest: int = 2) -> tuple[Scenes, Questions]:
-    """300 scenes with questions; strict ones as the test has them, lenient ones of two to six digits."""
+def drawn(strict: bool) -> tuple[Scenes, Questions]:
+    """300 scenes with questions; strict: as the test has them, six digits; otherwise of two to six digits."""
     random = np.random.default_rng(7)
-    scenes = compose(load_digits()[0], random, 700, size, MOST_DIGITS if strict else fewest)
+    scenes = compose(load_digits()[0], random, 900, SIZE, MOST_DIGITS if strict else 2)
     if strict:
         scenes = scenes.take(np.flatnonzero(askable(scenes)))
     scenes = scenes.take(np.arange(300))
     assert len(scenes) == 300
-    return scenes, ask(scenes, random, strict=strict)
+    return scenes, ask(scenes, random)
 
 
 def objects_of(scenes: Scenes, scene: int) -> list[dict]:
@@ -105,11 +104,6 @@ def oracle(objects: list[dict], question: str, size: int) -> tuple[str, str, int
         found = beside(objects, only(objects, colour=colour), direction)
         assert found is not None, "one could argue what lies there"
         return NUMBERS[found["label"]], "relation", found["index"]
-    if words[0] == "where":
-        one = only(objects, colour=colours[0])
-        down, right = one["row"] + SIDE / 2 - size / 2, one["column"] + SIDE / 2 - size / 2
-        assert min(abs(down), abs(right)) >= 3, "one could argue on which side of the middle it is"
-        return f"{'top' if down < 0 else 'bottom'} {'left' if right < 0 else 'right'}", "attribute", one["index"]
     if "colour" in words:
         (number,) = [word for word in words if word in NUMBERS]
         one = only(objects, label=NUMBERS.index(number))
@@ -144,7 +138,7 @@ def test_an_oracle_gives_the_same_answers(strict: bool) -> None:
             assert FAMILIES[questions.families[scene, index]] == family, text
             assert questions.objects[scene, index] == target, text
             asked.add((family, answer))
-    assert {answer for family, answer in asked if family == "attribute"} >= {*NUMBERS, *COLOURS, *CORNERS}
+    assert {answer for family, answer in asked if family == "attribute"} >= {*NUMBERS, *COLOURS}
     assert {answer for family, answer in asked if family == "relation"} == set(NUMBERS)
     assert {answer for family, answer in asked if family == "comparison"} == {"yes", "no"}
 
@@ -239,8 +233,8 @@ def test_a_canvas_too_small_for_its_digits_is_refused() -> None:
 
 
 def test_every_stage_of_every_size_can_be_drawn() -> None:
-    for size in (40, 44, 60, 72):
-        for progress in (0.0, 0.2, 0.3, 0.5, 0.7, 1.0):
+    for size in (40, 44, 72):
+        for progress in (0.0, 0.3, 0.5, 1.0):
             batches = list(tiny(size=size, batches_per_epoch=1).batches(0, 0, progress))
             assert len(batches) == 1
             assert batches[0][0].shape[2] <= size

@@ -126,12 +126,13 @@ def _train(run: Run, task: Any, variant: str, seed: int, display: Any) -> None:
     part = run.part(variant, seed)
     save_weights(fit.model, part / "model.safetensors", {"attention": variant, "seed": str(seed)})
     # The report shows what the first seed's model says; another seed's may have been trained on those pictures.
-    run.finish(variant, seed, result, fit.curve.rows, task.readings(fit.model, 0) if seed == 0 else [])
+    run.finish(variant, seed, result, fit.curve, task.readings(fit.model, 0) if seed == 0 else [])
 
 
 def _resolve(*, runs: Path, name: str | None, data: str | Path | None, **given: Any) -> tuple[Any, Settings, Path]:
     """The task, the settings with every default filled in, and the run's folder."""
     _require(given["seeds"] >= 1, f"--seeds {given['seeds']}: at least one seed is needed")
+    _require(given["size"] is None or given["size"] >= 1, f"--size {given['size']}: a picture has at least one pixel")
     _require(given["batch"] >= 2, f"--batch {given['batch']}: a batch holds at least 2 pictures")
     _require(given["epochs"] is None or given["epochs"] >= 1, f"--epochs {given['epochs']}: at least one is needed")
     minutes = given["minutes"]
@@ -157,14 +158,14 @@ def _resolve(*, runs: Path, name: str | None, data: str | Path | None, **given: 
     if data is None:
         from regard.tasks.digit_scenes import DigitScenes
 
-        size = given["size"] or DIGIT_SIZE
+        size = DIGIT_SIZE if given["size"] is None else given["size"]
         task: Any = DigitScenes(size=size, batch=given["batch"], device=device)
         names = tuple(dict.fromkeys(wanted or task.attentions))
         epochs = DIGIT_EPOCHS
     else:
         from regard.tasks.pictures import PicturesTask
 
-        size = given["size"] or PICTURE_SIZE
+        size = PICTURE_SIZE if given["size"] is None else given["size"]
         task = PicturesTask(
             Path(data), backbone=given["backbone"], pretrained=given["pretrained"], at=given["at"],
             start=given["start"], size=size, batch=given["batch"], skip_bad=given["skip_bad"], device=device,
@@ -209,13 +210,13 @@ def _device(name: str) -> str:
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
     kind, _, number = name.partition(":")
+    if (":" in name and not number.isdecimal()) or (number and kind != "cuda"):
+        raise UserError(f"there is no device {name!r}: cpu, cuda, cuda:NUMBER and mps are devices")
     there = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (not number or int(number) < torch.cuda.device_count()),
         "mps": torch.backends.mps.is_available(),
     }
-    if number and not number.isdecimal():
-        raise UserError(f"there is no device {name!r}: cpu, cuda, cuda:NUMBER and mps are devices")
     if kind not in there:
         raise UserError(f"there is no device {name!r}: choose auto, cpu, cuda, cuda:NUMBER or mps")
     if not there[kind]:

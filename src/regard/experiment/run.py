@@ -44,6 +44,8 @@ class Run:
         known: dict[str, Any] = {}
         if old.exists():
             known = files.read_json(old)
+            if not isinstance(known, dict):
+                raise UserError(f"{old} holds no settings of regard: move it away, or choose another --name")
             settings.require_same(known, folder)
         elif folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder} holds files that are no run of regard: choose another --name")
@@ -68,7 +70,7 @@ class Run:
         return files.read_json(path) if path.exists() else None
 
     def finish(
-        self, attention: str, seed: int, result: dict[str, Any], curve: list[dict[str, float]], readings: list[Any]
+        self, attention: str, seed: int, result: dict[str, Any], curve: list[dict[str, Any]], readings: list[Any]
     ) -> None:
         """Keep what came of a part; its result last, because it says that the part is whole."""
         part = self.part(attention, seed)

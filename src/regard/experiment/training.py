@@ -4,14 +4,13 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from regard.experiment.checkpoint import SafetensorsCheckpoints
@@ -49,28 +48,44 @@ class Progress:
     accuracy: float = math.nan
 
 
-@dataclass
-class Curve:
-    """A learning curve: one row an evaluation."""
+class Epoch:
+    """An epoch's batches, which can be gone through more than once, as Lightning does."""
 
-    rows: list[dict[str, float]] = field(default_factory=list)
+    def __init__(self, task: Task, seed: int, epoch: int, progress: float) -> None:
+        self.task, self.seed, self.epoch, self.progress = task, seed, epoch, progress
+
+    def __len__(self) -> int:
+        return self.task.length(self.seed)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.task.batches(self.seed, self.epoch, self.progress))
 
 
 class Fit(lightning.LightningModule):
     """A task's loss and a model, as Lightning trains them."""
 
-    def __init__(self, task: Task, model: nn.Module, seed: int, budget: Budget, report: Callable[[Progress], None]):
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        seed: int,
+        budget: Budget,
+        checkpoint: Path,
+        report: Callable[[Progress], None],
+    ) -> None:
         super().__init__()
+        self.checkpoint = checkpoint
         self.task, self.model, self.seed, self.budget, self.report = task, model, seed, budget, report
         self.progress = Progress()
-        self.curve = Curve()
+        self.curve: list[dict[str, Any]] = []
+        """The learning curve: one row an evaluation."""
         self._began = 0.0
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.model.parameters(), lr=self.task.learning_rate(), weight_decay=1e-4)
 
-    def train_dataloader(self) -> Iterable[Batch]:
-        return self.task.batches(self.seed, self.current_epoch, self._share(0))
+    def train_dataloader(self) -> Epoch:
+        return Epoch(self.task, self.seed, self.current_epoch, self._share(0))
 
     def on_train_epoch_start(self) -> None:
         # Chance depends on the seed and the epoch alone, so a run that was broken off goes on as if it had not been.
@@ -96,18 +111,19 @@ class Fit(lightning.LightningModule):
         self.progress.seconds += time.perf_counter() - self._began
         self._began = time.perf_counter()
         done = self.budget.progress(self.current_epoch + 1, 0, 1, self.progress.seconds)
-        if done * EVALUATIONS >= len(self.curve.rows) + 1 or done >= 1:
+        if done * EVALUATIONS >= len(self.curve) + 1 or done >= 1:
             self._evaluate()
         self._began = time.perf_counter()
         if done >= 1:
             self.trainer.should_stop = True
+        self.trainer.save_checkpoint(self.checkpoint)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["regard"] = {"seconds": self.progress.seconds, "curve": self.curve.rows}
+        checkpoint["regard"] = {"seconds": self.progress.seconds, "curve": self.curve}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.progress.seconds = checkpoint["regard"]["seconds"]
-        self.curve.rows = checkpoint["regard"]["curve"]
+        self.curve = checkpoint["regard"]["curve"]
 
     def _share(self, batch: int) -> float:
         seconds = self.progress.seconds + (time.perf_counter() - self._began if self._began else 0.0)
@@ -117,7 +133,7 @@ class Fit(lightning.LightningModule):
         evaluation = self.task.validate(self.model, self.seed)
         accuracies = accuracy(evaluation, self.task.families)
         self.progress.accuracy = accuracies["overall"]
-        self.curve.rows.append(
+        self.curve.append(
             {
                 "epoch": self.current_epoch + 1,
                 "step": self.global_step,
@@ -126,16 +142,6 @@ class Fit(lightning.LightningModule):
                 **{f"accuracy_{family}": value for family, value in accuracies.items()},
             }
         )
-
-
-class _Keep(Callback):
-    """Keeps the state of training after every epoch, as the last thing of the epoch."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        trainer.save_checkpoint(self.path)
 
 
 def accuracy(evaluation: Evaluation, families: Iterable[str]) -> dict[str, float]:
@@ -177,7 +183,7 @@ def train(
     Raises:
         KeyboardInterrupt: the person at the keyboard stopped it; the checkpoint stands.
     """
-    fit = Fit(task, task.model(attention, seed), seed, budget, report)
+    fit = Fit(task, task.model(attention, seed), seed, budget, checkpoint, report)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     kind, _, number = device.partition(":")
     with warnings.catch_warnings():
@@ -194,7 +200,6 @@ def train(
             enable_progress_bar=False,
             enable_model_summary=False,
             plugins=[SafetensorsCheckpoints()],
-            callbacks=[_Keep(checkpoint)],
             num_sanity_val_steps=0,
         )
         try:

@@ -87,7 +87,7 @@ class QuestionEncoder(nn.Module):
         super().__init__()
         self.word = nn.Embedding(words, width, padding_idx=0)
         # Small, so that words that were not asked yet hardly disturb those that were.
-        nn.init.normal_(self.word.weight, std=0.1)
+        nn.init.normal_(self.word.weight[1:], std=0.1)
         self.place = nn.Parameter(1 + torch.randn(length, width) * 0.1)
         self.mix = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
 

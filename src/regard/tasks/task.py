@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -30,6 +30,7 @@ class Evaluation:
     pointed: Bool[np.ndarray, " some"] | None = None
 
 
+@runtime_checkable
 class Task(Protocol):
     """Data, model, loss and measure that belong together. All that differs between variants is their attention.
 

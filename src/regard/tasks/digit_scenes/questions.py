@@ -114,8 +114,10 @@ def choices(scenes: Scenes) -> dict[str, Bool[np.ndarray, "scenes *choices"]]:
     named = alone(scenes.colours)
     related = np.where(named[:, :, None], neighbours(scenes), NOWHERE)
     # Where every question in a direction has the same answer, it could be found without looking for where it starts.
-    lowest = np.where(related == NOWHERE, scenes.labels.shape[1], related).min(1, keepdims=True)
-    related = np.where(related.max(1, keepdims=True) > lowest, related, NOWHERE)
+    scene = np.arange(len(scenes))[:, None, None]
+    answers = np.where(related == NOWHERE, ABSENT, scenes.labels[scene, related])
+    lowest = np.where(answers == ABSENT, len(NUMBERS), answers).min(1, keepdims=True)
+    related = np.where(answers.max(1, keepdims=True) > lowest, related, NOWHERE)
     above = scenes.labels[:, :, None] > scenes.labels[:, None]
     return {
         "which": named,
