@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Iterator
+from types import FunctionType
 
 import jaxtyping
 import pytest
 import torch
+from torch import nn
 
 jaxtyping.install_import_hook("regard", "beartype.beartype")
 
@@ -27,3 +29,10 @@ def unchecked_shapes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """A function's or module's printed form holds its address: name it by its kind, so that all workers agree."""
+    if isinstance(val, FunctionType):
+        return val.__name__.strip("<>")
+    return type(val).__name__ if isinstance(val, nn.Module) else None
