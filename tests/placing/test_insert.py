@@ -339,7 +339,6 @@ def test_several_mechanisms_are_applied_in_order() -> None:
         (["block", "layer1.0", "layer1.1"], 8),
         (lambda place: place.role == "block" and place.channels >= 256, 4),
     ],
-    ids=str,
 )
 def test_ways_to_say_where(at: object, count: int) -> None:
     model = insert(build("timm_resnet18"), "se", at, example=SHAPE)  # pyright: ignore[reportArgumentType]
@@ -407,7 +406,6 @@ class Late(SqueezeExcitation):
         ("se", lambda place: False, UserError, "no place passes the test"),
         ("se", 3, UserError, "3 is no place"),
     ],
-    ids=str,
 )
 def test_a_failure_leaves_the_model_as_it_was(attention: object, at: object, error: type, message: str) -> None:
     model = build("timm_resnet18")
