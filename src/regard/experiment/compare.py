@@ -75,6 +75,7 @@ def compare(
     )  # fmt: skip
     run = Run(folder, settings, resume)
     with Display(run) as display:
+        display.left_out(getattr(task, "skipped", []))
         for seed in range(settings.seeds):
             for variant in settings.attention:
                 if run.finished(variant, seed) is None:

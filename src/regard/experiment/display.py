@@ -1,6 +1,8 @@
 """What a person sees while a comparison runs: a line a variant, and each result as soon as it is there."""
 
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -57,6 +59,12 @@ class Display:
 
     def __exit__(self, *error: object) -> None:
         self._progress.stop()
+
+    def left_out(self, files: Sequence[Path]) -> None:
+        """Name the pictures that cannot be read and are left out."""
+        if files:
+            named = ", ".join(str(file) for file in files[:3]) + (", ..." if len(files) > 3 else "")
+            self.console.print(f"Left out, since they cannot be read: {len(files)} ({named})", highlight=False)
 
     def progress(self, attention: str, seed: int, training: Training) -> None:
         """Show where the training of a variant stands."""
