@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from regard.attention.offering import SPATIAL_NAMES
@@ -63,7 +64,7 @@ class AttentionMap:
                 values = values.select(at, indices)
                 names.pop(at)
             else:
-                values = values.index_select(at, values.new_tensor([one % size for one in wanted]).long())
+                values = values.index_select(at, torch.tensor([one % size for one in wanted], device=values.device))
             sums = () if name in sums else sums
             grid = None if name == "key" else grid
         extra = self.extra_tokens if grid is not None or ("key" in names and "key" not in axes) else 0
