@@ -1,4 +1,4 @@
-"""Every attention mechanism for vision and multimodal models in one form: pick, place, train, compare, see.
+"""Attention mechanisms for vision and multimodal models, all in one form: pick, place, train, compare, see.
 
 A handful of verbs stands here and nothing else, each loaded from its floor when it is first used, so that
 `import regard` costs next to nothing. The mechanisms live in `regard.attention`.

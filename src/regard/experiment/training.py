@@ -109,7 +109,6 @@ class Fit(lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self.progress.seconds += time.perf_counter() - self._began
-        self._began = time.perf_counter()
         done = self.budget.progress(self.current_epoch + 1, 0, 1, self.progress.seconds)
         if done * EVALUATIONS >= len(self.curve) + 1 or done >= 1:
             self._evaluate()

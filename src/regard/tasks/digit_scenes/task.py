@@ -23,6 +23,7 @@ from regard.attention import (
 )
 from regard.errors import UserError
 from regard.models import MeanRead, VisualQuestionAnswering
+from regard.running import undisturbed
 from regard.tasks.digit_scenes.digits import SIDE, Digits, load_digits
 from regard.tasks.digit_scenes.questions import (
     ANSWERS,
@@ -249,22 +250,20 @@ class DigitScenes:
 
     def _answer(
         self, model: nn.Module, pictures: np.ndarray, words: np.ndarray, watched: bool
-    ) -> tuple[Tensor, "AttentionMap | None"]:
+    ) -> tuple[Tensor, AttentionMap | None]:
         """Logits `(scenes, questions, answers)` and, if watched, a map `batch, hop, query, height, width`."""
-        training = model.training
-        model.eval()
+        watched = watched and any(isinstance(module, Read) and module.maps for module in model.modules())
         logits, maps = [], []
-        with torch.no_grad():
+        with undisturbed(model):
             for start in range(0, len(pictures), 100):
                 part = slice(start, start + 100)
                 inputs = self._tensor(pictures[part]), self._tensor(words[part])
-                if not watched or not any(isinstance(module, Read) and module.maps for module in model.modules()):
+                if not watched:
                     logits.append(model(*inputs))
                     continue
                 with watch(model) as watching:
                     logits.append(model(*inputs))
                 maps.append(_over_hops(next(one for one in watching.maps if one.label == "attention")))
-        model.train(training)
         if not maps:
             return torch.cat(logits).float(), None
         values = torch.cat([one.values for one in maps])
