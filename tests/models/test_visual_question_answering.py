@@ -3,19 +3,23 @@
 import pytest
 import torch
 
+from regard import watch
 from regard.attention import AdditiveRead, Read, StackedRead
 from regard.attention.contract import ShapeError
-from regard.models import MeanRead, VisualQuestionAnswering
+from regard.models import FindThenMove, MeanRead, VisualQuestionAnswering
+from regard.models.moving import BLOCK, REACH
 
 READS = {
     "none": lambda: MeanRead(32, 32),
     "additive": lambda: AdditiveRead(32, 32, hidden_width=16),
     "stacked": lambda: StackedRead(32, 32, hops=2, hidden_width=16),
+    "find_then_move": lambda: FindThenMove(32, 16, WORDS, DIRECTIONS),
 }
 WORDS, LENGTH, ANSWERS = 30, 9, 11
+DIRECTIONS = (7, 8)
 
 
-def model(read: Read) -> VisualQuestionAnswering:
+def model(read: Read | FindThenMove) -> VisualQuestionAnswering:
     torch.manual_seed(0)
     return VisualQuestionAnswering(read, WORDS, LENGTH, ANSWERS, width=32)
 
@@ -125,3 +129,62 @@ def test_mean_read_refuses_wrong_shapes() -> None:
         MeanRead(6, 5)(torch.randn(2, 3, 6), torch.randn(2, 7, 6))
     with pytest.raises(ShapeError, match="mask"):
         MeanRead(6, 5)(torch.randn(2, 3, 6), torch.randn(2, 7, 5), torch.ones(2, 6, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("grid", [(5, 7), (2, 3), (1, 1), (11, 3)])
+def test_find_then_move_against_loops(grid: tuple[int, int]) -> None:
+    B, T, D, L = 2, 3, 5, 4
+    read = FindThenMove(D, 7, WORDS, DIRECTIONS).double()
+    with torch.no_grad():
+        for parameter in read.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    query, image = torch.randn(B, T, D).double(), torch.randn(B, D, *grid).double()
+    words = torch.randint(1, WORDS, (B, T, L))
+    words[:, :, 3] = 0
+    with watch(read) as watching:
+        given = read(query, image, words)
+    (map_,) = watching.maps
+    squash, _, weigh = read.salience
+    cells = [(row, column) for row in range(grid[0]) for column in range(grid[1])]
+    for b in range(B):
+        for t in range(T):
+            q = query[b, t]
+            salience, scores = [], []
+            for row, column in cells:
+                m = image[b, :, row, column]
+                salience.append((weigh.weight[0] * torch.tanh(squash(m))).sum())
+                hidden = torch.tanh(read.find.query.weight @ q + read.find.memory.weight @ m)
+                scores.append((read.find.vector.weight[0] * hidden).sum())
+            found = torch.stack([e + z for e, z in zip(scores, salience, strict=True)]).softmax(0)
+            side = 2 * REACH + 1
+            offsets = (read.offset.weight @ q + read.offset.bias).exp()
+            offsets[side * REACH + REACH] = 0  # moving nowhere is no move
+            offsets = offsets / offsets.sum()
+            logits = []
+            for index, (row, column) in enumerate(cells):
+                total = torch.zeros((), dtype=torch.float64)
+                for down in range(-REACH, REACH + 1):
+                    for right in range(-REACH, REACH + 1):
+                        block = row // BLOCK + down, column // BLOCK + right
+                        inside = [found[i] for i, (r, c) in enumerate(cells) if (r // BLOCK, c // BLOCK) == block]
+                        if inside:
+                            mean = torch.stack(inside).sum() / len(inside)
+                            total = total + offsets[side * (down + REACH) + right + REACH] * mean
+                logits.append((total + 1e-6).log() + salience[index])
+            moved = torch.stack(logits).softmax(0)
+            stay = 1 / (1 + sum(torch.exp(-read.stay.weight[word, 0]) for word in words[b, t] if word))
+            weights = stay * found + (1 - stay) * moved
+            torch.testing.assert_close(map_.values[b, 0, t].flatten(), found)
+            torch.testing.assert_close(map_.values[b, 1, t].flatten(), weights)
+            context = sum(
+                weight * image[b, :, row, column] for weight, (row, column) in zip(weights, cells, strict=True)
+            )
+            torch.testing.assert_close(given[b, t], context)
+
+
+def test_words_of_direction_ask_to_move_from_the_start() -> None:
+    read = FindThenMove(8, 4, WORDS, DIRECTIONS)
+    asked = torch.tensor([[[1, 2, 3, 0], [1, 7, 3, 0], [8, 0, 0, 0], [4, 0, 0, 0]]])
+    stays = read.enough(asked)[0, :, 0].tolist()
+    assert stays[1] < 0.15 < 0.6 < stays[0]
+    assert stays[2] == pytest.approx(1 - stays[3])

@@ -36,7 +36,7 @@ def compare(
     epochs: Annotated[
         int | None,
         typer.Option(
-            help="How long each variant trains. Default 24 on digit scenes, 10 on pictures.", rich_help_panel=BOTH
+            help="How long each variant trains. Default 32 on digit scenes, 10 on pictures.", rich_help_panel=BOTH
         ),
     ] = None,
     minutes: Annotated[

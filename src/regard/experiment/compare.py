@@ -9,7 +9,7 @@ from regard.errors import UserError
 from regard.experiment.run import Run
 from regard.experiment.settings import Settings
 
-DIGIT_EPOCHS, PICTURE_EPOCHS = 24, 10
+DIGIT_EPOCHS, PICTURE_EPOCHS = 32, 10
 DIGIT_SIZE, PICTURE_SIZE = 40, 128
 PICTURE_ATTENTION = ("none", "se", "eca", "cbam")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
@@ -47,7 +47,7 @@ def compare(
             always among them.
         data: a folder of pictures with one sub-folder a class; without it the digit scenes.
         seeds: from how many seeds each variant is trained; those of one seed share data, order and initial values.
-        epochs: how long each trains; default 24 (digit scenes) or 10 (pictures).
+        epochs: how long each trains; default 32 (digit scenes) or 10 (pictures).
         minutes: the same in minutes of training a variant, instead of `epochs`.
         size: side of a picture in pixels; default 40 (digit scenes) or 128 (pictures).
         batch: pictures a batch.

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from regard.attention import Read, ReadMap
+from regard.models.moving import FindThenMove
 
 WAVELENGTHS = (4, 8, 16, 32)
 """Of the sines and cosines that say where a cell lies, in cells."""
@@ -47,6 +48,8 @@ class GridPosition(nn.Module):
 class GridEncoder(nn.Module):
     """A small convolutional network: one cell for four by four pixels, with where it lies.
 
+    A cell sees 18 by 18 pixels around its centre: itself and what is close, never two objects and their relation.
+
     Args:
         width: width `D` of a cell.
 
@@ -56,7 +59,7 @@ class GridEncoder(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        # Maxima, not strides: a digit is a few cells of a hundred, and a stride would blur it with the ground.
+        # Maxima, not strides: a digit is a few pixels of many, and a stride would blur it with the ground.
         self.body = nn.Sequential(
             *normalized(nn.Conv2d(3, 16, 3, padding=1, bias=False), 16),
             nn.MaxPool2d(2),
@@ -87,7 +90,7 @@ class QuestionEncoder(nn.Module):
         super().__init__()
         self.word = nn.Embedding(words, width, padding_idx=0)
         # Small, so that words that were not asked yet hardly disturb those that were.
-        nn.init.normal_(self.word.weight[1:], std=0.1)
+        nn.init.normal_(self.word.weight[1:], std=0.03)
         self.place = nn.Parameter(1 + torch.randn(length, width) * 0.1)
         self.mix = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
 
@@ -106,23 +109,31 @@ class ReadBlock(nn.Module):
         v = u + mlp(norm(u))
 
     Args:
-        read: a Read from `width` to `width`.
+        read: a Read from `width` to `width`, or `FindThenMove`, which sees the words of the question as well.
         width: width `D` of queries and image cells.
     """
 
-    def __init__(self, read: Read, width: int) -> None:
+    def __init__(self, read: Read | FindThenMove, width: int) -> None:
         super().__init__()
         self.query_norm = nn.LayerNorm(width)
         self.memory_norm = nn.LayerNorm(width)
-        self.read = ReadMap(read)
-        self.project = nn.Linear(read.context_width, width)
+        self.project = nn.Linear(width, width)
         self.mlp = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
         )
+        self.use(read)
 
-    def forward(self, query: Float[Tensor, "B T D"], image: Float[Tensor, "B D h w"]) -> Float[Tensor, "B T D"]:
+    def use(self, read: Read | FindThenMove) -> None:
+        """Read with this from now on; everything else stays as it is."""
+        self.read = read if isinstance(read, FindThenMove) else ReadMap(read)
+
+    def forward(
+        self, query: Float[Tensor, "B T D"], image: Float[Tensor, "B D h w"], words: Int[Tensor, "B T L"]
+    ) -> Float[Tensor, "B T D"]:
         image = self.memory_norm(image.movedim(1, -1)).movedim(-1, 1)
-        query = query + self.project(self.read(self.query_norm(query), image))
+        asked = self.query_norm(query)
+        context = self.read(asked, image, words) if isinstance(self.read, FindThenMove) else self.read(asked, image)
+        query = query + self.project(context)
         return query + self.mlp(query)
 
 
@@ -130,7 +141,7 @@ class VisualQuestionAnswering(nn.Module):
     """Answers every question about a picture by reading from its cells with the `Read` that it is given.
 
     Args:
-        read: how a question reads from the picture; takes and gives vectors of `width`.
+        read: how a question reads from the picture, a `Read` or `FindThenMove`; takes and gives vectors of `width`.
         words: size of the questions' vocabulary.
         length: most words in a question.
         answers: how many answers there are to choose from.
@@ -140,7 +151,7 @@ class VisualQuestionAnswering(nn.Module):
         pictures `(B, 3, H, W)` in 0..255, words `(B, T, L)`. Gives the answers' logits `(B, T, answers)`.
     """
 
-    def __init__(self, read: Read, words: int, length: int, answers: int, width: int = 96) -> None:
+    def __init__(self, read: Read | FindThenMove, words: int, length: int, answers: int, width: int = 96) -> None:
         super().__init__()
         self.image = GridEncoder(width)
         self.question = QuestionEncoder(words, length, width)
@@ -148,4 +159,4 @@ class VisualQuestionAnswering(nn.Module):
         self.answer = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, answers))
 
     def forward(self, pictures: UInt8[Tensor, "B 3 H W"], words: Int[Tensor, "B T L"]) -> Float[Tensor, "B T answers"]:
-        return self.answer(self.block(self.question(words), self.image(pictures)))
+        return self.answer(self.block(self.question(words), self.image(pictures), words))

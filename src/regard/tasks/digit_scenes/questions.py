@@ -2,9 +2,9 @@
 
 Each is asked only where nobody could argue about its answer:
 
-    attribute   which digit is red?                             one digit has that colour
+    attribute   which number is the red digit?                  one digit has that colour
                 what colour is the seven?                       there is one seven
-    relation    which digit is directly left of the red digit?  one digit is red; the nearest one within 50 degrees of
+    relation    which number is directly left of the red digit? one digit is red; the nearest one within 50 degrees of
                                                                 straight left lies within 30 degrees of it, and any
                                                                 other within 50 is at least half as far away again
     count       how many digits are red?                        always
@@ -28,9 +28,9 @@ ANSWERS = (*NUMBERS, *COLOURS, "no", "yes")
 """All answers; a digit and a count share the number's word."""
 
 _TEMPLATES = (
-    "which digit is {colour} ?",
+    "which number is the {colour} digit ?",
     "what colour is the {number} ?",
-    "which digit is directly {direction} the {colour} digit ?",
+    "which number is directly {direction} the {colour} digit ?",
     "how many digits are {colour} ?",
     "is the {colour} digit greater than the {other} digit ?",
 )
@@ -45,7 +45,7 @@ WORDS = (
 LENGTH = max(len(template.replace("{direction}", "left of").split()) for template in _TEMPLATES)
 """Most words in a question."""
 
-PER_SCENE = {"attribute": 6, "relation": 6, "count": 2, "comparison": 2}
+PER_SCENE = {"attribute": 4, "relation": 8, "count": 2, "comparison": 2}
 """How many questions of each family are asked about a scene."""
 
 NOWHERE = -1
@@ -146,8 +146,8 @@ def draw(
     return np.take_along_axis(order, turn, axis=1)
 
 
-def ask(scenes: Scenes, random: np.random.Generator) -> Questions:
-    """Draw questions about scenes, `PER_SCENE` of each family.
+def ask(scenes: Scenes, random: np.random.Generator, relations: bool = True) -> Questions:
+    """Draw questions about scenes, `PER_SCENE` of each family; without relations, attributes in their place.
 
     Where a scene has none of a family to ask, it is asked for a digit by its colour instead, or, where no colour is
     there just once, for a count.
@@ -155,6 +155,8 @@ def ask(scenes: Scenes, random: np.random.Generator) -> Questions:
     number, colour = scenes.labels, scenes.colours
     scene = np.arange(len(scenes))[:, None]
     possible = choices(scenes)
+    if not relations:
+        possible["where"] = np.zeros_like(possible["where"])
     there = neighbours(scenes)
     sentences = _sentences()
 

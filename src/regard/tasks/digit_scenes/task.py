@@ -14,19 +14,20 @@ from torch.nn import functional as F
 
 from regard.attention import (
     AdditiveRead,
+    Attention,
     DotRead,
     HardRead,
     MultiHeadCrossAttention,
     Read,
     SpatialSoftmaxPooling,
-    StackedRead,
 )
 from regard.errors import UserError
-from regard.models import MeanRead, VisualQuestionAnswering
+from regard.models import FindThenMove, MeanRead, VisualQuestionAnswering
 from regard.running import undisturbed
 from regard.tasks.digit_scenes.digits import SIDE, Digits, load_digits
 from regard.tasks.digit_scenes.questions import (
     ANSWERS,
+    DIRECTIONS,
     FAMILIES,
     LENGTH,
     NOWHERE,
@@ -45,21 +46,26 @@ HIDDEN = 64
 CELL = 4
 """Side of an image cell of the model, in pixels."""
 
-READS: dict[str, Callable[[], Read]] = {
+DIRECTION_WORDS = [WORDS.index(direction.split()[0]) for direction in DIRECTIONS]
+"""The words that say that a question takes two steps."""
+
+READS: dict[str, Callable[[], Read | FindThenMove]] = {
     "none": lambda: MeanRead(WIDTH, WIDTH),
     "spatial": lambda: SpatialSoftmaxPooling(WIDTH, WIDTH, hidden_width=HIDDEN),
     "additive": lambda: AdditiveRead(WIDTH, WIDTH, hidden_width=HIDDEN),
     "dot": lambda: DotRead(WIDTH, WIDTH, score="general"),
     "multi_head": lambda: MultiHeadCrossAttention(WIDTH, WIDTH, heads=4),
-    "stacked": lambda: StackedRead(WIDTH, WIDTH, hops=2, hidden_width=HIDDEN),
+    "stacked": lambda: FindThenMove(WIDTH, HIDDEN, len(WORDS), DIRECTION_WORDS),
     "hard": lambda: HardRead(WIDTH, WIDTH, hidden_width=HIDDEN, estimator="straight_through"),
 }
 """The variants: what reads from the picture, and nothing else, differs."""
 
-STAGES = ((0.0, 0.4, 1), (0.2, 0.7, 4), (0.58, 1.0, MOST_DIGITS))
-"""Training begins with few digits on small canvases: from which progress, share of the full side, most digits.
+STAGES = ((0.0, 0.4, 1, False), (0.07, 0.8, 4, False), (0.22, 1.0, MOST_DIGITS, False), (0.28, 1.0, MOST_DIGITS, True))
+"""From which progress on: the share of the full side, the most digits, and whether relations are asked.
 
-Without it the model has to learn at once what a digit is and where to look, and learns neither for a long time.
+Training begins with few digits on small canvases: without that the model has to learn at once what a digit is and where
+to look, and learns neither for a long time. Relations come when digits are found: a first look that finds nothing
+yet learns to avoid what a relation starts from, since that is never its answer.
 """
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -118,7 +124,7 @@ class DigitScenes:
         torch.manual_seed(seed)
         model = VisualQuestionAnswering(MeanRead(WIDTH, WIDTH), len(WORDS), LENGTH, len(ANSWERS), width=WIDTH)
         torch.manual_seed(seed)
-        model.block.read.read = READS[attention]()
+        model.block.use(READS[attention]())
         return model.to(self.device).to(memory_format=torch.channels_last)
 
     def learning_rate(self) -> float:
@@ -126,12 +132,12 @@ class DigitScenes:
 
     def batches(self, seed: int, epoch: int, progress: float) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Fresh scenes, the same for every variant: pictures, words and answers."""
-        share, most = [(share, most) for start, share, most in STAGES if progress >= start][-1]
+        _, share, most, relations = [stage for stage in STAGES if progress >= stage[0]][-1]
         size = self.size if share == 1 else round(share * self.size / CELL) * CELL
         random = np.random.default_rng((TRAIN, seed, epoch))
         fewest = min(most, 2)
         scenes = compose(self._digits[0], random, self.batch * self.batches_per_epoch, size, fewest, most)
-        questions = ask(scenes, random)
+        questions = ask(scenes, random, relations)
         for start in range(0, len(scenes), self.batch):
             part = slice(start, start + self.batch)
             yield (
@@ -252,7 +258,7 @@ class DigitScenes:
         self, model: nn.Module, pictures: np.ndarray, words: np.ndarray, watched: bool
     ) -> tuple[Tensor, AttentionMap | None]:
         """Logits `(scenes, questions, answers)` and, if watched, a map `batch, hop, query, height, width`."""
-        watched = watched and any(isinstance(module, Read) and module.maps for module in model.modules())
+        watched = watched and any(isinstance(module, Attention) and module.maps for module in model.modules())
         logits, maps = [], []
         with undisturbed(model):
             for start in range(0, len(pictures), 100):
