@@ -144,7 +144,6 @@ def test_find_then_move_against_loops(grid: tuple[int, int]) -> None:
     with watch(read) as watching:
         given = read(query, image, words)
     (map_,) = watching.maps
-    squash, _, weigh = read.salience
     cells = [(row, column) for row in range(grid[0]) for column in range(grid[1])]
     for b in range(B):
         for t in range(T):
@@ -152,7 +151,7 @@ def test_find_then_move_against_loops(grid: tuple[int, int]) -> None:
             salience, scores = [], []
             for row, column in cells:
                 m = image[b, :, row, column]
-                salience.append((weigh.weight[0] * torch.tanh(squash(m))).sum())
+                salience.append(read.salience(m)[0])
                 hidden = torch.tanh(read.find.query.weight @ q + read.find.memory.weight @ m)
                 scores.append((read.find.vector.weight[0] * hidden).sum())
             found = torch.stack([e + z for e, z in zip(scores, salience, strict=True)]).softmax(0)
