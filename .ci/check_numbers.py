@@ -6,13 +6,14 @@ from pathlib import Path
 
 run = Path(sys.argv[1])
 results = {result["attention"]: result for result in json.loads((run / "results.json").read_text())}
-none, additive = results["none"], results["additive"]
+none, additive, stacked = results["none"], results["additive"], results["stacked"]
 page = (run / "report.html").read_text()
 checks = {
     "without attention at most 0.45 of attributes": none["accuracy"]["attribute"] <= 0.45,
     "additive attention at least 0.95 of attributes": additive["accuracy"]["attribute"] >= 0.95,
     "its largest weight on the right digit at least 0.95 of the time": additive["pointing"] >= 0.95,
     "one read below 0.60 of relations": additive["accuracy"]["relation"] < 0.60,
+    "two hops at least 0.85 of relations": stacked["accuracy"]["relation"] >= 0.85,
     "no pointing without attention": none["pointing"] is None,
     "weights beside the results": all((run / f"{name}-0" / "model.safetensors").exists() for name in results),
     "one page, nothing loaded from elsewhere": "additive" in page and 'src="http' not in page,
