@@ -7,6 +7,7 @@ contract, never by mechanism: whoever adds a mechanism adds nothing here.
 from dataclasses import dataclass
 from inspect import Parameter, signature
 from math import prod
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,8 @@ class Case:
         for argument in signature(self.mechanism).parameters.values():
             if argument.name == "dims":
                 arguments.setdefault("dims", self.rank)
+            if argument.name == "layers":
+                arguments.setdefault("layers", 2)  # more of the same show nothing more, and take minutes to compile
             if argument.default is Parameter.empty and argument.name not in arguments:
                 assert argument.name in widths, f"tests/attention/cases.py knows no value for {argument.name}"
                 arguments[argument.name] = widths[argument.name]
@@ -119,6 +122,8 @@ class Case:
             wrong["mask is of another length"] = {**right, "mask": torch.ones(B, N + 1, dtype=torch.bool)}
             wrong["mask is of another batch"] = {**right, "mask": torch.ones(B + 1, N, dtype=torch.bool)}
             wrong["mask has another number of queries"] = {**right, "mask": torch.ones(B, 11, N, dtype=torch.bool)}
+            if not takes_mask_per_query(self.mechanism):
+                wrong["mask has one row a query"] = {**right, "mask": torch.ones(B, N, N, dtype=torch.bool)}
         return wrong
 
     def output_shape(self, module: Attention, inputs: Inputs) -> tuple[int, ...] | None:
@@ -140,7 +145,7 @@ class Case:
         if isinstance(module, Read):
             sizes |= {"key": inputs["memory"].shape[1], "channel": module.memory_width}
             if "query" in inputs:
-                sizes["query"] = inputs["query"].shape[1]
+                sizes["query"] = sizes["peer"] = inputs["query"].shape[1]  # peer: a query as seen by another
         elif self.rank == 0:
             sizes |= {"channel": first.shape[2], "query": first.shape[1], "key": first.shape[1]}
         else:
@@ -174,6 +179,12 @@ def first_cases() -> list[Case]:
 def takes_mask(mechanism: type[Attention]) -> bool:
     """Whether its forward takes a mask."""
     return "mask" in signature(mechanism.forward).parameters
+
+
+def takes_mask_per_query(mechanism: type[Attention]) -> bool:
+    """Whether that mask may have a row for each query, which its shape in the signature says."""
+    shapes = get_args(signature(mechanism.forward).parameters["mask"].annotation)
+    return not any(getattr(shape, "dim_str", "") == "B N" for shape in shapes)
 
 
 def call(module: nn.Module, inputs: Inputs) -> object:

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from oracle import cells, count, randomize, sigmoid
 
 from regard.attention import (
     CBAM,
@@ -24,24 +25,6 @@ def having(mechanism, **options):
     return lambda channels: mechanism(channels, **options)
 
 
-def sigmoid(number):
-    return 1 / (1 + math.exp(-number))
-
-
-def randomize(module):
-    """Random values everywhere, statistics of normalisation included, in double precision."""
-    generator = torch.Generator().manual_seed(1)
-    module.double()
-    with torch.no_grad():
-        for tensor in (*module.parameters(), *module.buffers()):
-            if tensor.is_floating_point():
-                tensor.copy_(torch.randn(tensor.shape, generator=generator, dtype=torch.float64))
-        for name, buffer in module.named_buffers():
-            if name.endswith("running_var"):
-                buffer.abs_().add_(0.3)
-    return module
-
-
 def random_map(shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
@@ -51,14 +34,6 @@ def offered(module, x):
     with offering.listen(offers.append):
         y = module(x)
     return y, {offer.fact.label: offer.weights for offer in offers}
-
-
-def count(module):
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def cells(spatial):
-    return list(itertools.product(*(range(size) for size in spatial)))
 
 
 def affine(layer, vector):

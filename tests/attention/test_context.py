@@ -5,8 +5,9 @@ import math
 
 import pytest
 import torch
+from oracle import affine, cells, count, dot, draw, draw_mask, offered, randomize, sigmoid, softmax
 
-from regard.attention import GlobalContext, MultiHeadSelfAttention, NonLocal, ShapeError, offering
+from regard.attention import GlobalContext, MultiHeadSelfAttention, NonLocal, ShapeError
 from regard.attention.offering import Request
 
 WIDTHS = (64, 256, 512, 1024, 2048)
@@ -17,66 +18,6 @@ MAPS = ((2, 7, 5, 3), (1, 11, 1, 1), (2, 7, 13), (2, 7, 2, 3, 2))
 def having(mechanism, **options):
     """How to build it for a channel count, with these arguments."""
     return lambda channels: mechanism(channels, **options)
-
-
-def sigmoid(number):
-    return 1 / (1 + math.exp(-number))
-
-
-def softmax(numbers):
-    """Of a list; what is None takes no part, and of nothing at all it is zeros."""
-    highest = max((number for number in numbers if number is not None), default=0.0)
-    powers = [0.0 if number is None else math.exp(number - highest) for number in numbers]
-    return [power / (sum(powers) or 1.0) for power in powers]
-
-
-def randomize(module):
-    """Random values everywhere, statistics of normalisation included, in double precision."""
-    generator = torch.Generator().manual_seed(1)
-    module.double()
-    with torch.no_grad():
-        for tensor in (*module.parameters(), *module.buffers()):
-            if tensor.is_floating_point():
-                tensor.copy_(torch.randn(tensor.shape, generator=generator, dtype=torch.float64))
-        for name, buffer in module.named_buffers():
-            if name.endswith("running_var"):
-                buffer.abs_().add_(0.3)
-    return module
-
-
-def draw(shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-
-
-def draw_mask(shape):
-    return torch.rand(shape, generator=torch.Generator().manual_seed(4)) > 0.4
-
-
-def offered(module, *inputs):
-    """What the module gives, and its one offer."""
-    offers = []
-    with offering.listen(offers.append):
-        y = module(*inputs)
-    (offer,) = offers
-    return y, offer
-
-
-def count(module):
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def cells(spatial):
-    return list(itertools.product(*(range(size) for size in spatial)))
-
-
-def affine(layer, vector):
-    weight = layer.weight.tolist()
-    bias = [0.0] * len(weight) if layer.bias is None else layer.bias.tolist()
-    return [bias[o] + sum(weight[o][i] * vector[i] for i in range(len(vector))) for o in range(len(weight))]
-
-
-def dot(one, other):
-    return sum(a * b for a, b in zip(one, other, strict=True))
 
 
 def slow_global_context(module, x):

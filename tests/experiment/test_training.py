@@ -96,6 +96,7 @@ def test_goes_on_as_if_never_broken_off(tmp_path: Path, attention: str) -> None:
     same(went_on, whole)
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_from_its_last_epoch(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint.safetensors"
     killed = subprocess.run(

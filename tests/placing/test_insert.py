@@ -280,6 +280,7 @@ def test_a_copy_is_independent(name: str, copier: Callable[[nn.Module], nn.Modul
     assert not hasattr(plain, "regard")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize("start", ["identity", "paper"])
 def test_compiles_into_one_graph(start: str) -> None:

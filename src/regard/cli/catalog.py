@@ -70,33 +70,41 @@ def _list(entries: "list[Entry]") -> None:
     console.print("N = positions of the map or tokens of the memory. All about one: regard catalog NAME", style="dim")
 
 
-def _show(mechanism: "type[Attention]", entry: "Entry") -> None:
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="bold", no_wrap=True)
-    facts.add_column()
-
-    def add(label: str, lines: "list[str] | tuple[str, ...]") -> None:
-        for row, line in enumerate(lines):
-            facts.add_row("" if row else label, Text(line))
-
+def facts(mechanism: "type[Attention]", entry: "Entry") -> dict[str, list[str]]:
+    """Everything known of one mechanism, line by line under its label; the documentation shows the same."""
     layout = f", on a {entry.layout}" if entry.layout == "map" else f", on {entry.layout}" if entry.layout else ""
-    documentation = cleandoc(mechanism.__doc__ or "")
     letters = ", ".join(f"{letter} = {attribute}" for letter, attribute in mechanism.letters.items())
-    add("class", [f"regard.attention.{entry.class_name}"])
-    add("contract", [f"{entry.contract}{layout}"])
-    add("family", [entry.family.replace("_", " ")])
-    add("formula", [entry.formula])
-    add("paper", [str(entry.paper)])
-    add("arguments", [str(argument) for argument in signature(mechanism).parameters.values()])
-    add("shapes", _section(documentation, "Shapes"))
-    add("maps", [_map_line(fact.label, fact.axes, fact.sums_to_one) for fact in mechanism.maps] or ["none"])
-    add("parameters", [f"{entry.parameter_count}{f'   with {letters}' if letters else ''}"])
-    add("growth", [f"{entry.growth}   with N = positions or tokens"])
-    add("deviations", entry.deviations or ["none"])
-    add("placement", [entry.placement])
+    return {
+        "class": [f"regard.attention.{entry.class_name}"],
+        "contract": [f"{entry.contract}{layout}"],
+        "family": [entry.family.replace("_", " ")],
+        "formula": [entry.formula],
+        "paper": [str(entry.paper)],
+        "arguments": [str(argument) for argument in signature(mechanism).parameters.values()],
+        "shapes": _section(cleandoc(mechanism.__doc__ or ""), "Shapes"),
+        "maps": [_map_line(fact.label, fact.axes, fact.sums_to_one) for fact in mechanism.maps] or ["none"],
+        "parameters": [f"{entry.parameter_count}{f'   with {letters}' if letters else ''}"],
+        "growth": [f"{entry.growth}   with N = positions or tokens"],
+        "deviations": list(entry.deviations) or ["none"],
+        "placement": [entry.placement],
+    }
+
+
+def summary(mechanism: "type[Attention]") -> str:
+    """What the mechanism is, in one sentence: the first line of its docstring."""
+    return cleandoc(mechanism.__doc__ or "").splitlines()[0]
+
+
+def _show(mechanism: "type[Attention]", entry: "Entry") -> None:
+    shown = Table.grid(padding=(0, 2))
+    shown.add_column(style="bold", no_wrap=True)
+    shown.add_column()
+    for label, lines in facts(mechanism, entry).items():
+        for row, line in enumerate(lines):
+            shown.add_row("" if row else label, Text(line))
     console = Console()
-    console.print(Text(f"{entry.name}: {documentation.splitlines()[0]}", style="bold"))
-    console.print(facts)
+    console.print(Text(f"{entry.name}: {summary(mechanism)}", style="bold"))
+    console.print(shown)
     console.print(Text("\nexample", style="bold"))
     typer.echo(example(mechanism))  # not through rich: a line to copy stays one line
 

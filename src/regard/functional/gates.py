@@ -28,3 +28,11 @@ def energy_gate(x: Float[Tensor, "B C *spatial"], regularization: float) -> Floa
     freedom = max(x.shape[2:].numel() - 1, 1)
     variance = square.sum(dim=positions, keepdim=True) / freedom  # (B, C, *ones)
     return (square / (4 * (variance + regularization)) + 0.5).sigmoid()
+
+
+def peak_and_mean(x: Float[Tensor, "B ..."], dim: int) -> Float[Tensor, "B 2 ..."]:
+    """The maximum and the mean over one axis, as two channels: what is left of a map to gate its other axes with.
+
+    Channels last in memory, where a convolution of two channels is fastest.
+    """
+    return torch.stack((x.amax(dim), x.mean(dim)), dim=-1).movedim(-1, 1)

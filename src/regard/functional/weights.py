@@ -65,3 +65,23 @@ def scaled_dot_product_attention(
     some = mask.any(-1, keepdim=True)  # (B, #h, #T, 1)
     context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask | ~some, dropout_p=dropout, scale=scale)
     return context.masked_fill(~some, 0.0)
+
+
+def doubly_stochastic_penalty(
+    weights: Float[Tensor, "B T N"],
+    mask: Bool[Tensor, "B N"] | None = None,
+    queries: Bool[Tensor, "B T"] | None = None,
+) -> Float[Tensor, ""]:
+    """`Σ_n (1 − Σ_t a_tn)²`, mean over the batch: asks that all queries together read every token about once.
+
+    Paper: Xu et al., "Show, Attend and Tell", ICML 2015, section 4.2.1; its λ is the caller's factor.
+
+    Args:
+        weights: of every query over the memory, as `ShowAttendTell` offers them.
+        mask: the tokens that take part; the others need not be read.
+        queries: the queries that take part; the others, steps behind a caption's end, read nothing.
+    """
+    if queries is not None:
+        weights = weights * queries[:, :, None]  # (B, T, N)
+    missing = (1 - weights.sum(1)).square()  # (B, N)
+    return (missing if mask is None else missing * mask).sum(1).mean()

@@ -54,26 +54,34 @@ class AttentionalFeatureFusion(Merge):
         self.channels = channels
         self.hidden_channels = max(1, channels // reduction)
         self.variant = variant
-        self.local_context = self.bottleneck()
-        self.global_context = self.bottleneck()
-
-    def bottleneck(self) -> nn.Sequential:
-        """`bn W2 relu bn W1` on every position alone."""
-        return nn.Sequential(
-            nn.Conv1d(self.channels, self.hidden_channels, 1, bias=False),
-            BatchNorm(self.hidden_channels),
-            nn.ReLU(),
-            nn.Conv1d(self.hidden_channels, self.channels, 1, bias=False),
-            BatchNorm(self.channels),
-        )
+        self.local_context = bottleneck(channels, self.hidden_channels)
+        self.global_context = bottleneck(channels, self.hidden_channels)
 
     def forward(
         self, x: Float[Tensor, "B C *spatial"], y: Float[Tensor, "B C *spatial"]
     ) -> Float[Tensor, "B C *spatial"]:
         self.check(x, y)
-        both = (x + y).flatten(2)  # (B, C, N)
-        pooled = self.global_context(both.mean(2, keepdim=True))  # (B, C, 1)
-        gate = (self.local_context(both) + pooled).sigmoid().reshape(x.shape)  # (B, C, *spatial)
+        gate = multi_scale_gate(x + y, self.local_context, self.global_context)  # (B, C, *spatial)
         self.offer("gate", gate)
         fused = x * gate + y * (1 - gate)  # (B, C, *spatial)
         return 2 * fused if self.variant == "code" else fused
+
+
+def bottleneck(channels: int, hidden_channels: int) -> nn.Sequential:
+    """`bn W2 relu bn W1` on every position alone."""
+    return nn.Sequential(
+        nn.Conv1d(channels, hidden_channels, 1, bias=False),
+        BatchNorm(hidden_channels),
+        nn.ReLU(),
+        nn.Conv1d(hidden_channels, channels, 1, bias=False),
+        BatchNorm(channels),
+    )
+
+
+def multi_scale_gate(
+    x: Float[Tensor, "B C *spatial"], local_context: nn.Module, global_context: nn.Module
+) -> Float[Tensor, "B C *spatial"]:
+    """`sigmoid(L(x) + G(mean over positions of x))`, the paper's multi-scale channel attention."""
+    tokens = x.flatten(2)  # (B, C, N)
+    pooled = global_context(tokens.mean(2, keepdim=True))  # (B, C, 1)
+    return (local_context(tokens) + pooled).sigmoid().reshape(x.shape)

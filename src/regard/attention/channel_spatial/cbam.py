@@ -2,7 +2,6 @@
 
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -12,6 +11,19 @@ from regard.attention.norm import BatchNorm
 from regard.attention.offering import SPATIAL, MapFact
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+
+def convolution_over(dims: int) -> type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]:
+    """The convolution over that many spatial axes."""
+    if dims not in CONVOLUTIONS:
+        raise ValueError(f"dims={dims} is no number of spatial axes that a convolution has: give 1, 2 or 3.")
+    return CONVOLUTIONS[dims]
+
+
+def require_odd(kernel_size: int) -> None:
+    """Refuse a kernel that has no middle."""
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size={kernel_size} has no middle: give an odd size, such as 7.")
 
 
 class CBAM(Refine):
@@ -78,17 +90,14 @@ class CBAM(Refine):
         norm: bool = True,
     ) -> None:
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size={kernel_size} has no middle: give an odd size, such as 7.")
-        if dims not in CONVOLUTIONS:
-            raise ValueError(f"dims={dims} is no number of spatial axes that a convolution has: give 1, 2 or 3.")
+        require_odd(kernel_size)
         self.channels = channels
         self.hidden_channels = max(1, channels // reduction)
         self.kernel_size = kernel_size
         self.spatial_ranks = (dims,)  # pyright: ignore[reportAttributeAccessIssue]
         self.squeeze = nn.Linear(channels, self.hidden_channels, bias=bias)
         self.excite = nn.Linear(self.hidden_channels, channels, bias=bias)
-        self.spatial = CONVOLUTIONS[dims](2, 1, kernel_size, padding=kernel_size // 2, bias=False)
+        self.spatial = convolution_over(dims)(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
         self.norm = BatchNorm(1, momentum=0.01) if norm else nn.Identity()
 
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
@@ -97,9 +106,7 @@ class CBAM(Refine):
         channel = (self.score(x.mean(dim=positions)) + self.score(x.amax(dim=positions))).sigmoid()  # (B, C)
         self.offer("channel", channel)
         x = x * functional.spread(channel, x)  # (B, C, *spatial)
-        # Channels last in memory, where the convolution of two channels is fastest.
-        statistics = torch.stack((x.amax(1), x.mean(1)), dim=-1).movedim(-1, 1)  # (B, 2, *spatial)
-        spatial = self.norm(self.spatial(statistics)).sigmoid()  # (B, 1, *spatial)
+        spatial = self.norm(self.spatial(functional.peak_and_mean(x, 1))).sigmoid()  # (B, 1, *spatial)
         self.offer("spatial", spatial[:, 0])
         return x * spatial  # (B, C, *spatial)
 

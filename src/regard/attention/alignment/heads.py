@@ -1,0 +1,77 @@
+"""Attention in several heads: what the reads that are built around it share."""
+
+from collections.abc import Callable
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from regard import functional
+from regard.attention.offering import Request
+
+
+def choose_heads(width: int, heads: int | None, most: int) -> int:
+    """The number of heads asked for, or else the largest that divides the width and is not above `most`.
+
+    Raises:
+        ValueError: the heads asked for do not divide the width.
+    """
+    if heads is None:
+        return max(number for number in range(1, most + 1) if width % number == 0)
+    if heads < 1 or width % heads != 0:
+        divisors = ", ".join(str(number) for number in range(1, width + 1) if width % number == 0)
+        raise ValueError(f"{heads} heads do not divide the width {width}: choose heads among {divisors}.")
+    return heads
+
+
+def attend(
+    query: Float[Tensor, "B T E"],
+    key: Float[Tensor, "B N E"],
+    value: Float[Tensor, "B N E"],
+    heads: int,
+    mask: Bool[Tensor, "B #T N"] | None = None,
+) -> tuple[Float[Tensor, "B T E"], Callable[[Request], Tensor]]:
+    """What the heads read, side by side, and the function that computes the part of their weights that is asked for.
+
+    Args:
+        query: already projected, as are key and value; each head has its share of the channels of all three.
+        heads: number of heads; divides `E`.
+        mask: True = takes part.
+    """
+    q, k, v = (tokens.unflatten(2, (heads, -1)).transpose(1, 2) for tokens in (query, key, value))  # (B, h, T or N, d)
+    spread = None if mask is None else mask[:, None]  # (B, 1, #T, N)
+
+    def weights(request: Request) -> Tensor:
+        some = spread if spread is None or spread.shape[2] == 1 else request.pick(spread, queries=2)
+        rows = request.pick(q, heads=1, queries=2)
+        return functional.scaled_dot_product_weights(rows, request.pick(k, heads=1), some)  # (B, h, T, N)
+
+    return functional.scaled_dot_product_attention(q, k, v, spread).transpose(1, 2).flatten(2), weights
+
+
+class MultiHead(nn.Module):
+    """`W_o [head 1; ...; head h]`: four projections around `attend`, and what it gives.
+
+    Args:
+        query_width: width `Dq` of a query, and of what is given for it.
+        memory_width: width `Dm` of a memory token.
+        width: width `E` of all heads together.
+        heads: number of heads; divides `width`.
+        bias: whether the projections have biases.
+    """
+
+    def __init__(self, query_width: int, memory_width: int, width: int, heads: int, bias: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(query_width, width, bias=bias)
+        self.key = nn.Linear(memory_width, width, bias=bias)
+        self.value = nn.Linear(memory_width, width, bias=bias)
+        self.output = nn.Linear(width, query_width, bias=bias)
+
+    def forward(
+        self,
+        query: Float[Tensor, "B T Dq"],
+        memory: Float[Tensor, "B N Dm"],
+        mask: Bool[Tensor, "B #T N"] | None = None,
+    ) -> tuple[Float[Tensor, "B T Dq"], Callable[[Request], Tensor]]:
+        read, weights = attend(self.query(query), self.key(memory), self.value(memory), self.heads, mask)
+        return self.output(read), weights

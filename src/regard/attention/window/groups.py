@@ -1,0 +1,45 @@
+"""What mechanisms of groups share: how many heads they have, and how they show the weights of all their groups."""
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from regard import functional
+from regard.attention.offering import Request
+
+
+def head_count(channels: int, heads: int | None, most: int) -> int:
+    """The given number of heads, or the greatest up to `most` that divides the channels.
+
+    Raises:
+        ValueError: the given number does not divide the channels.
+    """
+    if heads is None:
+        return functional.largest_divisor(channels, max(1, most))
+    if heads < 1 or channels % heads:
+        divisors = ", ".join(str(number) for number in range(1, channels + 1) if channels % number == 0)
+        raise ValueError(f"heads={heads} does not divide channels={channels}: choose heads among {divisors}.")
+    return heads
+
+
+def over_map(
+    request: Request,
+    weights: Float[Tensor, "B G h P K"],
+    queries: Int[Tensor, "G P"],
+    keys: Int[Tensor, "*#B #G #P K"],
+    positions: int,
+) -> Float[Tensor, "B heads T N"]:
+    """The weights of groups as rows over the whole map: a query's weight of a position outside of its group is zero.
+
+    Args:
+        request: which heads and queries.
+        weights: of every group's queries over its keys.
+        queries: which position of the map each query is; every position is one query, and -1 is none.
+        keys: which position of the map each key is, in all images alike or in each; one that is none has no weight.
+        positions: `N`, how many positions the map has.
+    """
+    order = queries.flatten().argsort()[-positions:]  # where each position is among the queries
+    rows = order if request.queries is None else order[list(request.queries)]
+    weights = request.pick(weights, heads=2).transpose(1, 2).flatten(2, 3)[:, :, rows]  # (B, heads, T, K)
+    keys = keys.expand(*keys.shape[:-3], *queries.shape, -1).flatten(-3, -2)[..., rows, :]  # (T, K) or (B, T, K)
+    dense = weights.new_zeros(*weights.shape[:3], positions)
+    return dense.scatter_add(3, keys.clamp_min(0).unsqueeze(-3).expand_as(weights), weights)
