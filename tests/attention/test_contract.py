@@ -23,7 +23,14 @@ from regard.attention.offering import MapFact, Offer, Request
 CONTRACTS = {"Refine", "Convolve", "Read", "Select", "Merge"}
 
 every_mechanism = pytest.mark.parametrize("case", make.first_cases(), ids=list(mechanisms))
-every_case = pytest.mark.parametrize("case", make.cases(), ids=str)
+# Other numbers of axes than two repeat what two show, but for what is particular to them: not for the everyday loop.
+every_case = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=str(case), marks=[] if case in make.first_cases() else pytest.mark.slow)
+        for case in make.cases()
+    ],
+)
 every_map_refine = pytest.mark.parametrize(
     "case",
     [case for case in make.first_cases() if issubclass(case.mechanism, Refine) and case.rank == 2],

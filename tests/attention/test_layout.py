@@ -153,6 +153,7 @@ def test_read_map_refuses_what_does_not_fit(memory, mask):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked_shapes")
 def test_adapters_compile_as_one_graph_of_any_size():
     on_map = OnMap(MultiHeadSelfAttention(8))

@@ -117,6 +117,7 @@ def test_other_settings_and_other_folders_are_refused(tmp_path: Path) -> None:
 KEYS = {"attention", "seed", "accuracy", "pointing", "parameters", "macs", "milliseconds", "train_seconds"}
 
 
+@pytest.mark.slow
 def test_a_whole_comparison(tmp_path: Path) -> None:
     arguments = ("--attention", "none,additive", "--epochs", "1", "--batch", "4", "--device", "cpu", "--name", "small")
     result = regard(*arguments)

@@ -4,8 +4,18 @@ from regard.functional.channel import channel_attention
 from regard.functional.choice import draw, masked_log_softmax, score_function_loss, standard_exponential
 from regard.functional.factorize import nonnegative_factors
 from regard.functional.features import causal_mask, causal_product, elu_features, feature_read, feature_weights
+from regard.functional.fusion import (
+    compact_bilinear,
+    count_sketch,
+    low_rank_fusion,
+    low_rank_pairs,
+    low_rank_scores,
+    low_rank_tensor_fusion,
+    signed_root,
+    tensor_fusion,
+)
 from regard.functional.gates import coordinate_means, energy_gate, peak_and_mean, spread
-from regard.functional.grid import affine_grid, footprint
+from regard.functional.grid import affine_grid, box_transform, footprint, linear_shares
 from regard.functional.grouping import largest_divisor
 from regard.functional.lines import line_map, line_read, line_weights
 from regard.functional.own_token import masked_mean, own_token_weights
@@ -32,11 +42,14 @@ from regard.functional.windows import (
 __all__ = [
     "additive_scores",
     "affine_grid",
+    "box_transform",
     "causal_mask",
     "causal_product",
     "channel_attention",
+    "compact_bilinear",
     "convolve_each",
     "coordinate_means",
+    "count_sketch",
     "cut_windows",
     "dot_scores",
     "doubly_stochastic_penalty",
@@ -52,6 +65,11 @@ __all__ = [
     "line_map",
     "line_read",
     "line_weights",
+    "linear_shares",
+    "low_rank_fusion",
+    "low_rank_pairs",
+    "low_rank_scores",
+    "low_rank_tensor_fusion",
     "masked_log_softmax",
     "masked_mean",
     "masked_softmax",
@@ -71,8 +89,10 @@ __all__ = [
     "scaled_dot_product_weights",
     "score_function_loss",
     "shifted_window_mask",
+    "signed_root",
     "sinusoids",
     "spread",
     "standard_exponential",
+    "tensor_fusion",
     "window_positions",
 ]

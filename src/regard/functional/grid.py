@@ -37,3 +37,25 @@ def footprint(grid: Float[Tensor, "B h w 2"], height: int, width: int) -> Float[
             index = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).long()  # (B, h·w)
             total = total.scatter_add(1, index, row_weight * column_weight * inside)
     return total.unflatten(1, (height, width)) / x.shape[1]
+
+
+def box_transform(centre: Float[Tensor, "*#boxes 2"], half: Float[Tensor, "*#boxes 2"]) -> Float[Tensor, "*boxes 2 3"]:
+    """The affine maps from upright boxes to the whole map, as `affine_grid` takes them.
+
+    Args:
+        centre: of each box, x before y, in coordinates from -1 to 1.
+        half: half of each box's width and height, in the same.
+    """
+    scale = half.diag_embed()  # (*boxes, 2, 2)
+    shape = torch.broadcast_shapes(centre.shape, half.shape)
+    return torch.cat((scale.expand(*shape, 2), centre.expand(shape)[..., None]), -1)
+
+
+def linear_shares(places: Float[Tensor, "*shape"], size: int) -> Float[Tensor, "*shape {size}"]:
+    """The share of each of `size` positions of an axis in what is read there linearly; nothing is outside of the axis.
+
+    Args:
+        places: in the coordinates of `grid_sample(align_corners=False)`: -1 and 1 are the outer edges of the axis.
+    """
+    position = ((places + 1) * size - 1) / 2
+    return (1 - (position[..., None] - torch.arange(size, device=places.device)).abs()).clamp_min(0)

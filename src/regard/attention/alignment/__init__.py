@@ -8,6 +8,7 @@ from regard.attention.alignment.local import LocalRead
 from regard.attention.alignment.location_aware import LocationAwareRead
 from regard.attention.alignment.multi_head_cross import MultiHeadCrossAttention
 from regard.attention.alignment.multi_head_gated_cross import GatedCrossAttention
+from regard.attention.alignment.multi_scale_deformable import MultiScaleDeformableAttention
 from regard.attention.alignment.perceiver import PerceiverResampler
 from regard.attention.alignment.query_former import QueryFormer
 from regard.attention.alignment.sentinel import AdaptiveRead
@@ -26,6 +27,7 @@ __all__ = [
     "LocalRead",
     "LocationAwareRead",
     "MultiHeadCrossAttention",
+    "MultiScaleDeformableAttention",
     "PerceiverResampler",
     "QueryFormer",
     "ShowAttendTell",

@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal, get_args
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,8 +29,8 @@ class HardRead(Read):
 
     No gradient passes a choice. The scores learn from the log-probability of what was drawn: open
     `offering.recording_choices()` around the forward pass, and add `functional.score_function_loss` of what it
-    collected to the loss, with an `alignment.baseline.MovingBaseline` if need be. What the paper does besides, to read
-    the mean of the memory in place of a draw for half of the images in training, is not done here.
+    collected to the loss, with an `alignment.baseline.MovingBaseline` if need be. In the paper, half of the images
+    besides read `Σ_n p_tn m_n` in training in place of a draw, against variance: `mean_probability=0.5`.
 
     Args:
         query_width: width `Dq` of a query.
@@ -41,19 +42,23 @@ class HardRead(Read):
             `"gumbel"`: the same with the softmax of scores and Gumbel noise (Jang et al. 2017, Maddison et al. 2017).
             The last two need no reward, and record no choice.
         temperature: of the Gumbel softmax; default 1. A lower one is closer to the draw and has a noisier gradient.
+        mean_probability: the probability with which, in training, all queries of an image read the mean of its memory
+            under `p`; default 0. The mean's gradient reaches the scores as that of soft attention does.
 
     Shapes:
         query `(B, T, Dq)`, memory `(B, N, Dm)`, mask `(B, N)` or `(B, T, N)` with True = takes part.
         Gives the context `(B, T, Dm)`.
         Recorded in training with `"score_function"`: the log-probability of the drawn tokens and the entropy of `p`,
-        `(B, T)` each, both 0 where a query has nothing to attend to.
+        `(B, T)` each, both 0 where a query has nothing to attend to. Where the mean was read, nothing was drawn:
+        the log-probability is 0.
 
     Maps:
         attention: the distribution `p`, `(batch, query, key)`, sums to one over the keys.
-        choice: one at the token that was read, zero elsewhere, `(batch, query, key)`.
+        choice: one at the token that was read, zero elsewhere, `(batch, query, key)`; where the mean was read, `p`.
 
     Raises:
-        ValueError: the score or the estimator is unknown, or an argument has no use with it.
+        ValueError: the score or the estimator is unknown, an argument has no use with it, or `mean_probability` is no
+            probability.
         ShapeError: a width, a batch size or the mask does not fit.
     """
 
@@ -75,6 +80,8 @@ class HardRead(Read):
         'score="scaled_dot": the product divided by √D in place of the scoring network',
         'estimator="straight_through": the gradient of the soft read in place of the score function\'s',
         'estimator="gumbel": the gradient of the Gumbel softmax in place of the score function\'s',
+        "mean_probability=0.5: in training half of the images read the mean of the memory; the paper's second remedy "
+        "against variance, besides the moving baseline",
     )
     placement: ClassVar[str] = "between a decoder's state or a question and the cells of an image"
 
@@ -86,6 +93,7 @@ class HardRead(Read):
         hidden_width: int | None = None,
         estimator: Estimator = "score_function",
         temperature: float = 1.0,
+        mean_probability: float = 0.0,
     ) -> None:
         super().__init__()
         if estimator not in get_args(Estimator):
@@ -95,12 +103,15 @@ class HardRead(Read):
                 f"HardRead got temperature={temperature} with estimator={estimator!r}: "
                 "a temperature is positive, and only estimator='gumbel' has one."
             )
+        if not 0 <= mean_probability <= 1:
+            raise ValueError(f"HardRead got mean_probability={mean_probability}: a probability lies between 0 and 1.")
         self.query_width = query_width
         self.memory_width = memory_width
         self.hidden_width = memory_width if hidden_width is None else hidden_width
         self.score = make_score(score, query_width, memory_width, hidden_width)
         self.estimator = estimator
         self.temperature = temperature
+        self.mean_probability = mean_probability
 
     @property
     def context_width(self) -> int:
@@ -123,10 +134,14 @@ class HardRead(Read):
         else:
             index = functional.draw(weights) if self.training else weights.argmax(-1)  # (B, T)
         some = None if mask is None else mask.any(-1, keepdim=True)  # (B, #T, 1)
+        averaged = None  # the images that read the mean
+        if self.training and self.mean_probability > 0:
+            averaged = torch.rand(len(query), 1, 1, device=query.device) < self.mean_probability  # (B, 1, 1)
 
         def choose() -> Tensor:
             choice = F.one_hot(index, memory.shape[1]).to(weights.dtype)  # (B, T, N)
-            return choice if some is None else choice.masked_fill(~some, 0.0)
+            choice = choice if some is None else choice.masked_fill(~some, 0.0)
+            return choice if averaged is None else torch.where(averaged, weights, choice)
 
         def choices(request: Request) -> Tensor:
             return request.pick(choose(), queries=1)
@@ -134,11 +149,16 @@ class HardRead(Read):
         self.offer("attention", weights)
         self.offer("choice", choices)
         if self.estimator != "score_function":
-            return functional.read(choose() + (soft - soft.detach()), memory)  # (B, T, Dm)
+            through = soft - soft.detach()  # (B, T, N), zeros with a gradient; the mean has its own
+            through = through if averaged is None else through.masked_fill(averaged, 0.0)
+            return functional.read(choose() + through, memory)  # (B, T, Dm)
         if self.training and offering.recording():
             log_weights = functional.masked_log_softmax(scores, mask)  # (B, T, N)
             # Of a query with nothing to attend to, every log-probability and so both of these are 0.
             log_probability = log_weights.gather(2, index[..., None])[..., 0]  # (B, T)
+            if averaged is not None:
+                log_probability = log_probability.masked_fill(averaged[..., 0], 0.0)
             offering.record_choice(log_probability, -(weights * log_weights).sum(-1))
         context = memory.gather(1, index[..., None].expand(-1, -1, memory.shape[2]))  # (B, T, Dm)
-        return context if some is None else context.masked_fill(~some, 0.0)
+        context = context if some is None else context.masked_fill(~some, 0.0)
+        return context if averaged is None else torch.where(averaged, functional.read(weights, memory), context)

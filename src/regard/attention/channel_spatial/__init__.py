@@ -5,6 +5,7 @@ from regard.attention.channel_spatial.cbam import CBAM
 from regard.attention.channel_spatial.coordinate import CoordinateAttention
 from regard.attention.channel_spatial.efficient_multi_scale import EfficientMultiScaleAttention
 from regard.attention.channel_spatial.polarized import PolarizedSelfAttention
+from regard.attention.channel_spatial.residual_attention import ResidualAttention
 from regard.attention.channel_spatial.scse import ConcurrentSqueezeExcitation
 from regard.attention.channel_spatial.shuffle import ShuffleAttention
 from regard.attention.channel_spatial.simam import SimAM
@@ -18,6 +19,7 @@ __all__ = [
     "CoordinateAttention",
     "EfficientMultiScaleAttention",
     "PolarizedSelfAttention",
+    "ResidualAttention",
     "ShuffleAttention",
     "SimAM",
     "StripPooling",

@@ -4,6 +4,7 @@ from regard.attention.context.attention_augmented import AttentionAugmentedConvo
 from regard.attention.context.bottleneck_self import BottleneckSelfAttention
 from regard.attention.context.criss_cross import CrissCrossAttention
 from regard.attention.context.disentangled_non_local import DisentangledNonLocal
+from regard.attention.context.divided_space_time import DividedSpaceTimeAttention
 from regard.attention.context.double import DoubleAttention
 from regard.attention.context.dual import DualAttention
 from regard.attention.context.external import ExternalAttention
@@ -21,6 +22,7 @@ __all__ = [
     "BottleneckSelfAttention",
     "CrissCrossAttention",
     "DisentangledNonLocal",
+    "DividedSpaceTimeAttention",
     "DoubleAttention",
     "DualAttention",
     "ExternalAttention",

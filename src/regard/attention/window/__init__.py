@@ -3,6 +3,7 @@
 from regard.attention.window.axial import AxialAttention
 from regard.attention.window.bi_level_routing import BiLevelRoutingAttention
 from regard.attention.window.contextual_transformer import ContextualTransformer
+from regard.attention.window.deformable import DeformableAttention
 from regard.attention.window.focal_modulation import FocalModulation
 from regard.attention.window.grid import GridAttention
 from regard.attention.window.halo import HaloAttention
@@ -15,6 +16,7 @@ __all__ = [
     "AxialAttention",
     "BiLevelRoutingAttention",
     "ContextualTransformer",
+    "DeformableAttention",
     "FocalModulation",
     "GridAttention",
     "HaloAttention",
