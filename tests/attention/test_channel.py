@@ -145,3 +145,9 @@ def test_gates_do_not_depend_on_the_order_of_positions(mechanism):
 def test_another_channel_count_is_refused(mechanism):
     with pytest.raises(ShapeError, match="9"):
         mechanism(8)(torch.zeros(2, 9, 4, 4))
+
+
+def test_the_bottleneck_has_at_least_one_channel_and_no_more_than_it_must():
+    assert SqueezeExcitation(3).hidden_channels == 1
+    assert SqueezeExcitation(31).hidden_channels == 1
+    assert SqueezeExcitation(32).hidden_channels == 2

@@ -356,3 +356,8 @@ def test_wrong_shapes_are_refused(module, shape):
 def test_wrong_masks_are_refused(mask):
     with pytest.raises(ShapeError, match="mask"):
         MultiHeadSelfAttention(8)(torch.zeros(2, 7, 8), mask)
+
+
+@pytest.mark.parametrize("mechanism", [NonLocal, GlobalContext])
+def test_the_bottleneck_has_at_least_one_channel_and_no_more_than_it_must(mechanism):
+    assert mechanism(1).hidden_channels == 1

@@ -355,11 +355,21 @@ def test_offers_what_it_declares(case: Case, training: bool) -> None:
 
 
 @every_mechanism
-def test_a_part_of_a_map_is_that_part_of_the_whole(case: Case) -> None:
+@pytest.mark.parametrize("mask", ["no mask", "mask for all", "mask per query"])
+def test_a_part_of_a_map_is_that_part_of_the_whole(case: Case, mask: str) -> None:
     module = stir(case.build()).eval()
+    inputs = case.inputs(module)
+    if mask != "no mask":
+        if not takes_mask(case.mechanism) or (
+            mask == "mask per query" and not make.takes_mask_per_query(case.mechanism)
+        ):
+            return  # that such a mask is refused is tested elsewhere
+        B, N = inputs["memory" if "memory" in inputs else "x"].shape[:2]
+        shape = (B, N) if mask == "mask for all" else (B, _queries(inputs), N)
+        inputs["mask"] = torch.rand(shape, generator=torch.Generator().manual_seed(4)) > 0.4
     offers: list[Offer] = []
     with offering.listen(offers.append):
-        call(module, case.inputs(module))
+        call(module, inputs)
     for offer in offers:
         if isinstance(offer.weights, Tensor):
             continue  # it is there as a whole: who listens picks
