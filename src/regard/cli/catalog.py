@@ -110,7 +110,7 @@ def _show(mechanism: "type[Attention]", entry: "Entry") -> None:
 
 
 def _map_line(label: str, axes: tuple[str, ...], sums_to_one: tuple[str, ...]) -> str:
-    kind = f"sums to one over {', '.join(sums_to_one)}" if sums_to_one else "gate"
+    kind = f"sums to one over {', '.join(sums_to_one)}" if sums_to_one else "each value by itself"
     return f"{label}: ({', '.join(axes)}), {kind}"
 
 
