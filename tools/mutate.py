@@ -110,7 +110,7 @@ class Project:
             Target(names[0], self._relative(path), tuple(names), tuple(found[name][0] for name in names))
             for path, names in own.items()
         ]
-        shared = [path for path in sorted(self.attention.glob("*/*.py")) if path not in own]
+        shared = [path for path in sorted(self.attention.glob("**/*.py")) if path not in own]
         shared += sorted((self.root / "src/regard/functional").glob("*.py"))
         return targets + [self._shared(path, found) for path in shared if path.name != "__init__.py"]
 

@@ -222,7 +222,7 @@ def test_cascaded_group_counts_the_parameters_of_the_papers_model():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"heads": 5}, "heads=5 does not divide channels=6"),
+        ({"heads": 5}, "5 heads do not divide the width 6"),
         ({"kernel_size": 4}, "kernel_size=4 is not one odd size"),
         ({"heads": 2, "kernel_size": (3, 3, 3)}, "nor one for each of 2 heads"),
         ({"key_width": 0}, "key_width=0"),
@@ -339,7 +339,7 @@ def test_agents_number_49_and_carry_biases_of_blocks_rows_and_columns():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"heads": 4}, "heads=4 does not divide"), ({"kernel_size": 2}, "kernel_size=2"), ({"grid": 0}, "grid=0")],
+    [({"heads": 4}, "4 heads do not divide"), ({"kernel_size": 2}, "kernel_size=2"), ({"grid": 0}, "grid=0")],
 )
 def test_agent_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -439,7 +439,7 @@ def test_latent_scores_depend_on_how_far_apart_tokens_are():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"heads": 4}, "heads=4 does not divide"),
+        ({"heads": 4}, "4 heads do not divide"),
         ({"rotary_width": 3}, "rotary_width=3 holds no pairs"),
         ({"key_rank": 0}, "key_rank=0"),
         ({"head_width": 0}, "head_width=0"),

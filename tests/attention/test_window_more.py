@@ -153,7 +153,7 @@ def test_deformable_parameters_are_those_of_the_papers_third_stage():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"heads": 4}, "heads=4 does not divide channels=6"),
+        ({"heads": 4}, "4 heads do not divide the width 6"),
         ({"heads": 2, "groups": 3}, "groups=3 does not divide heads=2"),
         ({"kernel_size": 4}, "kernel_size=4 has no middle"),
         ({"stride": 0}, "stride=0"),
@@ -241,7 +241,7 @@ def test_multi_scale_deformable_refuses_a_memory_that_is_not_its_levels():
     module = MultiScaleDeformableAttention(8, 5, [(3, 5)])
     with pytest.raises(ShapeError, match="the tokens of the levels"):
         module(torch.randn(1, 2, 8), torch.randn(1, 14, 5))
-    with pytest.raises(ValueError, match="heads=3 does not divide width=8"):
+    with pytest.raises(ValueError, match="3 heads do not divide the width 8"):
         MultiScaleDeformableAttention(8, 5, heads=3)
     with pytest.raises(ValueError, match="nothing to read"):
         MultiScaleDeformableAttention(8, 5, [(3, 0)])

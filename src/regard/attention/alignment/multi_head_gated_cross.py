@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from regard.attention.alignment.heads import MultiHead, choose_heads
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Read
+from regard.attention.heads import MultiHead
 from regard.attention.offering import MapFact
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard import functional
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Read
 from regard.attention.offering import MapFact, Request
 
@@ -84,11 +85,8 @@ class MultiScaleDeformableAttention(Read):
         self.levels = None if levels is None else tuple((rows, columns) for rows, columns in levels)
         self.level_count = 1 if self.levels is None else len(self.levels)
         self.width = query_width if width is None else width
-        self.heads = heads
+        self.heads = choose_heads(self.width, heads)
         self.points = points
-        if heads < 1 or self.width % heads:
-            divisors = ", ".join(str(number) for number in range(1, self.width + 1) if self.width % number == 0)
-            raise ValueError(f"heads={heads} does not divide width={self.width}: choose heads among {divisors}.")
         if points < 1 or self.level_count < 1 or any(min(level) < 1 for level in self.levels or ()):
             raise ValueError(f"points={points} of levels={levels} are nothing to read: give 1 or more of each.")
         self.reference = nn.Linear(query_width, 2)

@@ -8,8 +8,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.attention.alignment.heads import MultiHead, choose_heads
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Read
+from regard.attention.heads import MultiHead
 from regard.attention.offering import MapFact, Request
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard import functional
+from regard.attention.arguments import require_groups, require_odd
 from regard.attention.contract import Convolve, Paper
 from regard.attention.offering import MapFact
 
@@ -81,13 +82,8 @@ class DynamicConvolution(Convolve):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        if kernel_size % 2 == 0:
-            raise ValueError(f"DynamicConvolution got kernel_size={kernel_size}: give an odd size, which has a middle.")
-        if in_channels % groups or out_channels % groups:
-            raise ValueError(
-                f"DynamicConvolution got {in_channels} channels in and {out_channels} out, expected multiples of "
-                f"groups={groups}: give groups that divide both."
-            )
+        require_odd(kernel_size)
+        require_groups(groups, in_channels, out_channels)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size = kernel_size

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard import functional
+from regard.attention.arguments import require_odd
 from regard.attention.contract import Merge, Paper
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import MapFact
@@ -59,10 +60,7 @@ class GlobalAttentionUpsample(Merge):
         self, channels: int, kernel_size: int = 3, gate: Literal["relu", "sigmoid"] = "relu", dims: int = 2
     ) -> None:
         super().__init__()
-        if kernel_size % 2 == 0:
-            raise ValueError(
-                f"GlobalAttentionUpsample got kernel_size={kernel_size}: give an odd size, which has a middle."
-            )
+        require_odd(kernel_size)
         if gate not in get_args(Literal["relu", "sigmoid"]):
             raise ValueError(f"there is no gate {gate!r}: choose 'relu' or 'sigmoid'.")
         if dims not in CONVOLUTIONS:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard import functional
+from regard.attention.arguments import require_odd
 from regard.attention.contract import Convolve, Paper
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import MapFact
@@ -71,8 +72,7 @@ class Involution(Convolve):
         reduction: int = 4,
     ) -> None:
         super().__init__()
-        if kernel_size % 2 == 0:
-            raise ValueError(f"Involution got kernel_size={kernel_size}: give an odd size, which has a middle.")
+        require_odd(kernel_size)
         if groups is None:
             groups = functional.largest_divisor(out_channels, max(1, out_channels // 16))
         if out_channels % groups:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from regard.attention.arguments import require_odd
 from regard.attention.contract import Convolve, Paper
 from regard.attention.offering import MapFact
 
@@ -77,10 +78,7 @@ class PyramidSplitAttention(Convolve):
     ) -> None:
         super().__init__()
         self.branches = len(GROUPS)
-        if kernel_size % 2 == 0:
-            raise ValueError(
-                f"PyramidSplitAttention got kernel_size={kernel_size}: give an odd size, which has a middle."
-            )
+        require_odd(kernel_size)
         if out_channels % self.branches:
             raise ValueError(
                 f"PyramidSplitAttention got out_channels={out_channels}, expected a multiple of {self.branches}: "

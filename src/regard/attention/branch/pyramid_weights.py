@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from regard.attention.arguments import require_odd
 from regard.attention.contract import Merge, Paper
 from regard.attention.offering import SPATIAL, MapFact
 
@@ -62,8 +63,7 @@ class AttentionToScale(Merge):
         super().__init__()
         if scales < 1:
             raise ValueError(f"AttentionToScale got scales={scales}, expected at least one map to merge.")
-        if kernel_size % 2 == 0:
-            raise ValueError(f"AttentionToScale got kernel_size={kernel_size}: give an odd size, which has a middle.")
+        require_odd(kernel_size)
         if dims not in CONVOLUTIONS:
             raise ValueError(f"dims={dims} is no number of spatial axes that a convolution has: give 1, 2 or 3.")
         self.channels = channels

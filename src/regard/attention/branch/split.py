@@ -5,6 +5,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from regard.attention.arguments import require_odd
 from regard.attention.contract import Convolve, Paper
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import MapFact
@@ -73,8 +74,7 @@ class SplitAttention(Convolve):
         minimum_width: int = 32,
     ) -> None:
         super().__init__()
-        if kernel_size % 2 == 0:
-            raise ValueError(f"SplitAttention got kernel_size={kernel_size}: give an odd size, which has a middle.")
+        require_odd(kernel_size)
         hidden_channels = max(in_channels * radix // reduction, minimum_width)
         if in_channels % (groups * radix) or out_channels % groups or hidden_channels % groups:
             raise ValueError(

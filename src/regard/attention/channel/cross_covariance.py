@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import MapFact
 
@@ -58,11 +59,8 @@ class CrossCovarianceAttention(Refine):
 
     def __init__(self, channels: int, heads: int = 8, bias: bool = True) -> None:
         super().__init__()
-        if heads < 1 or channels % heads:
-            divisors = ", ".join(str(number) for number in range(1, channels + 1) if channels % number == 0)
-            raise ValueError(f"heads={heads} does not divide channels={channels}: choose heads among {divisors}.")
         self.channels = channels
-        self.heads = heads
+        self.heads = choose_heads(channels, heads)
         self.query_channels = self.key_channels = channels // heads
         self.project = nn.Linear(channels, 3 * channels, bias=bias)
         self.scale = nn.Parameter(torch.ones(heads))  # 1/τ

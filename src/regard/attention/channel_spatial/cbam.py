@@ -6,24 +6,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard import functional
+from regard.attention.arguments import convolution_over, require_odd
 from regard.attention.contract import Paper, Refine
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import SPATIAL, MapFact
-
-CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-
-
-def convolution_over(dims: int) -> type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]:
-    """The convolution over that many spatial axes."""
-    if dims not in CONVOLUTIONS:
-        raise ValueError(f"dims={dims} is no number of spatial axes that a convolution has: give 1, 2 or 3.")
-    return CONVOLUTIONS[dims]
-
-
-def require_odd(kernel_size: int) -> None:
-    """Refuse a kernel that has no middle."""
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size={kernel_size} has no middle: give an odd size, such as 7.")
 
 
 class CBAM(Refine):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from regard import functional
 from regard.attention import offering
-from regard.attention.channel_spatial.cbam import require_odd
+from regard.attention.arguments import require_odd
 from regard.attention.contract import Convolve, Paper
 from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.offering import MapFact

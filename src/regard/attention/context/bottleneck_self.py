@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from regard import functional
 from regard.attention import offering
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
 from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.offering import MapFact
@@ -59,11 +60,7 @@ class BottleneckSelfAttention(Refine):
 
     def __init__(self, channels: int, heads: int | None = None, reach: int = 32, dims: int = 2) -> None:
         super().__init__()
-        if heads is None:
-            heads = functional.largest_divisor(channels, 4)
-        if heads < 1 or channels % heads:
-            divisors = ", ".join(str(number) for number in range(1, channels + 1) if channels % number == 0)
-            raise ValueError(f"heads={heads} does not divide channels={channels}: choose heads among {divisors}.")
+        heads = choose_heads(channels, heads, 4)
         if reach < 1 or dims < 1:
             raise ValueError(f"reach={reach} and dims={dims} leave nothing to attend to: give at least 1.")
         self.channels = channels

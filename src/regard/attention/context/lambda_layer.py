@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard import functional
-from regard.attention.channel_spatial.cbam import convolution_over, require_odd
+from regard.attention.arguments import choose_heads, convolution_over, require_odd
 from regard.attention.contract import Paper, Refine
 from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.norm import BatchNorm
@@ -71,11 +70,7 @@ class LambdaLayer(Refine):
     ) -> None:
         super().__init__()
         require_odd(kernel_size)
-        if heads is None:
-            heads = functional.largest_divisor(channels, 4)
-        if heads < 1 or channels % heads:
-            divisors = ", ".join(str(number) for number in range(1, channels + 1) if channels % number == 0)
-            raise ValueError(f"heads={heads} does not divide channels={channels}: choose heads among {divisors}.")
+        heads = choose_heads(channels, heads, 4)
         self.channels = channels
         self.heads = heads
         self.head_width = channels // heads

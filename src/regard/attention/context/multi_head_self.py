@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from regard import functional
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import MapFact, Request
 
@@ -57,11 +58,8 @@ class MultiHeadSelfAttention(Refine):
 
     def __init__(self, channels: int, heads: int = 8, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
-        if heads < 1 or channels % heads:
-            divisors = ", ".join(str(number) for number in range(1, channels + 1) if channels % number == 0)
-            raise ValueError(f"heads={heads} does not divide channels={channels}: choose heads among {divisors}.")
         self.channels = channels
-        self.heads = heads
+        self.heads = choose_heads(channels, heads)
         self.dropout = dropout
         self.project = nn.Linear(channels, 3 * channels, bias=bias)
         self.output = nn.Linear(channels, channels, bias=bias)

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard.attention import offering
+from regard.attention.arguments import choose_heads, require_odd
 from regard.attention.contract import Paper, Refine
 from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.offering import MapFact
-from regard.attention.window.groups import head_count
 
 
 class AgentAttention(Refine):
@@ -84,12 +84,11 @@ class AgentAttention(Refine):
         bias: bool = False,
     ) -> None:
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size={kernel_size} has no middle: give an odd size, such as 3.")
+        require_odd(kernel_size)
         if grid < 1 or bias_size < 1:
             raise ValueError(f"grid={grid} and bias_size={bias_size} are not both positive: give 1 or more.")
         self.channels = channels
-        self.heads = head_count(channels, heads, most=channels // 32)
+        self.heads = choose_heads(channels, heads, most=channels // 32)
         self.grid = grid
         self.agents = grid**2
         self.kernel_size = kernel_size

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from regard import functional
 from regard.attention import offering
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
 from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import MapFact, Request
-from regard.attention.window.groups import head_count
 
 CONVOLUTIONS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 Variant = Literal["paper", "authors"]
@@ -88,7 +88,7 @@ class CascadedGroupAttention(Refine):
         if key_width < 1:
             raise ValueError(f"key_width={key_width} is no width of a key: give 1 or more, such as 16.")
         self.channels = channels
-        self.heads = head_count(channels, heads, most=4)
+        self.heads = choose_heads(channels, heads, most=4)
         sizes = [kernel_size] * self.heads if isinstance(kernel_size, int) else list(kernel_size)
         if len(sizes) != self.heads or any(size < 1 or size % 2 == 0 for size in sizes):
             raise ValueError(f"kernel_size={kernel_size} is not one odd size, nor one for each of {self.heads} heads.")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard import functional
+from regard.attention.arguments import require_odd
 from regard.attention.context.multi_head_self import MultiHeadSelfAttention
 from regard.attention.contract import Paper
 from regard.attention.efficient.linear import key_mask
@@ -85,8 +86,7 @@ class NystromAttention(MultiHeadSelfAttention):
             raise ValueError(
                 f"landmarks={landmarks} and iterations={iterations} are not both positive: give 1 or more."
             )
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size={kernel_size} has no middle: give an odd size, such as 33.")
+        require_odd(kernel_size)
         self.landmarks = landmarks
         self.iterations = iterations
         self.kernel_size = kernel_size

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from regard import functional
 from regard.attention import offering
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
 from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.offering import MapFact, Request
@@ -69,15 +70,12 @@ class SpatialReductionAttention(Refine):
 
     def __init__(self, channels: int, heads: int = 1, reduction: int = 8, bias: bool = True, dims: int = 2) -> None:
         super().__init__()
-        if heads < 1 or channels % heads:
-            divisors = ", ".join(str(number) for number in range(1, channels + 1) if channels % number == 0)
-            raise ValueError(f"heads={heads} does not divide channels={channels}: choose heads among {divisors}.")
         if reduction < 1:
             raise ValueError(f"reduction={reduction} is no side of a patch: give 1 or more.")
         if dims not in CONVOLUTIONS:
             raise ValueError(f"dims={dims} is no number of spatial axes that a convolution has: give 1, 2 or 3.")
         self.channels = channels
-        self.heads = heads
+        self.heads = choose_heads(channels, heads)
         self.reduction = reduction
         self.patch_positions = reduction**dims
         self.spatial_ranks = (dims,)  # pyright: ignore[reportAttributeAccessIssue]

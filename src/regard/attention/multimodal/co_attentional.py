@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from regard.attention.contract import Paper, Read
-from regard.attention.multimodal.heads import MultiHead
+from regard.attention.heads import MultiHead
 from regard.attention.offering import MapFact
 
 Variant = Literal["vilbert", "lxmert"]
@@ -77,10 +77,10 @@ class CoAttentionalTransformer(Read):
         self.heads = heads
         self.hidden_width = expansion * query_width
         self.variant = variant
-        self.attend = MultiHead(query_width, memory_width, heads)
+        self.attend = MultiHead(query_width, memory_width, query_width, heads, bias=True)
         self.attend_norm = nn.LayerNorm(query_width)
         if variant == "lxmert":
-            self.among = MultiHead(query_width, query_width, heads)
+            self.among = MultiHead(query_width, query_width, query_width, heads, bias=True)
             self.among_norm = nn.LayerNorm(query_width)
             peers = MapFact("self", ("batch", "heads", "query", "peer"), ("peer",))
             self.maps = (*self.maps, peers)  # pyright: ignore[reportAttributeAccessIssue]

@@ -6,7 +6,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from regard.attention.contract import Paper, Read
-from regard.attention.multimodal.heads import MultiHead, feed_forward
+from regard.attention.heads import MultiHead
+from regard.attention.multimodal.feed_forward import feed_forward
 from regard.attention.offering import MapFact
 
 Variant = Literal["paper", "code"]
@@ -70,7 +71,7 @@ class CrossmodalAttention(Read):
         self.variant = variant
         self.query_norm = nn.LayerNorm(query_width)
         self.memory_norm = nn.LayerNorm(memory_width)
-        self.attend = MultiHead(query_width, memory_width, heads)
+        self.attend = MultiHead(query_width, memory_width, query_width, heads, bias=True)
         self.norm = nn.LayerNorm(query_width)
         self.feed_forward = feed_forward(query_width, self.hidden_width)
 

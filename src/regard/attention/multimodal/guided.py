@@ -6,7 +6,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from regard.attention.contract import Paper, Read
-from regard.attention.multimodal.heads import MultiHead, feed_forward
+from regard.attention.heads import MultiHead
+from regard.attention.multimodal.feed_forward import feed_forward
 from regard.attention.offering import MapFact
 
 
@@ -68,8 +69,8 @@ class GuidedAttention(Read):
         self.memory_width = memory_width
         self.heads = heads
         self.hidden_width = expansion * query_width
-        self.among = MultiHead(query_width, query_width, heads)
-        self.guide = MultiHead(query_width, memory_width, heads)
+        self.among = MultiHead(query_width, query_width, query_width, heads, bias=True)
+        self.guide = MultiHead(query_width, memory_width, query_width, heads, bias=True)
         self.feed_forward = feed_forward(query_width, self.hidden_width)
         self.norms = nn.ModuleList(nn.LayerNorm(query_width) for _ in range(3))
         self.dropout = nn.Dropout(dropout)

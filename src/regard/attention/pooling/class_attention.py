@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from regard import functional
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Read
 from regard.attention.offering import MapFact
 
@@ -57,11 +58,9 @@ class ClassAttention(Read):
 
     def __init__(self, query_width: int | None, memory_width: int, heads: int = 8, bias: bool = True) -> None:
         super().__init__()
-        if heads < 1 or memory_width % heads != 0:
-            raise ValueError(f"{heads} heads do not divide the width {memory_width}: choose heads that do.")
         self.query_width = memory_width if query_width is None else query_width
         self.memory_width = memory_width
-        self.heads = heads
+        self.heads = choose_heads(memory_width, heads)
         same = self.query_width == memory_width
         self.embed = nn.Identity() if same else nn.Linear(self.query_width, memory_width, bias=False)
         self.token = None if query_width is not None else nn.Parameter(torch.empty(1, 1, memory_width))

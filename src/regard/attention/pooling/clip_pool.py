@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard import functional
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Read
 from regard.attention.offering import MapFact
 
@@ -73,9 +74,7 @@ class CLIPAttentionPooling(Read):
         self.query_width = 0 if query_width is None else query_width
         self.memory_width = memory_width
         self.width = memory_width if width is None else width
-        self.heads = max(1, memory_width // 64) if heads is None else heads
-        if self.heads < 1 or memory_width % self.heads != 0:
-            raise ValueError(f"{self.heads} heads do not divide the width {memory_width}: choose heads that do.")
+        self.heads = choose_heads(memory_width, max(1, memory_width // 64) if heads is None else heads)
         self.size = (size, size) if isinstance(size, int) else size
         self.positions = self.size[0] * self.size[1]
         self.mean_embedding = nn.Parameter(torch.randn(memory_width) * memory_width**-0.5)

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from regard import functional
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Read
 from regard.attention.offering import MapFact, Request
 
@@ -68,13 +69,11 @@ class MultiHeadAttentionPooling(Read):
         mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
-        if heads < 1 or memory_width % heads != 0:
-            raise ValueError(f"{heads} heads do not divide the width {memory_width}: choose heads that do.")
         if seeds < 1:
             raise ValueError(f"MultiHeadAttentionPooling got seeds={seeds}: it reads by one seed at least.")
         self.query_width = 0 if query_width is None else query_width
         self.memory_width = memory_width
-        self.heads = heads
+        self.heads = choose_heads(memory_width, heads)
         self.seeds = seeds
         self.hidden_width = int(memory_width * mlp_ratio)
         self.seed = nn.Parameter(torch.empty(seeds, memory_width))

@@ -5,7 +5,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.attention.channel_spatial.cbam import require_odd
+from regard.attention.arguments import require_odd
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import MapFact
 

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from regard import functional
 from regard.attention import offering
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import MapFact, Request
-from regard.attention.window.groups import head_count, over_map
+from regard.attention.window.groups import over_map
 
 
 class AxialAttention(Refine):
@@ -66,7 +67,7 @@ class AxialAttention(Refine):
         if combine not in ("compose", "sum"):
             raise ValueError(f"combine={combine!r} is none of compose, sum: choose one of them.")
         self.channels = channels
-        self.heads = head_count(channels, heads, most=8)
+        self.heads = choose_heads(channels, heads, most=8)
         self.combine = combine
         self.project = nn.ModuleList(nn.Linear(channels, 3 * channels, bias=bias) for _ in range(2))
         self.output = nn.ModuleList(nn.Linear(channels, channels, bias=bias) for _ in range(2))

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from regard import functional
 from regard.attention import offering
+from regard.attention.arguments import choose_heads, require_odd
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import MapFact
-from regard.attention.window.groups import head_count, over_map
+from regard.attention.window.groups import over_map
 
 
 class BiLevelRoutingAttention(Refine):
@@ -67,13 +68,12 @@ class BiLevelRoutingAttention(Refine):
         super().__init__()
         if not 1 <= top <= regions**2:
             raise ValueError(f"top={top} of {regions} by {regions} regions is no choice: give 1 to {regions**2}.")
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size={kernel_size} has no middle: give an odd size, such as 5.")
+        require_odd(kernel_size)
         self.channels = channels
         self.regions = regions
         self.top = top
         self.kernel_size = kernel_size
-        self.heads = head_count(channels, heads, most=channels // 32)
+        self.heads = choose_heads(channels, heads, most=channels // 32)
         self.project = nn.Linear(channels, 3 * channels)
         self.local = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
         self.output = nn.Linear(channels, channels)

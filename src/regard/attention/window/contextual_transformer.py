@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard import functional
+from regard.attention.arguments import choose_heads, require_odd
 from regard.attention.contract import Paper, Refine
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import SPATIAL, MapFact
-from regard.attention.window.groups import head_count
 
 Variant = Literal["paper", "softmax", "released"]
 
@@ -93,14 +93,13 @@ class ContextualTransformer(Refine):
         variant: Variant = "paper",
     ) -> None:
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size={kernel_size} has no middle: give an odd size, such as 3.")
+        require_odd(kernel_size)
         if variant not in get_args(Variant):
             raise ValueError(f"variant={variant!r} is none of {', '.join(get_args(Variant))}: choose one of them.")
         self.channels = channels
         self.kernel_size = kernel_size
         self.neighbours = kernel_size**2
-        self.heads = head_count(channels, heads, most=channels // 8)
+        self.heads = choose_heads(channels, heads, most=channels // 8)
         self.groups = functional.largest_divisor(channels, 4) if groups is None else groups
         self.hidden_channels = max(1, 2 * channels // reduction)
         self.fusion_channels = max(channels // 2, minimum_width)

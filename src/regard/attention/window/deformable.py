@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from regard import functional
 from regard.attention import offering
+from regard.attention.arguments import choose_heads, require_odd
 from regard.attention.contract import Paper, Refine
 from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.offering import MapFact, Request
-from regard.attention.window.groups import head_count
 
 
 class DeformableAttention(Refine):
@@ -93,14 +93,13 @@ class DeformableAttention(Refine):
         normalize: bool = False,
     ) -> None:
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size={kernel_size} has no middle: give an odd size, such as 5.")
+        require_odd(kernel_size)
         if stride < 1 or table_size < 1:
             raise ValueError(f"stride={stride} and table_size={table_size} are not both positive: give 1 or more.")
         self.channels = channels
-        self.heads = head_count(channels, heads, most=channels // 32)
+        self.heads = choose_heads(channels, heads, most=channels // 32)
         if groups is None:
-            groups = head_count(self.heads, None, most=channels // 128)
+            groups = choose_heads(self.heads, None, most=channels // 128)
         if groups < 1 or self.heads % groups:
             divisors = ", ".join(str(number) for number in range(1, self.heads + 1) if self.heads % number == 0)
             raise ValueError(f"groups={groups} does not divide heads={self.heads}: choose groups among {divisors}.")

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regard.attention.arguments import require_odd
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import SPATIAL, MapFact
 
@@ -63,8 +64,7 @@ class FocalModulation(Refine):
         super().__init__()
         if levels < 1:
             raise ValueError(f"levels={levels} leaves no convolution: give 1 or more.")
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size={kernel_size} has no middle: give an odd size, such as 3.")
+        require_odd(kernel_size)
         if dims not in CONVOLUTIONS:
             raise ValueError(f"dims={dims} is no number of spatial axes that a convolution has: give 1, 2 or 3.")
         self.channels = channels

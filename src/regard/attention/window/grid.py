@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from regard import functional
 from regard.attention import offering
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import MapFact
-from regard.attention.window.groups import head_count, over_map
+from regard.attention.window.groups import over_map
 
 Partition = Literal["grid", "block"]
 
@@ -68,7 +69,7 @@ class GridAttention(Refine):
         self.channels = channels
         self.size = size
         self.partition = partition
-        self.heads = head_count(channels, heads, most=channels // 32)
+        self.heads = choose_heads(channels, heads, most=channels // 32)
         self.project = nn.Linear(channels, 3 * channels)
         self.output = nn.Linear(channels, channels)
         self.bias = nn.Parameter(nn.init.trunc_normal_(torch.empty((2 * size - 1) ** 2, self.heads), std=0.02))

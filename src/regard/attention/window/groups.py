@@ -1,24 +1,9 @@
-"""What mechanisms of groups share: how many heads they have, and how they show the weights of all their groups."""
+"""How mechanisms of groups show the weights of all their groups."""
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from regard import functional
 from regard.attention.offering import Request
-
-
-def head_count(channels: int, heads: int | None, most: int) -> int:
-    """The given number of heads, or the greatest up to `most` that divides the channels.
-
-    Raises:
-        ValueError: the given number does not divide the channels.
-    """
-    if heads is None:
-        return functional.largest_divisor(channels, max(1, most))
-    if heads < 1 or channels % heads:
-        divisors = ", ".join(str(number) for number in range(1, channels + 1) if channels % number == 0)
-        raise ValueError(f"heads={heads} does not divide channels={channels}: choose heads among {divisors}.")
-    return heads
 
 
 def over_map(

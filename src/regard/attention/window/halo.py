@@ -9,9 +9,10 @@ from torch.nn import functional as F
 
 from regard import functional
 from regard.attention import offering
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import MapFact
-from regard.attention.window.groups import head_count, over_map
+from regard.attention.window.groups import over_map
 
 
 class HaloAttention(Refine):
@@ -67,7 +68,7 @@ class HaloAttention(Refine):
         self.channels = channels
         self.block = block
         self.halo = halo
-        self.heads = head_count(channels, heads, most=channels // 16)
+        self.heads = choose_heads(channels, heads, most=channels // 16)
         width = channels // self.heads
         self.project = nn.Linear(channels, 3 * channels, bias=False)
         self.rows = nn.Parameter(torch.randn(2 * (block + halo) - 1, width) * width**-0.5)

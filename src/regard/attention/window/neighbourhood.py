@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from regard import functional
 from regard.attention import offering
+from regard.attention.arguments import choose_heads, require_odd
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import MapFact
-from regard.attention.window.groups import head_count, over_map
+from regard.attention.window.groups import over_map
 
 
 class NeighbourhoodAttention(Refine):
@@ -59,14 +60,13 @@ class NeighbourhoodAttention(Refine):
 
     def __init__(self, channels: int, kernel_size: int = 7, dilation: int = 1, heads: int | None = None) -> None:
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size={kernel_size} has no middle: give an odd size, such as 7.")
+        require_odd(kernel_size)
         if dilation < 1:
             raise ValueError(f"dilation={dilation} is no distance: give 1 or more.")
         self.channels = channels
         self.kernel_size = kernel_size
         self.dilation = dilation
-        self.heads = head_count(channels, heads, most=channels // 32)
+        self.heads = choose_heads(channels, heads, most=channels // 32)
         self.project = nn.Linear(channels, 3 * channels)
         self.output = nn.Linear(channels, channels)
         size = 2 * kernel_size - 1

@@ -6,9 +6,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regard.attention.arguments import choose_heads, require_odd
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import SPATIAL, MapFact
-from regard.attention.window.groups import head_count
 
 
 class OutlookAttention(Refine):
@@ -67,14 +67,13 @@ class OutlookAttention(Refine):
         self, channels: int, kernel_size: int = 3, stride: int = 1, heads: int | None = None, scaled: bool = False
     ) -> None:
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size={kernel_size} has no middle: give an odd size, such as 3.")
+        require_odd(kernel_size)
         if not 1 <= stride <= kernel_size:
             raise ValueError(f"stride={stride} leaves positions without a window: give 1 to {kernel_size}.")
         self.channels = channels
         self.kernel_size = kernel_size
         self.stride = stride
-        self.heads = head_count(channels, heads, most=channels // 32)
+        self.heads = choose_heads(channels, heads, most=channels // 32)
         self.targets = self.sources = kernel_size**2
         self.scale = (channels // self.heads) ** -0.5 if scaled else 1.0
         self.value = nn.Linear(channels, channels, bias=False)

@@ -10,9 +10,10 @@ from torch.nn import functional as F
 
 from regard import functional
 from regard.attention import offering
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import MapFact
-from regard.attention.window.groups import head_count, over_map
+from regard.attention.window.groups import over_map
 
 Version = Literal["v1", "v2", "v2_released"]
 
@@ -83,7 +84,7 @@ class ShiftedWindowAttention(Refine):
         self.channels = channels
         self.window = window
         self.shift = shift
-        self.heads = head_count(channels, heads, most=channels // 32)
+        self.heads = choose_heads(channels, heads, most=channels // 32)
         self.version = version
         self.project = nn.Linear(channels, 3 * channels)
         self.output = nn.Linear(channels, channels)

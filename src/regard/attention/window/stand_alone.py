@@ -9,9 +9,10 @@ from torch.nn import functional as F
 
 from regard import functional
 from regard.attention import offering
+from regard.attention.arguments import choose_heads, require_odd
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import MapFact
-from regard.attention.window.groups import head_count, over_map
+from regard.attention.window.groups import over_map
 
 
 class StandAloneSelfAttention(Refine):
@@ -62,11 +63,10 @@ class StandAloneSelfAttention(Refine):
 
     def __init__(self, channels: int, kernel_size: int = 7, heads: int | None = None, scaled: bool = False) -> None:
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size={kernel_size} has no middle: give an odd size, such as 7.")
+        require_odd(kernel_size)
         self.channels = channels
         self.kernel_size = kernel_size
-        self.heads = head_count(channels, heads, most=8)
+        self.heads = choose_heads(channels, heads, most=8)
         width = channels // self.heads
         self.scale = width**-0.5 if scaled else 1.0
         self.project = nn.Linear(channels, 3 * channels, bias=False)

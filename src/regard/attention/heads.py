@@ -6,21 +6,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from regard import functional
+from regard.attention.arguments import choose_heads
 from regard.attention.offering import Request
-
-
-def choose_heads(width: int, heads: int | None, most: int) -> int:
-    """The number of heads asked for, or else the largest that divides the width and is not above `most`.
-
-    Raises:
-        ValueError: the heads asked for do not divide the width.
-    """
-    if heads is None:
-        return max(number for number in range(1, most + 1) if width % number == 0)
-    if heads < 1 or width % heads != 0:
-        divisors = ", ".join(str(number) for number in range(1, width + 1) if width % number == 0)
-        raise ValueError(f"{heads} heads do not divide the width {width}: choose heads among {divisors}.")
-    return heads
 
 
 def attend(
@@ -61,7 +48,7 @@ class MultiHead(nn.Module):
 
     def __init__(self, query_width: int, memory_width: int, width: int, heads: int, bias: bool) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads = choose_heads(width, heads)
         self.query = nn.Linear(query_width, width, bias=bias)
         self.key = nn.Linear(memory_width, width, bias=bias)
         self.value = nn.Linear(memory_width, width, bias=bias)

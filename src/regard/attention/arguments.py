@@ -1,0 +1,46 @@
+"""Numbers that mechanisms are built with: chosen where they are left open, refused where they cannot be."""
+
+from torch import nn
+
+from regard import functional
+
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+
+def choose_heads(width: int, heads: int | None, most: int | None = None) -> int:
+    """The number of heads asked for, or else the largest that divides the width and is not above `most`.
+
+    Args:
+        most: at least one head there is in any case; needed where the heads may be left open.
+
+    Raises:
+        ValueError: the heads asked for do not divide the width.
+    """
+    if heads is None:
+        return functional.largest_divisor(width, max(1, most or 1))
+    if heads < 1 or width % heads:
+        divisors = ", ".join(str(number) for number in range(1, width + 1) if width % number == 0)
+        raise ValueError(f"{heads} heads do not divide the width {width}: choose heads among {divisors}.")
+    return heads
+
+
+def convolution_over(dims: int) -> type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]:
+    """The convolution over that many spatial axes."""
+    if dims not in CONVOLUTIONS:
+        raise ValueError(f"dims={dims} is no number of spatial axes that a convolution has: give 1, 2 or 3.")
+    return CONVOLUTIONS[dims]
+
+
+def require_odd(kernel_size: int) -> None:
+    """Refuse a kernel that has no middle."""
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size={kernel_size} has no middle: give an odd size, such as 3 or 7.")
+
+
+def require_groups(groups: int, in_channels: int, out_channels: int) -> None:
+    """Refuse groups that do not cut both channel counts evenly."""
+    if in_channels % groups or out_channels % groups:
+        raise ValueError(
+            f"{in_channels} channels in and {out_channels} out are no multiples of groups={groups}: "
+            "give groups that divide both."
+        )
