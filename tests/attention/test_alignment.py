@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from oracle import count, doubles, watched
+from reading import allowed, every_mask
 from torch import nn
 
 from regard import functional
@@ -24,11 +26,8 @@ B, T, N, Q, M, A = 3, 5, 7, 11, 13, 17
 SCORES = ("additive", "dot", "general", "scaled_dot")
 
 
-def doubles(*shape):
-    return torch.randn(*shape, dtype=torch.float64)
-
-
 def stirred(module):
+    """Random parameters, small enough that no softmax has but one weight."""
     with torch.no_grad():
         for parameter in module.double().parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.5)
@@ -42,12 +41,6 @@ def masks():
     single[0, 1], single[2] = False, False
     single[1, 0, 0] = True
     return {"none": None, "shared": shared, "single": single}
-
-
-def allowed(mask, b, t):
-    if mask is None:
-        return [True] * N
-    return (mask[b] if mask.ndim == 2 else mask[b, t]).tolist()
 
 
 def slow_softmax(row, some):
@@ -73,27 +66,10 @@ def slow_read(score, query, memory, mask):
     for b in range(B):
         for t in range(T):
             row = [slow_score(score, query[b, t], memory[b, n]) for n in range(N)]
-            weights[b, t] = slow_softmax(row, allowed(mask, b, t))
+            weights[b, t] = slow_softmax(row, allowed(mask, b, t, N))
             for n in range(N):
                 context[b, t] += weights[b, t, n] * memory[b, n]
     return weights, context
-
-
-def watched(module, *inputs, request=None):
-    """What the module gives, and its maps by label."""
-    offers = []
-    with offering.listen(offers.append):
-        context = module(*inputs)
-    request = Request() if request is None else request
-    maps = {offer.fact.label: offer.weights for offer in offers}
-    return context, {label: w if isinstance(w, torch.Tensor) else w(request) for label, w in maps.items()}
-
-
-def count(module):
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-every_mask = pytest.mark.parametrize("which", ["none", "shared", "single"])
 
 
 # Soft reads
@@ -171,10 +147,10 @@ def slow_multi_head(module, query, memory, mask):
             for h in range(heads):
                 part = slice(h * d, (h + 1) * d)
                 row = [float(q[part] @ keys[n][part]) / math.sqrt(d) for n in range(N)]
-                weights[b, h, t] = slow_softmax(row, allowed(mask, b, t))
+                weights[b, h, t] = slow_softmax(row, allowed(mask, b, t, N))
                 for n in range(N):
                     read[part] += weights[b, h, t, n] * values[n][part]
-            if any(allowed(mask, b, t)):
+            if any(allowed(mask, b, t, N)):
                 context[b, t] = module.output.weight @ read + biases[3]
     return weights, context
 
@@ -249,7 +225,7 @@ def test_stacked(which, score, hops, width):
     if mask is not None:
         for b in range(B):
             for t in range(T):
-                if not any(allowed(mask, b, t)):
+                if not any(allowed(mask, b, t, N)):
                     refined[b, t] = 0
     found, maps = watched(module, query, memory, mask)
     torch.testing.assert_close(found, refined)
@@ -274,7 +250,7 @@ def certain(mask, weights):
     return (
         torch.ones(B, T).bool()
         if mask is None
-        else torch.tensor([[any(allowed(mask, b, t)) for t in range(T)] for b in range(B)])
+        else torch.tensor([[any(allowed(mask, b, t, N)) for t in range(T)] for b in range(B)])
     )
 
 
@@ -295,7 +271,7 @@ def test_hard_reads_one_token(which, score, estimator, training):
     for b in range(B):
         for t in range(T):
             choice = maps["choice"][b, t].tolist()
-            if not any(allowed(mask, b, t)):
+            if not any(allowed(mask, b, t, N)):
                 assert not any(choice)
                 assert not context[b, t].any()
                 if recorded:
@@ -303,7 +279,7 @@ def test_hard_reads_one_token(which, score, estimator, training):
                 continue
             assert sorted(choice) == [0] * (N - 1) + [1]
             index = choice.index(1)
-            assert allowed(mask, b, t)[index]
+            assert allowed(mask, b, t, N)[index]
             assert torch.equal(context[b, t], memory[b, index])
             if not training:
                 assert weights[b, t, index] == weights[b, t].max()

@@ -4,48 +4,13 @@ import math
 
 import pytest
 import torch
+from oracle import doubles, randomize, watched
+from slow_layers import batch_norm, bottleneck, convolve
 from torch import nn
 from torch.nn import functional as F
 
-from regard.attention import AttentionalFeatureFusion, SelectiveKernel, ShapeError, offering
+from regard.attention import AttentionalFeatureFusion, SelectiveKernel, ShapeError
 from regard.attention.norm import BatchNorm
-
-
-def doubles(*shape):
-    return torch.randn(*shape, dtype=torch.float64)
-
-
-def stirred(module):
-    """Random parameters and running statistics, in double precision."""
-    with torch.no_grad():
-        for tensor in [*module.double().parameters(), *module.buffers()]:
-            if tensor.is_floating_point():
-                tensor.copy_(torch.rand_like(tensor) + 0.1)
-        for name, parameter in module.named_parameters():
-            if not name.endswith("bias"):
-                parameter.sub_(0.5)
-    return module
-
-
-def watched(module, *inputs):
-    offers = []
-    with offering.listen(offers.append):
-        y = module(*inputs)
-    return y, {offer.fact.label: offer.weights for offer in offers}
-
-
-def slow_norm(norm, x):
-    """Batch normalisation, channel by channel."""
-    y = torch.zeros_like(x)
-    for c in range(x.shape[1]):
-        mean, variance = norm.running_mean[c], norm.running_var[c]
-        if norm.training:
-            values = x[:, c].reshape(-1).tolist()
-            mean = sum(values) / len(values)
-            variance = sum((value - mean) ** 2 for value in values) / len(values)
-        y[:, c] = (x[:, c] - mean) / math.sqrt(variance + norm.eps) * norm.weight[c] + norm.bias[c]
-    return y
-
 
 # Normalisation
 
@@ -66,9 +31,9 @@ def test_batch_norm_is_torch_s(shape, affine):
 
 @pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1, 1)])
 def test_batch_norm_of_a_single_value_takes_the_running_statistics(shape):
-    norm, x = stirred(BatchNorm(3)), doubles(*shape).requires_grad_()
+    norm, x = randomize(BatchNorm(3)), doubles(*shape).requires_grad_()
     before = {key: value.clone() for key, value in norm.state_dict().items()}
-    expected = slow_norm(norm.eval(), x)
+    expected = batch_norm(norm.eval(), x)
     found = norm.train()(x)
     torch.testing.assert_close(found, expected)
     assert all(torch.equal(value, before[key]) for key, value in norm.state_dict().items())
@@ -86,37 +51,15 @@ def test_batch_norm_refuses_another_channel_count():
 # Selective kernel
 
 
-def slow_convolution(x, layer):
-    """A grouped, strided, dilated convolution, tap by tap."""
-    (k, _), stride, dilation, groups = layer.kernel_size, layer.stride[0], layer.dilation[0], layer.groups
-    B, inputs, H, W = x.shape
-    outputs, pad = layer.out_channels, dilation * (k // 2)
-    h, w = math.ceil(H / stride), math.ceil(W / stride)
-    y = torch.zeros(B, outputs, h, w, dtype=x.dtype)
-    for o in range(outputs):
-        group = o // (outputs // groups)
-        for i in range(inputs // groups):
-            for r in range(h):
-                for c in range(w):
-                    for dr in range(k):
-                        for dc in range(k):
-                            row, column = r * stride + dr * dilation - pad, c * stride + dc * dilation - pad
-                            if 0 <= row < H and 0 <= column < W:
-                                y[:, o, r, c] += (
-                                    layer.weight[o, i, dr, dc] * x[:, group * (inputs // groups) + i, row, column]
-                                )
-    return y
-
-
 @torch.no_grad()
 def slow_sk(module, x):
     outputs = []
     for convolution in module.convolutions:
-        outputs.append(slow_norm(convolution[1], slow_convolution(x, convolution[0])).clamp(min=0))
+        outputs.append(batch_norm(convolution[1], convolve(convolution[0], x)).clamp(min=0))
     B, C, h, w = outputs[0].shape
     s = sum(outputs).sum((2, 3)) / (h * w)
     z = torch.stack([module.squeeze[0].weight @ s[b] for b in range(B)])
-    z = slow_norm(module.squeeze[1], z).clamp(min=0)
+    z = batch_norm(module.squeeze[1], z).clamp(min=0)
     R = len(outputs)
     weights, y = torch.zeros(B, R, C, dtype=x.dtype), torch.zeros(B, C, h, w, dtype=x.dtype)
     for b in range(B):
@@ -142,7 +85,7 @@ def slow_sk(module, x):
     ids=str,
 )
 def test_sk(arguments, training):
-    module, x = stirred(SelectiveKernel(4, 6, **arguments)).train(training), doubles(2, 4, 5, 3)
+    module, x = randomize(SelectiveKernel(4, 6, **arguments)).train(training), doubles(2, 4, 5, 3)
     weights, expected = slow_sk(module, x)
     found, maps = watched(module, x)
     torch.testing.assert_close(found, expected)
@@ -170,24 +113,14 @@ def test_sk_is_refused_an_even_kernel():
 # Attentional feature fusion
 
 
-@torch.no_grad()
-def slow_bottleneck(layers, x):
-    """`bn W2 relu bn W1` position by position."""
-    flat = x.flatten(2)
-    hidden = torch.stack([flat[:, :, n] @ layers[0].weight[..., 0].T for n in range(flat.shape[2])], 2)
-    hidden = slow_norm(layers[1], hidden).clamp(min=0)
-    out = torch.stack([hidden[:, :, n] @ layers[3].weight[..., 0].T for n in range(flat.shape[2])], 2)
-    return slow_norm(layers[4], out)
-
-
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("variant", ["paper", "code"])
 @pytest.mark.parametrize("shape", [(3, 8, 5), (2, 8, 5, 3), (2, 8, 2, 3, 5)])
 def test_aff(shape, variant, training):
-    module = stirred(AttentionalFeatureFusion(8, variant=variant)).train(training)
+    module = randomize(AttentionalFeatureFusion(8, variant=variant)).train(training)
     x, y = doubles(*shape), doubles(*shape)
-    local = slow_bottleneck(module.local_context, x + y)
-    pooled = slow_bottleneck(module.global_context, (x + y).flatten(2).mean(2, keepdim=True))
+    local = bottleneck(module.local_context, x + y)
+    pooled = bottleneck(module.global_context, (x + y).flatten(2).mean(2, keepdim=True))
     gate = (1 / (1 + (-(local + pooled)).exp())).reshape(shape)
     expected = gate * x + (1 - gate) * y
     found, maps = watched(module, x, y)
@@ -219,4 +152,4 @@ def test_aff_refuses_what_does_not_fit():
 def test_slow_convolution_is_torch_s():
     layer = nn.Conv2d(4, 6, 3, stride=2, padding=2, dilation=2, groups=2, bias=False).double()
     x = doubles(2, 4, 7, 5)
-    torch.testing.assert_close(slow_convolution(x, layer), F.conv2d(x, layer.weight, None, 2, 2, 2, 2))
+    torch.testing.assert_close(convolve(layer, x), F.conv2d(x, layer.weight, None, 2, 2, 2, 2))

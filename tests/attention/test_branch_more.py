@@ -5,7 +5,22 @@ import math
 
 import pytest
 import torch
-from oracle import affine, cells, count, dot, draw, offered, randomize, sigmoid, softmax
+from oracle import (
+    affine,
+    cells,
+    channel_means,
+    count,
+    dot,
+    draw,
+    offered,
+    randomize,
+    relu,
+    sigmoid,
+    softmax,
+    watched,
+    weights_of,
+)
+from slow_layers import batch_norm, bottleneck, convolution, convolve, interpolated
 from timm.layers import CondConv2d, SplitAttn
 from torch import nn
 
@@ -25,39 +40,7 @@ from regard.attention import (
     ShapeError,
     SpatialPyramidAttention,
     SplitAttention,
-    offering,
 )
-
-
-def slow_convolution(x, weight, bias=None, stride=1, groups=1):
-    """A padded, strided, grouped convolution of one example `(Cin, H, W)`, output by output."""
-    outputs, inputs, k, _ = weight.shape
-    _, H, W = x.shape
-    padded = torch.zeros(x.shape[0], H + k - 1, W + k - 1, dtype=x.dtype)
-    padded[:, k // 2 : k // 2 + H, k // 2 : k // 2 + W] = x
-    y = torch.zeros(outputs, -(-H // stride), -(-W // stride), dtype=x.dtype)
-    for o, row, column in itertools.product(*map(range, y.shape)):
-        first = o // (outputs // groups) * inputs
-        patch = padded[first : first + inputs, row * stride : row * stride + k, column * stride : column * stride + k]
-        y[o, row, column] = (patch * weight[o]).sum() + (0 if bias is None else bias[o])
-    return y
-
-
-def slow_norm(norm, x):
-    """Batch normalisation, channel by channel."""
-    y = torch.zeros_like(x)
-    for c in range(x.shape[1]):
-        mean, variance = norm.running_mean[c], norm.running_var[c]
-        if norm.training and x[:, c].numel() > 1:
-            mean = x[:, c].sum() / x[:, c].numel()
-            variance = ((x[:, c] - mean) ** 2).sum() / x[:, c].numel()
-        y[:, c] = (x[:, c] - mean) / (variance + norm.eps).sqrt() * norm.weight[c] + norm.bias[c]
-    return y
-
-
-def slow_means(x):
-    """Of one example `(C, H, W)`, as a list."""
-    return [float(x[c].sum()) / x[c].numel() for c in range(len(x))]
 
 
 def slow_grouped(layer, vector):
@@ -73,13 +56,13 @@ def slow_grouped(layer, vector):
 
 @torch.no_grad()
 def slow_split(module, x):
-    convolution, norm, _ = module.convolution
+    layer, norm, _ = module.convolution
     K, R, C = module.groups, module.radix, module.out_channels
-    u = torch.stack([slow_convolution(one, convolution.weight, stride=module.stride, groups=K * R) for one in x])
-    u = slow_norm(norm, u).clamp(min=0)
+    u = convolve(layer, x)
+    u = batch_norm(norm, u).clamp(min=0)
     sums = [sum(u[:, r * C : (r + 1) * C] for r in range(R))[b] for b in range(len(x))]
-    z = torch.tensor([slow_grouped(module.squeeze[0], slow_means(one)) for one in sums], dtype=x.dtype)
-    z = slow_norm(module.squeeze[1], z).clamp(min=0)
+    z = torch.tensor([slow_grouped(module.squeeze[0], channel_means(one)) for one in sums], dtype=x.dtype)
+    z = batch_norm(module.squeeze[1], z).clamp(min=0)
     weights, y = torch.zeros(len(x), R, C, dtype=x.dtype), torch.zeros(len(x), C, *u.shape[2:], dtype=x.dtype)
     for b, c in itertools.product(range(len(x)), range(C)):
         scores = slow_grouped(module.select, z[b].tolist())
@@ -163,7 +146,7 @@ def slow_mixture(module, x, weights):
         for k, weight in enumerate(weights[b].tolist()):
             bias = getattr(module, "bias", None)
             bias = None if bias is None else bias[k]
-            parts.append(weight * slow_convolution(x[b], module.weight[k], bias, module.stride, module.groups))
+            parts.append(weight * convolution(x[b], module.weight[k], bias, module.stride, groups=module.groups))
         y.append(sum(parts))
     return torch.stack(y)
 
@@ -177,7 +160,7 @@ CONVOLUTIONS = [{}, {"stride": 2}, {"groups": 2}, {"kernel_size": 1}, {"kernel_s
 def test_dynamic_convolution(arguments):
     module = randomize(DynamicConvolution(6, 4, **arguments))
     x = draw((2, 6, 5, 3))
-    hidden = [[max(0.0, value) for value in affine(module.squeeze, slow_means(one))] for one in x]
+    hidden = [relu(affine(module.squeeze, channel_means(one))) for one in x]
     temperature = arguments.get("temperature", 30)
     weights = [softmax([score / temperature for score in affine(module.select, vector)]) for vector in hidden]
     weights = torch.tensor(weights, dtype=x.dtype)
@@ -204,7 +187,7 @@ def test_dynamic_convolution_cools():
 def test_conditional_convolution(arguments):
     module = randomize(ConditionallyParameterizedConvolution(6, 4, **arguments))
     x = draw((2, 6, 5, 3))
-    weights = [[sigmoid(score) for score in affine(module.route, slow_means(one))] for one in x]
+    weights = [[sigmoid(score) for score in affine(module.route, channel_means(one))] for one in x]
     weights = torch.tensor(weights, dtype=x.dtype)
     y, offer = offered(module, x)
     torch.testing.assert_close(offer.weights, weights)
@@ -242,13 +225,13 @@ def test_mixtures_refuse_what_does_not_divide(mechanism):
 
 
 def slow_pyramid_split(module, x):
-    kernels = [convolution.weight for convolution in module.convolutions]
+    kernels = [layer.weight for layer in module.convolutions]
     splits, scores = [], []
     for i, kernel in enumerate(kernels):
         groups = x.shape[1] // kernel.shape[1]
-        splits.append([slow_convolution(one, kernel, stride=module.stride, groups=groups) for one in x])
+        splits.append(convolution(x, kernel, stride=module.stride, groups=groups))
         squeeze, _, excite, _ = module.networks[i if len(module.networks) > 1 else 0]
-        hidden = [[max(0.0, value) for value in affine(squeeze, slow_means(one))] for one in splits[i]]
+        hidden = [relu(affine(squeeze, channel_means(one))) for one in splits[i]]
         scores.append([[sigmoid(score) for score in affine(excite, vector)] for vector in hidden])
     c = len(kernels[0])
     weights = torch.zeros(len(x), 4, c, dtype=x.dtype)
@@ -275,6 +258,7 @@ def test_pyramid_split_has_the_paper_s_kernels_and_groups():
     module = PyramidSplitAttention(64, 64)
     assert [(layer.kernel_size[0], layer.groups) for layer in module.convolutions] == [(3, 1), (5, 4), (7, 8), (9, 16)]
     assert [layer.groups for layer in PyramidSplitAttention(24, 40).convolutions] == [1, 2, 2, 2]
+    assert [layer.groups for layer in PyramidSplitAttention(96, 96, groups=3).convolutions] == [3, 12, 24, 24]
     with pytest.raises(ValueError, match="multiple of 4"):
         PyramidSplitAttention(64, 66)
     with pytest.raises(ValueError, match="odd"):
@@ -301,10 +285,10 @@ def slow_involution(module, x):
     where = cells((-(-H // s), -(-W // s)))
     pixels = [[x[b, :, i * s : i * s + s, j * s : j * s + s].mean((1, 2)) for i, j in where] for b in range(B)]
     hidden = torch.stack([torch.stack([first.weight[:, :, 0, 0] @ p for p in image], 1) for image in pixels])
-    hidden = slow_norm(norm, hidden).clamp(min=0)
+    hidden = batch_norm(norm, hidden).clamp(min=0)
     values = x
     if module.in_channels != C:
-        values = torch.stack([slow_convolution(one, module.value.weight) for one in x])
+        values = convolve(module.value, x)
     kernels = torch.zeros(B, G, k * k, len(where), dtype=x.dtype)
     y = torch.zeros(B, C, where[-1][0] + 1, where[-1][1] + 1, dtype=x.dtype)
     for b, (n, (i, j)) in itertools.product(range(B), enumerate(where)):
@@ -343,17 +327,10 @@ def test_involution_has_the_paper_s_defaults():
 # Fusions of two maps
 
 
-def slow_bottleneck(layers, x):
-    """`bn W2 relu bn W1` position by position, of `(B, C, N)`."""
-    first, norm, _, last, last_norm = layers
-    hidden = slow_norm(norm, torch.einsum("dc,bcn->bdn", first.weight[:, :, 0], x)).clamp(min=0)
-    return slow_norm(last_norm, torch.einsum("cd,bdn->bcn", last.weight[:, :, 0], hidden))
-
-
 def slow_gate(local, pooled, u):
     flat = u.flatten(2)
     mean = flat.sum(2, keepdim=True) / flat.shape[2]
-    return (1 / (1 + torch.exp(-slow_bottleneck(local, flat) - slow_bottleneck(pooled, mean)))).reshape(u.shape)
+    return (1 / (1 + torch.exp(-bottleneck(local, flat) - bottleneck(pooled, mean)))).reshape(u.shape)
 
 
 @torch.no_grad()
@@ -366,11 +343,8 @@ def test_iterative_aff(shape, variant, training):
     first = slow_gate(module.first_local, module.first_global, x + y)
     u = first * x + (1 - first) * y
     second = slow_gate(module.second_local, module.first_global if variant == "code" else module.second_global, u)
-    offers = []
-    with offering.listen(offers.append):
-        z = module(x, y)
+    z, maps = watched(module, x, y)
     torch.testing.assert_close(z, second * x + (1 - second) * y)
-    maps = {offer.fact.label: offer.weights for offer in offers}
     torch.testing.assert_close(maps, {"first_gate": first, "gate": second})
 
 
@@ -394,38 +368,13 @@ def test_feature_fusion(shape, reduction, training):
     layer, norm, _ = module.project
     u = torch.einsum("oc,bcn->bon", layer.weight[:, :7, 0], x.flatten(2))
     u = u + torch.einsum("oc,bcn->bon", layer.weight[:, 7:, 0], y.flatten(2))
-    u = slow_norm(norm, u).clamp(min=0)
-    hidden = [[max(0.0, value) for value in affine(module.squeeze, slow_means(one))] for one in u]
+    u = batch_norm(norm, u).clamp(min=0)
+    hidden = [relu(affine(module.squeeze, channel_means(one))) for one in u]
     gate = [[sigmoid(score) for score in affine(module.excite, vector)] for vector in hidden]
     gate = torch.tensor(gate, dtype=x.dtype)
     z, offer = offered(module, x, y)
     torch.testing.assert_close(z, (u + gate[:, :, None] * u).reshape(x.shape))
     torch.testing.assert_close(offer.weights, gate)
-
-
-def slow_any_convolution(x, weight, bias=None):
-    """A padded convolution of one example over any number of axes, output by output."""
-    size = weight.shape[2:]
-    padded = torch.zeros(x.shape[0], *(n + k - 1 for n, k in zip(x.shape[1:], size, strict=True)), dtype=x.dtype)
-    padded[(slice(None), *(slice(k // 2, k // 2 + n) for n, k in zip(x.shape[1:], size, strict=True)))] = x
-    y = torch.zeros(len(weight), *x.shape[1:], dtype=x.dtype)
-    for o, cell in itertools.product(range(len(weight)), cells(x.shape[1:])):
-        patch = padded[(slice(None), *(slice(i, i + k) for i, k in zip(cell, size, strict=True)))]
-        y[(o, *cell)] = (patch * weight[o]).sum() + (0 if bias is None else bias[o])
-    return y
-
-
-def slow_resize(x, sizes):
-    """Linear interpolation between the centres of cells, axis by axis; the outer cells reach to the edge."""
-    for axis, size in enumerate(sizes, start=2):
-        parts = []
-        for i in range(size):
-            place = min(max((i + 0.5) * x.shape[axis] / size - 0.5, 0.0), x.shape[axis] - 1.0)
-            low = int(place)
-            high = min(low + 1, x.shape[axis] - 1)
-            parts.append(x.select(axis, low) * (1 - place + low) + x.select(axis, high) * (place - low))
-        x = torch.stack(parts, axis)
-    return x
 
 
 # Attention to scale
@@ -440,8 +389,8 @@ def test_attention_to_scale(scales, dims):
     expected, weights = torch.zeros_like(maps[0]), torch.zeros(2, scales, *maps.shape[3:], dtype=maps.dtype)
     for b in range(2):
         stacked = torch.stack([maps[r, b, c] for r in range(scales) for c in range(2)])
-        hidden = slow_any_convolution(stacked, first.weight, first.bias).clamp(min=0)
-        scores = slow_any_convolution(hidden, last.weight, last.bias)
+        hidden = convolve(first, stacked).clamp(min=0)
+        scores = convolve(last, hidden)
         for cell in cells(maps.shape[3:]):
             for r, weight in enumerate(softmax([float(scores[(q, *cell)]) for q in range(scales)])):
                 weights[(b, r, *cell)] = weight
@@ -482,7 +431,7 @@ def test_spatial_pyramid_attention(spatial, options):
                 ]
                 part = x[(b, c, *touched)]
                 means.append(float(part.sum()) / part.numel())
-        hidden = [max(0.0, value) for value in affine(module.squeeze, means)]
+        hidden = relu(affine(module.squeeze, means))
         gate[b] = torch.tensor([sigmoid(score) for score in affine(module.excite, hidden)], dtype=x.dtype)
     y, offer = offered(module, x)
     torch.testing.assert_close(y, x * gate.reshape(2, 6, *[1] * len(spatial)))
@@ -506,12 +455,12 @@ def test_spatial_pyramid_attention_of_one_cell_is_squeeze_and_excitation():
 def test_global_attention_upsample(coarse, fine, gate, training):
     module = randomize(GlobalAttentionUpsample(3, gate=gate, dims=len(fine))).train(training)
     high, low = draw((2, 3, *coarse)), draw((2, 3, *fine))
-    scores = torch.tensor([affine(module.excite, slow_means(one)) for one in high], dtype=high.dtype)
-    scores = slow_norm(module.norm, scores)
+    scores = torch.tensor([affine(module.excite, channel_means(one)) for one in high], dtype=high.dtype)
+    scores = batch_norm(module.norm, scores)
     weights = scores.clamp(min=0) if gate == "relu" else 1 / (1 + torch.exp(-scores))
-    projected = torch.stack([slow_any_convolution(one, module.project.weight, module.project.bias) for one in low])
+    projected = convolve(module.project, low)
     y, offer = offered(module, high, low)
-    expected = slow_resize(high, fine) + weights.reshape(2, 3, *[1] * len(fine)) * projected
+    expected = interpolated(high, fine) + weights.reshape(2, 3, *[1] * len(fine)) * projected
     torch.testing.assert_close(y, expected)
     torch.testing.assert_close(offer.weights, weights)
 
@@ -525,8 +474,8 @@ def test_global_attention_upsample_refuses_a_high_level_that_is_larger():
 
 
 def slow_unit(layers, x):
-    convolution, norm, _ = layers
-    return slow_norm(norm, torch.stack([slow_any_convolution(one, convolution.weight) for one in x])).clamp(min=0)
+    layer, norm, _ = layers
+    return batch_norm(norm, convolve(layer, x)).clamp(min=0)
 
 
 def slow_half(x):
@@ -549,11 +498,11 @@ def test_feature_pyramid_attention(spatial, training):
     d2 = slow_unit(module.down[1], slow_half(d1))
     d3 = slow_unit(module.down[2], slow_half(d2))
     u3 = slow_unit(module.across[2], d3)
-    u2 = slow_unit(module.across[1], d2) + slow_resize(u3, d2.shape[2:])
-    u1 = slow_unit(module.across[0], d1) + slow_resize(u2, d1.shape[2:])
-    weight = slow_resize(u1, spatial)
+    u2 = slow_unit(module.across[1], d2) + interpolated(u3, d2.shape[2:])
+    u1 = slow_unit(module.across[0], d1) + interpolated(u2, d1.shape[2:])
+    weight = interpolated(u1, spatial)
     assert all((part != 0).any() for part in (d1, d2, d3, u3))
-    mean = torch.tensor([slow_means(one) for one in x], dtype=x.dtype).reshape(2, 2, *[1] * len(spatial))
+    mean = torch.tensor([channel_means(one) for one in x], dtype=x.dtype).reshape(2, 2, *[1] * len(spatial))
     expected = weight * slow_unit(module.main, x) + slow_unit(module.context, mean)
     y, offer = offered(module, x)
     torch.testing.assert_close(y, expected)
@@ -613,8 +562,8 @@ def test_attention_fusion_refuses_another_number():
 def test_omni_dimensional(arguments, training):
     module = randomize(OmniDimensionalDynamicConvolution(6, 4, minimum_width=5, **arguments)).train(training)
     x = draw((2, 6, 5, 3))
-    hidden = torch.tensor([affine(module.squeeze, slow_means(one)) for one in x], dtype=x.dtype)
-    hidden = (slow_norm(module.norm, hidden) if arguments.get("norm") else hidden).clamp(min=0).tolist()
+    hidden = torch.tensor([affine(module.squeeze, channel_means(one)) for one in x], dtype=x.dtype)
+    hidden = (batch_norm(module.norm, hidden) if arguments.get("norm") else hidden).clamp(min=0).tolist()
     own = x.shape[1] // module.groups
     expected, maps = [], {"kernel": [], "position": [], "input": [], "output": []}
     for b in range(2):
@@ -630,12 +579,9 @@ def test_omni_dimensional(arguments, training):
             group = o // (4 // module.groups)
             gates = maps["position"][b][u * kernel.shape[2] + v] * maps["input"][b][group * own + i]
             kernel[o, i, u, v] = mixed * gates * maps["output"][b][o]
-        expected.append(slow_convolution(x[b], kernel, stride=module.stride, groups=module.groups))
-    offers = []
-    with offering.listen(offers.append):
-        y = module(x)
+        expected.append(convolution(x[b], kernel, stride=module.stride, groups=module.groups))
+    y, found = watched(module, x)
     torch.testing.assert_close(y, torch.stack(expected))
-    found = {offer.fact.label: offer.weights for offer in offers}
     torch.testing.assert_close(found, {label: torch.tensor(rows, dtype=x.dtype) for label, rows in maps.items()})
 
 
@@ -707,7 +653,7 @@ def test_mean_field(spatial, steps, guided, normalize):
     expected = slow_mean_field(module, x, guide)
     y, offer = offered(module, x, guide)
     torch.testing.assert_close(y, expected)
-    torch.testing.assert_close(offer.weights(offering.Request()), expected.exp() / expected.exp().sum(1, keepdim=True))
+    torch.testing.assert_close(weights_of(offer), expected.exp() / expected.exp().sum(1, keepdim=True))
 
 
 @torch.no_grad()

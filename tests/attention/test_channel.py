@@ -1,49 +1,12 @@
 """Channel attention against the papers' equations, written again as loops, and against published counts."""
 
-import math
-
 import pytest
 import torch
+from oracle import WIDTHS, channel_means, count, draw, randomize, sigmoid, watched
 
-from regard.attention import EfficientChannelAttention, ShapeError, SqueezeExcitation, offering
+from regard.attention import EfficientChannelAttention, ShapeError, SqueezeExcitation
 
-WIDTHS = (64, 256, 512, 1024, 2048)
 SHAPES = ((2, 7, 5, 3), (2, 11, 13), (1, 7, 1, 1), (2, 7, 2, 3, 5))
-
-
-def sigmoid(number):
-    return 1 / (1 + math.exp(-number))
-
-
-def randomize(module):
-    """Random values everywhere, in double precision."""
-    generator = torch.Generator().manual_seed(1)
-    module.double()
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-    return module
-
-
-def random_map(shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-
-
-def mean_of_channel(x, b, c):
-    values = x[b, c].reshape(-1).tolist()
-    return sum(values) / len(values)
-
-
-def offered(module, x):
-    """What the module gives, and the maps that it offers meanwhile."""
-    offers = []
-    with offering.listen(offers.append):
-        y = module(x)
-    return y, {offer.fact.label: offer.weights for offer in offers}
-
-
-def count(module):
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def slow_se(module, x):
@@ -52,7 +15,7 @@ def slow_se(module, x):
     b1 = [0.0] * len(w1) if module.squeeze.bias is None else module.squeeze.bias.tolist()
     b2 = [0.0] * len(w2) if module.excite.bias is None else module.excite.bias.tolist()
     for b in range(x.shape[0]):
-        s = [mean_of_channel(x, b, c) for c in range(x.shape[1])]
+        s = channel_means(x[b])
         hidden = [max(0.0, b1[j] + sum(w1[j][c] * s[c] for c in range(len(s)))) for j in range(len(w1))]
         for c in range(len(s)):
             gates[b, c] = sigmoid(b2[c] + sum(w2[c][j] * hidden[j] for j in range(len(hidden))))
@@ -64,12 +27,13 @@ def slow_eca(module, x):
     weights = module.mix.weight.reshape(-1).tolist()
     middle = len(weights) // 2
     for b in range(x.shape[0]):
-        for c in range(x.shape[1]):
+        means = channel_means(x[b])
+        for c in range(len(means)):
             total = 0.0
             for j, weight in enumerate(weights):
                 neighbour = c + j - middle
-                if 0 <= neighbour < x.shape[1]:
-                    total += weight * mean_of_channel(x, b, neighbour)
+                if 0 <= neighbour < len(means):
+                    total += weight * means[neighbour]
             gates[b, c] = sigmoid(total)
     return gates
 
@@ -87,8 +51,8 @@ def apply_by_loop(gates, x):
 @pytest.mark.parametrize("bias", [True, False])
 def test_se_is_the_equation(shape, reduction, bias):
     module = randomize(SqueezeExcitation(shape[1], reduction=reduction, bias=bias))
-    x = random_map(shape)
-    y, maps = offered(module, x)
+    x = draw(shape)
+    y, maps = watched(module, x)
     expected = slow_se(module, x)
     torch.testing.assert_close(maps["channel"], expected)
     torch.testing.assert_close(y, apply_by_loop(expected, x))
@@ -98,8 +62,8 @@ def test_se_is_the_equation(shape, reduction, bias):
 @pytest.mark.parametrize("kernel_size", [None, 1, 3, 5, 9])
 def test_eca_is_the_equation(shape, kernel_size):
     module = randomize(EfficientChannelAttention(shape[1], kernel_size=kernel_size))
-    x = random_map(shape)
-    y, maps = offered(module, x)
+    x = draw(shape)
+    y, maps = watched(module, x)
     expected = slow_eca(module, x)
     torch.testing.assert_close(maps["channel"], expected)
     torch.testing.assert_close(y, apply_by_loop(expected, x))
@@ -135,7 +99,7 @@ def test_eca_refuses_a_kernel_without_a_middle(kernel_size):
 @pytest.mark.parametrize("mechanism", [SqueezeExcitation, EfficientChannelAttention])
 def test_gates_do_not_depend_on_the_order_of_positions(mechanism):
     module = randomize(mechanism(64))
-    x = random_map((2, 64, 17))
+    x = draw((2, 64, 17))
     order = torch.randperm(17, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(module(x[:, :, order]), module(x)[:, :, order])
 

@@ -6,7 +6,22 @@ import random
 
 import pytest
 import torch
-from oracle import affine, cells, count, dot, draw, offered, randomize, sigmoid, softmax
+from oracle import (
+    RESNET_50,
+    WIDTHS,
+    affine,
+    cells,
+    channel_means,
+    count,
+    dot,
+    draw,
+    offered,
+    randomize,
+    relu,
+    sigmoid,
+    softmax,
+)
+from slow_layers import batch_norm, convolve
 from timm.layers.gather_excite import GatherExcite as TimmGatherExcite
 from timm.layers.squeeze_excite import EffectiveSEModule
 from timm.models.xcit import XCA
@@ -27,9 +42,7 @@ from regard.attention import (
 )
 from regard.attention.channel.frequency_channel import TOP_16
 
-WIDTHS = (64, 256, 512, 1024, 2048)
 MAPS = ((2, 7, 5, 3), (1, 11, 1, 1), (3, 7, 13), (2, 5, 2, 3, 2))
-RESNET_50 = {256: 3, 512: 4, 1024: 6, 2048: 3}  # how many blocks give a map of how many channels
 
 
 def values(x, b, c):
@@ -40,10 +53,6 @@ def mean(numbers):
     return sum(numbers) / len(numbers)
 
 
-def means(x, b):
-    return [mean(values(x, b, c)) for c in range(x.shape[1])]
-
-
 def gated(x, gates):
     """Every channel of the map times its gate, and the gates as a tensor."""
     y = torch.empty_like(x)
@@ -52,32 +61,11 @@ def gated(x, gates):
     return y, torch.tensor(gates, dtype=x.dtype)
 
 
-def normalize(norm, rows, training):
-    """Batch normalisation of `(B, C, N)` nested lists, with batch or running statistics."""
-    result = [[[0.0] * len(row) for row in image] for image in rows]
-    for c in range(len(rows[0])):
-        numbers = [number for image in rows for number in image[c]]
-        centre, variance = float(norm.running_mean[c]), float(norm.running_var[c])
-        if training and len(numbers) > 1:
-            centre = mean(numbers)
-            variance = mean([(number - centre) ** 2 for number in numbers])
-        for b, image in enumerate(rows):
-            for n, number in enumerate(image[c]):
-                normal = (number - centre) / math.sqrt(variance + norm.eps)
-                result[b][c][n] = float(norm.weight[c]) * normal + float(norm.bias[c])
-    return result
-
-
-def normalize_vectors(norm, vectors, training):
-    rows = normalize(norm, [[[number] for number in vector] for vector in vectors], training)
-    return [[row[0] for row in image] for image in rows]
-
-
 def slow_ese(module, x):
     def gate(score):
         return sigmoid(score) if module.gate == "sigmoid" else min(6.0, max(0.0, score + 3)) / 6
 
-    return gated(x, [[gate(score) for score in affine(module.excite, means(x, b))] for b in range(x.shape[0])])
+    return gated(x, [[gate(score) for score in affine(module.excite, channel_means(x[b]))] for b in range(x.shape[0])])
 
 
 def slow_gated_channel(module, x):
@@ -104,13 +92,13 @@ def slow_style(module, x):
             centre = mean(values(x, b, c))
             deviation = math.sqrt(mean([(v - centre) ** 2 for v in values(x, b, c)]) + 1e-5)
             styles[b].append(float(module.weight[0, c]) * centre + float(module.weight[1, c]) * deviation)
-    styles = normalize_vectors(module.norm, styles, module.training)
+    styles = batch_norm(module.norm, torch.tensor(styles, dtype=x.dtype)).tolist()
     return gated(x, [[sigmoid(z) for z in row] for row in styles])
 
 
 def slow_refinement(module, x):
-    scores = [affine(module.excite, means(x, b)) for b in range(x.shape[0])]
-    scores = normalize_vectors(module.norm, scores, module.training)
+    scores = [affine(module.excite, channel_means(x[b])) for b in range(x.shape[0])]
+    scores = batch_norm(module.norm, torch.tensor(scores, dtype=x.dtype)).tolist()
     return gated(x, [[sigmoid(score) for score in row] for row in scores])
 
 
@@ -122,7 +110,7 @@ def standardize(numbers):
 
 def slow_gaussian(module, x):
     c = float(module.deviation)
-    return gated(x, [[math.exp(-(z**2) / (2 * c**2)) for z in standardize(means(x, b))] for b in range(x.shape[0])])
+    return gated(x, [[math.exp(-(z**2) / (2 * c**2)) for z in standardize(channel_means(image))] for image in x])
 
 
 def slow_linear_context(module, x):
@@ -130,7 +118,7 @@ def slow_linear_context(module, x):
     size = x.shape[1] // module.groups
     gates = []
     for b in range(x.shape[0]):
-        s = means(x, b)
+        s = channel_means(x[b])
         z = [v for start in range(0, len(s), size) for v in standardize(s[start : start + size])]
         gates.append([sigmoid(w[c] * z[c] + shift[c]) for c in range(len(s))])
     return gated(x, gates)
@@ -138,7 +126,7 @@ def slow_linear_context(module, x):
 
 def slow_normalization(module, x):
     B, C = x.shape[:2]
-    normal = normalize(module.norm, [[values(x, b, c) for c in range(C)] for b in range(B)], module.training)
+    normal = batch_norm(module.norm, x).flatten(2).tolist()
     scales = [abs(scale) for scale in module.norm.weight.tolist()]
     rows = [[[sigmoid(scales[c] / sum(scales) * z) for z in normal[b][c]] for c in range(C)] for b in range(B)]
     gate = torch.tensor(rows, dtype=x.dtype).reshape(x.shape)
@@ -166,7 +154,7 @@ def slow_frequency(module, x, frequencies=TOP_16):
                     for h, w in itertools.product(range(H), range(W))
                 )
             )
-        hidden = [max(0.0, value) for value in affine(module.squeeze, spectrum)]
+        hidden = relu(affine(module.squeeze, spectrum))
         gates.append([sigmoid(score) for score in affine(module.excite, hidden)])
     return gated(x, gates)
 
@@ -210,66 +198,37 @@ def slow_cross_covariance(module, x):
     return y, attention
 
 
-def convolve(kernel, image, stride):
-    """One channel as a dictionary from cells to numbers, with a kernel of size 3 and zeros around the map."""
-    rank = kernel.ndim
-    sizes = [max(cell[axis] for cell in image) + 1 for axis in range(rank)]
-    result = {}
-    for cell in cells([-(-size // stride) for size in sizes]):
-        result[cell] = 0.0
-        for offset in cells([3] * rank):
-            at = tuple(stride * p + o - 1 for p, o in zip(cell, offset, strict=True))
-            result[cell] += float(kernel[offset]) * image.get(at, 0.0)
-    return result
-
-
 def slow_gather(module, x):
     """θ⁻, θ and θ⁺ of a map as large as the module's `kernel`, if it has one."""
     B, C, *spatial = x.shape
-    rank, e = len(spatial), module.extent
-    images = [[{cell: float(x[(b, c, *cell)]) for cell in cells(spatial)} for c in range(C)] for b in range(B)]
-    layers = list(module.steps)
+    e, gathered = module.extent, x
     if module.variant == "theta_minus":
-        for b, c in itertools.product(range(B), range(C)):
-            image = images[b][c]
-            grid = [1] * rank if e is None else [-(-size // e) for size in spatial]
-            images[b][c] = {}
-            for cell in cells(grid):
-                near = [
-                    value
-                    for at, value in image.items()
-                    if e is None or all(abs(p - e * q) < e for p, q in zip(at, cell, strict=True))
-                ]
-                images[b][c][cell] = mean(near)
+        grid = [1] * len(spatial) if e is None else [-(-size // e) for size in spatial]
+        gathered = torch.empty(B, C, *grid, dtype=x.dtype)
+        for cell in cells(grid):
+            near = [
+                x[(..., *at)]
+                for at in cells(spatial)
+                if e is None or all(abs(p - e * q) < e for p, q in zip(at, cell, strict=True))
+            ]
+            gathered[(..., *cell)] = sum(near) / len(near)
     elif e is None:
-        for b, c in itertools.product(range(B), range(C)):
-            total = sum(float(module.kernel[(c, *cell)]) * value for cell, value in images[b][c].items())
-            images[b][c] = {(0,) * rank: total}
-    for layer in layers:
+        total = sum(module.kernel[(..., *cell)] * x[(..., *cell)] for cell in cells(spatial))
+        gathered = total.reshape(B, C, *[1] * len(spatial))
+    for layer in module.steps:
         if isinstance(layer, torch.nn.ReLU):
-            images = [[{cell: max(0.0, v) for cell, v in image.items()} for image in row] for row in images]
-        elif hasattr(layer, "running_mean"):
-            where = list(images[0][0])
-            normal = normalize(layer, [[list(image.values()) for image in row] for row in images], module.training)
-            images = [[dict(zip(where, channel, strict=True)) for channel in row] for row in normal]
+            gathered = gathered.clamp(min=0)
         else:
-            images = [[convolve(layer.weight[c, 0], row[c], 2) for c in range(C)] for row in images]
-    grid = [max(cell[axis] for cell in images[0][0]) + 1 for axis in range(rank)]
+            gathered = (batch_norm if hasattr(layer, "running_mean") else convolve)(layer, gathered)
     gate = torch.empty_like(x)
     for b, cell in itertools.product(range(B), cells(spatial)):
-        nearest = tuple(p * g // size for p, g, size in zip(cell, grid, spatial, strict=True))
-        vector = [images[b][c][nearest] for c in range(C)]
+        nearest = tuple(p * g // size for p, g, size in zip(cell, gathered.shape[2:], spatial, strict=True))
+        vector = gathered[(b, slice(None), *nearest)].tolist()
         if module.variant == "theta_plus":
-            hidden = [max(0.0, value) for value in pointwise(module.squeeze, vector)]
-            vector = pointwise(module.excite, hidden)
+            vector = affine(module.excite, relu(affine(module.squeeze, vector)))
         for c in range(C):
             gate[(b, c, *cell)] = sigmoid(vector[c])
     return gate * x, gate
-
-
-def pointwise(layer, vector):
-    weight = layer.weight.flatten(1).tolist()
-    return [dot(row, vector) + bias for row, bias in zip(weight, layer.bias.tolist(), strict=True)]
 
 
 def agree(module, slow, shape):
@@ -413,7 +372,7 @@ def test_parameter_counts_are_the_known_ones(mechanism, counts):
 )
 def test_resnet_50_has_as_many_parameters_as_known(mechanism, total):
     with torch.device("meta"):
-        added = sum(blocks * count(mechanism(channels)) for channels, blocks in RESNET_50.items())
+        added = sum(count(mechanism(channels)) for channels in RESNET_50)
     assert 25_557_032 + added == total
 
 

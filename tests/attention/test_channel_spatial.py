@@ -1,11 +1,11 @@
 """Gates over channels and positions against the papers' equations, written again as loops, and published counts."""
 
 import itertools
-import math
 
 import pytest
 import torch
-from oracle import cells, count, randomize, sigmoid
+from oracle import WIDTHS, affine, cells, channel_means, count, draw, having, randomize, relu, sigmoid, watched
+from slow_layers import batch_norm
 
 from regard.attention import (
     CBAM,
@@ -13,50 +13,8 @@ from regard.attention import (
     CoordinateAttention,
     ShapeError,
     SimAM,
-    offering,
 )
 from regard.attention.norm import BatchNorm
-
-WIDTHS = (64, 256, 512, 1024, 2048)
-
-
-def having(mechanism, **options):
-    """How to build it for a channel count, with these arguments."""
-    return lambda channels: mechanism(channels, **options)
-
-
-def random_map(shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-
-
-def offered(module, x):
-    offers = []
-    with offering.listen(offers.append):
-        y = module(x)
-    return y, {offer.fact.label: offer.weights for offer in offers}
-
-
-def affine(layer, vector):
-    """A linear layer, or a convolution of size one, of a list of numbers."""
-    weight = layer.weight.reshape(layer.weight.shape[0], -1).tolist()
-    bias = [0.0] * len(weight) if layer.bias is None else layer.bias.tolist()
-    return [bias[o] + sum(weight[o][i] * vector[i] for i in range(len(vector))) for o in range(len(weight))]
-
-
-def normalize(norm, values, training):
-    """Batch normalisation of `(B, C, N)` nested lists, with batch or running statistics."""
-    result = [[[0.0] * len(row) for row in image] for image in values]
-    for c in range(len(values[0])):
-        numbers = [number for image in values for number in image[c]]
-        mean, variance = float(norm.running_mean[c]), float(norm.running_var[c])
-        if training and len(numbers) > 1:
-            mean = sum(numbers) / len(numbers)
-            variance = sum((number - mean) ** 2 for number in numbers) / len(numbers)
-        scale, shift = float(norm.weight[c]), float(norm.bias[c])
-        for b, image in enumerate(values):
-            for n, number in enumerate(image[c]):
-                result[b][c][n] = scale * (number - mean) / math.sqrt(variance + norm.eps) + shift
-    return result
 
 
 def slow_cbam(module, x):
@@ -64,11 +22,10 @@ def slow_cbam(module, x):
     where = cells(spatial)
     channel = torch.zeros(B, C, dtype=x.dtype)
     for b in range(B):
-        mean = [sum(x[b, c].reshape(-1).tolist()) / len(where) for c in range(C)]
         highest = [max(x[b, c].reshape(-1).tolist()) for c in range(C)]
         logits = []
-        for statistic in (mean, highest):
-            hidden = [max(0.0, value) for value in affine(module.squeeze, statistic)]
+        for statistic in (channel_means(x[b]), highest):
+            hidden = relu(affine(module.squeeze, statistic))
             logits.append(affine(module.excite, hidden))
         for c in range(C):
             channel[b, c] = sigmoid(logits[0][c] + logits[1][c])
@@ -88,7 +45,7 @@ def slow_cbam(module, x):
                     logits[b][0][n] += float(module.spatial.weight[(0, 0, *offset)]) * highest[at]
                     logits[b][0][n] += float(module.spatial.weight[(0, 1, *offset)]) * mean[at]
     if isinstance(module.norm, BatchNorm):
-        logits = normalize(module.norm, logits, module.training)
+        logits = batch_norm(module.norm, torch.tensor(logits, dtype=x.dtype)).tolist()
     gate = torch.zeros(B, *spatial, dtype=x.dtype)
     y = torch.empty_like(x)
     for b in range(B):
@@ -105,8 +62,7 @@ def slow_scse(module, x):
     gate = torch.zeros(B, *spatial, dtype=x.dtype)
     y = torch.empty_like(x)
     for b in range(B):
-        mean = [sum(x[b, c].reshape(-1).tolist()) / len(cells(spatial)) for c in range(C)]
-        hidden = [max(0.0, value) for value in affine(module.squeeze, mean)]
+        hidden = relu(affine(module.squeeze, channel_means(x[b])))
         channel[b] = torch.tensor([sigmoid(value) for value in affine(module.excite, hidden)], dtype=x.dtype)
         for cell in cells(spatial):
             vector = [float(x[(b, c, *cell)]) for c in range(C)]
@@ -125,7 +81,7 @@ def slow_coordinate(module, x):
         lines += [[sum(float(x[b, c, h, w]) for h in range(H)) / H for c in range(C)] for w in range(W)]
         columns = [affine(module.squeeze, line) for line in lines]
         squeezed.append([[column[m] for column in columns] for m in range(module.hidden_channels)])
-    squeezed = normalize(module.norm, squeezed, module.training)
+    squeezed = batch_norm(module.norm, torch.tensor(squeezed, dtype=x.dtype)).tolist()
     height, width = torch.zeros(B, C, H, dtype=x.dtype), torch.zeros(B, C, W, dtype=x.dtype)
     y = torch.empty_like(x)
     for b in range(B):
@@ -184,10 +140,10 @@ CASES = [
 @pytest.mark.parametrize(("slow", "build", "shape"), [(s, b, shape) for s, b, shapes in CASES for shape in shapes])
 def test_is_the_equation(slow, build, shape, training):
     module = randomize(build(shape[1])).train(training)
-    x = random_map(shape)
+    x = draw(shape)
     with torch.no_grad():
         expected, expected_maps = slow(module, x)  # first: training moves the running statistics
-        y, maps = offered(module, x)
+        y, maps = watched(module, x)
     torch.testing.assert_close(y, expected)
     assert maps.keys() == expected_maps.keys()
     for label, gate in expected_maps.items():
@@ -233,27 +189,27 @@ def test_one_image_of_one_cell_trains(build, channels):
 @pytest.mark.parametrize("build", [ConcurrentSqueezeExcitation, SimAM])
 def test_permuting_the_positions_permutes_the_output(build):
     module = randomize(build(7))
-    x = random_map((2, 7, 13))
+    x = draw((2, 7, 13))
     order = torch.randperm(13, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(module(x[:, :, order]), module(x)[:, :, order])
 
 
 def test_cbam_without_its_convolutions_neighbours_does_not_depend_on_the_order_of_positions():
     module = randomize(CBAM(7, kernel_size=1, dims=1)).eval()
-    x = random_map((2, 7, 13))
+    x = draw((2, 7, 13))
     order = torch.randperm(13, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(module(x[:, :, order]), module(x)[:, :, order])
 
 
 def test_coordinate_attention_follows_permuted_rows_and_columns():
     module = randomize(CoordinateAttention(7)).eval()
-    x = random_map((2, 7, 5, 3))
+    x = draw((2, 7, 5, 3))
     rows, columns = torch.tensor([3, 0, 4, 1, 2]), torch.tensor([2, 0, 1])
     torch.testing.assert_close(module(x[:, :, rows][:, :, :, columns]), module(x)[:, :, rows][:, :, :, columns])
 
 
 def test_simam_of_one_cell_is_the_gate_of_one_half():
-    x = random_map((2, 7, 1, 1))
+    x = draw((2, 7, 1, 1))
     torch.testing.assert_close(SimAM(7)(x), x * sigmoid(0.5))
 
 
@@ -307,7 +263,7 @@ def test_batch_norm_is_that_of_torch_wherever_that_is_defined(shape, theirs, tra
     ours = randomize(BatchNorm(shape[1])).train(training)
     same = theirs(shape[1]).double().train(training)
     same.load_state_dict(ours.state_dict())
-    x = random_map(shape)
+    x = draw(shape)
     torch.testing.assert_close(ours(x), same(x))
     torch.testing.assert_close(ours.state_dict(), same.state_dict())
 
@@ -316,7 +272,7 @@ def test_batch_norm_is_that_of_torch_wherever_that_is_defined(shape, theirs, tra
 def test_batch_norm_of_a_single_value_uses_and_keeps_the_running_statistics(shape):
     norm = randomize(BatchNorm(7)).train()
     before = {name: tensor.clone() for name, tensor in norm.state_dict().items()}
-    x = random_map(shape)
+    x = draw(shape)
     y = norm(x)
     torch.testing.assert_close(norm.state_dict(), before, rtol=0, atol=0)
     torch.testing.assert_close(y, norm.eval()(x))

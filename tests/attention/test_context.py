@@ -5,19 +5,28 @@ import math
 
 import pytest
 import torch
-from oracle import affine, cells, count, dot, draw, draw_mask, offered, randomize, sigmoid, softmax
+from oracle import (
+    WIDTHS,
+    affine,
+    cells,
+    count,
+    dot,
+    draw,
+    draw_mask,
+    having,
+    offered,
+    randomize,
+    relu,
+    sigmoid,
+    softmax,
+)
+from slow_layers import layer_norm
 
 from regard.attention import GlobalContext, MultiHeadSelfAttention, NonLocal, ShapeError
 from regard.attention.offering import Request
 
-WIDTHS = (64, 256, 512, 1024, 2048)
 MODES = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
 MAPS = ((2, 7, 5, 3), (1, 11, 1, 1), (2, 7, 13), (2, 7, 2, 3, 2))
-
-
-def having(mechanism, **options):
-    """How to build it for a channel count, with these arguments."""
-    return lambda channels: mechanism(channels, **options)
 
 
 def slow_global_context(module, x):
@@ -30,11 +39,7 @@ def slow_global_context(module, x):
         weights = softmax([affine(module.score, vector)[0] for vector in vectors])
         context = [sum(weights[n] * vectors[n][c] for n in range(len(where))) for c in range(C)]
         hidden = affine(module.squeeze, context)
-        mean = sum(hidden) / len(hidden)
-        deviation = math.sqrt(sum((value - mean) ** 2 for value in hidden) / len(hidden) + module.norm.eps)
-        gain, shift = module.norm.weight.tolist(), module.norm.bias.tolist()
-        hidden = [max(0.0, gain[j] * (value - mean) / deviation + shift[j]) for j, value in enumerate(hidden)]
-        transformed = affine(module.excite, hidden)
+        transformed = affine(module.excite, relu(layer_norm(module.norm, hidden)))
         for n, cell in enumerate(where):
             attention[(b, *cell)] = weights[n]
             for c in range(C):

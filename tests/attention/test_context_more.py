@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from oracle import cells, count, draw, draw_mask, randomize, softmax
+from oracle import WIDTHS, cells, count, draw, draw_mask, heard, randomize, softmax, watched, weights_of
 from timm.layers.bottleneck_attn import BottleneckAttn
 from timm.layers.lambda_layer import LambdaLayer as TheirLambdaLayer
 
@@ -25,25 +25,11 @@ from regard.attention import (
     ObjectContext,
     PositionAttention,
     ShapeError,
-    offering,
 )
 from regard.attention.offering import Request
 
-WIDTHS = (64, 256, 512, 1024, 2048)
 MAPS = ((2, 7, 5, 3), (1, 11, 1, 1), (2, 7, 13), (2, 7, 2, 3, 2))
 PLANES = ((2, 11, 5, 3), (1, 7, 1, 1), (2, 7, 1, 3))
-
-
-def watched(module, *inputs):
-    """What the module gives, its maps as a whole by label, and the grids over which their keys lie."""
-    offers = []
-    with torch.no_grad(), offering.listen(offers.append):
-        y = module(*inputs)
-    maps = {
-        offer.fact.label: offer.weights if isinstance(offer.weights, torch.Tensor) else offer.weights(Request())
-        for offer in offers
-    }
-    return y, maps, {offer.fact.label: offer.grid for offer in offers}
 
 
 def linear(layer, vector):
@@ -351,13 +337,16 @@ def slow_disentangled(module, x):
 
 
 def agree(module, slow, x):
-    y, maps, grids = watched(module, x)
+    """Output and maps are those of the slow reference; gives the grids over which the keys of the maps lie."""
+    with torch.no_grad():
+        y, offers = heard(module, x)
+    maps = {offer.fact.label: weights_of(offer) for offer in offers}
     expected, expected_maps = over_batch(slow, module, x)
     torch.testing.assert_close(y, expected)
     assert maps.keys() == expected_maps.keys()
     for label, values in expected_maps.items():
         torch.testing.assert_close(maps[label], values)
-    return grids
+    return {offer.fact.label: offer.grid for offer in offers}
 
 
 # Double attention
@@ -392,7 +381,7 @@ def test_criss_cross_counts_the_position_itself_once():
     module = CrissCrossAttention(7, recurrence=1).double()
     torch.nn.init.zeros_(module.query.weight)  # all scores are alike
     torch.nn.init.zeros_(module.query.bias)
-    _, maps, _ = watched(module, draw((1, 7, 5, 3)))
+    _, maps = watched(module, draw((1, 7, 5, 3)))
     weights = maps["attention"][0, 0]
     torch.testing.assert_close(weights[weights > 0], torch.full((15 * 7,), 1 / 7, dtype=torch.float64))
 
@@ -469,7 +458,7 @@ def test_external_attention_is_the_equation(shape, units, masked):
     module = randomize(ExternalAttention(shape[2], units))
     x = draw(shape)
     mask = draw_mask(shape[:2]) if masked else None
-    y, maps, _ = watched(module, x, mask)
+    y, maps = watched(module, x, mask)
     with torch.no_grad():
         for b in range(len(x)):
             expected, expected_maps = slow_external(module, x[b], None if mask is None else mask[b])
@@ -484,7 +473,7 @@ def test_external_attention_divides_by_no_zero():
     with torch.no_grad():
         module.key.weight.abs_()
     assert not module.key(x).softmax(1)[0, 0].any()
-    y, maps, _ = watched(module, x)
+    y, maps = watched(module, x)
     torch.testing.assert_close(maps["attention"].sum(2), torch.ones(1, 2))
     module(x).sum().backward()
     assert y.isfinite().all()
@@ -503,11 +492,9 @@ def test_object_context_is_the_equation(shape, scaled):
 
 def test_the_regions_can_be_supervised_through_the_offered_logits():
     module = randomize(ObjectContext(7, regions=5))
-    offers = {}
-    with offering.listen(lambda offer: offers.update({offer.fact.label: offer.weights})):
-        module(draw((2, 7, 5, 3)))
+    _, maps = watched(module, draw((2, 7, 5, 3)))
     truth = torch.randint(5, (2, 5, 3))
-    torch.nn.functional.cross_entropy(offers["logit"], truth).backward()
+    torch.nn.functional.cross_entropy(maps["logit"], truth).backward()
     assert module.logit.weight.grad.any()
     assert module.logit.bias.grad.any()
 
@@ -765,9 +752,7 @@ def test_permuting_the_positions_permutes_the_output(build):
 @pytest.mark.parametrize("build", [PositionAttention, CrissCrossAttention, DualAttention])
 def test_only_the_queries_asked_for_are_offered(build):
     module = randomize(build(7))
-    offers = []
-    with offering.listen(offers.append):
-        module(draw((2, 7, 5, 3)))
+    _, offers = heard(module, draw((2, 7, 5, 3)))
     weights = offers[0].weights
     torch.testing.assert_close(
         weights(Request(queries=(14, 3))), weights(Request()).index_select(-2, torch.tensor([14, 3]))

@@ -9,7 +9,8 @@ import math
 
 import pytest
 import torch
-from oracle import affine, count, dot, draw, draw_mask, offered, randomize, softmax
+from oracle import WIDTHS, affine, compare, count, dot, draw, draw_mask, offered, randomize, softmax
+from reading import masked
 
 from regard import functional
 from regard.attention import (
@@ -29,10 +30,7 @@ from regard.attention import (
 )
 from regard.attention.offering import Request
 
-WIDTHS = (64, 256, 512, 1024, 2048)
 TOKENS = [((2, 7, 6), 3), ((1, 1, 6), 2), ((2, 11, 5), 1)]
-
-masked = pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
 
 
 def parts(module, x):
@@ -68,16 +66,6 @@ def attend(module, x, similarity, mask=None, causal=False):
     total = weights.sum(3, keepdim=True)
     weights = torch.where(total == 0, 0.0, weights / torch.where(total == 0, 1.0, total))
     return joined(module, torch.einsum("bhtn,bhnd->bhtd", weights, value)), weights
-
-
-def compare(module, x, expected, *mask):
-    """Output and offered map are the expected ones."""
-    with torch.no_grad():
-        y, offer = offered(module, x, *mask)
-        weights = offer.weights(Request()) if callable(offer.weights) else offer.weights
-    torch.testing.assert_close(y, expected[0].detach())
-    torch.testing.assert_close(weights, expected[1].detach())
-    return offer
 
 
 # Linear

@@ -8,7 +8,9 @@ import math
 
 import pytest
 import torch
-from oracle import affine, cells, count, dot, draw, draw_mask, offered, randomize, softmax
+from oracle import affine, cells, compare, count, dot, draw, draw_mask, heard, offered, randomize, softmax
+from reading import masked
+from slow_layers import interpolated, running_norm
 from timm.models.cait import TalkingHeadAttn
 from timm.models.efficientvit_msra import CascadedGroupAttention as TimmCascadedGroupAttention
 
@@ -20,22 +22,8 @@ from regard.attention import (
     NystromAttention,
     PatternedAttention,
     TalkingHeadsAttention,
-    offering,
 )
 from regard.attention.offering import Request
-
-masked = pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
-
-
-def compare(module, x, expected, *mask):
-    """Output and offered map are the expected ones."""
-    with torch.no_grad():
-        y, offer = offered(module, x, *mask)
-        weights = offer.weights(Request()) if callable(offer.weights) else offer.weights
-    torch.testing.assert_close(y, expected[0])
-    torch.testing.assert_close(weights, expected[1])
-    return offer
-
 
 # Patterns
 
@@ -109,20 +97,6 @@ def test_patterns_refuse():
 # Cascaded groups
 
 
-def normalized(norm, vector):
-    """Batch normalisation of one position, by the running statistics."""
-    mean, variance = norm.running_mean.tolist(), norm.running_var.tolist()
-    scale, shift = norm.weight.tolist(), norm.bias.tolist()
-    return [
-        (value - mean[i]) / math.sqrt(variance[i] + norm.eps) * scale[i] + shift[i] for i, value in enumerate(vector)
-    ]
-
-
-def pointwise(convolution, vector):
-    weight = convolution.weight.flatten(1).tolist()
-    return [dot(row, vector) for row in weight]
-
-
 def slow_cascaded_group(module, x):
     where = cells(x.shape[2:])
     K, d = module.key_width, module.value_width
@@ -136,7 +110,7 @@ def slow_cascaded_group(module, x):
                 part = image[cell][h * d : (h + 1) * d]
                 if h:
                     part = [a + c for a, c in zip(part, found[cell][-d:], strict=True)]
-                projected = normalized(module.project[h][1], pointwise(module.project[h][0], part))
+                projected = running_norm(module.project[h][1], affine(module.project[h][0], part))
                 query[cell], key[cell], value[cell] = projected[:K], projected[K : 2 * K], projected[2 * K :]
             kernel = module.near[h][0].weight  # (K, 1, *sizes)
             near = {}
@@ -146,7 +120,7 @@ def slow_cascaded_group(module, x):
                     other = tuple(c + p - s // 2 for c, p, s in zip(cell, place, kernel.shape[2:], strict=True))
                     if other in query:
                         total = [t + float(kernel[(e, 0, *place)]) * query[other][e] for e, t in enumerate(total)]
-                near[cell] = normalized(module.near[h][1], total)
+                near[cell] = running_norm(module.near[h][1], total)
             for i, cell in enumerate(where):
                 weights = softmax([dot(near[cell], key[other]) / math.sqrt(K) for other in where])
                 attention[b, h, i] = torch.tensor(weights, dtype=x.dtype)
@@ -154,7 +128,7 @@ def slow_cascaded_group(module, x):
                 found[cell] += read
         for cell in where:
             together = [max(0.0, z) if module.variant == "authors" else z for z in found[cell]]
-            output = normalized(module.output[1], pointwise(module.output[0], together))
+            output = running_norm(module.output[1], affine(module.output[0], together))
             y[(b, slice(None), *cell)] = torch.tensor(output, dtype=x.dtype)
     return y, attention
 
@@ -238,23 +212,16 @@ def test_cascaded_group_refuses(arguments, message):
 # Agents
 
 
-def interpolated(table, size):
-    """Of a list, its values at `size` places, between two of them linearly; edges lie on edges."""
-    places = [min(max((i + 0.5) * len(table) / size - 0.5, 0.0), len(table) - 1.0) for i in range(size)]
-    return [sum(max(0.0, 1 - abs(place - j)) * table[j] for j in range(len(table))) for place in places]
-
-
 def slow_agent_bias(bias, spatial):
     """Of every head, agent and cell."""
     h, n = bias.block.shape[:2]
     total = torch.zeros(h, n, *spatial, dtype=torch.float64)
     for head, a in cells((h, n)):
-        across = [interpolated(line, spatial[1]) for line in bias.block[head, a].tolist()]
-        block = [interpolated(line, spatial[0]) for line in zip(*across, strict=True)]  # columns of rows
-        row = interpolated(bias.row[head, a, :, 0].tolist(), spatial[0])
-        column = interpolated(bias.column[head, a, 0].tolist(), spatial[1])
+        block = interpolated(bias.block[head, a], spatial)
+        row = interpolated(bias.row[head, a, :, 0], spatial[:1])
+        column = interpolated(bias.column[head, a, 0], spatial[1:])
         for i, j in cells(spatial):
-            total[head, a, i, j] = block[j][i] + row[i] + column[j]
+            total[head, a, i, j] = block[i, j] + row[i] + column[j]
     return total
 
 
@@ -317,10 +284,9 @@ def slow_agent(module, x):
 )
 def test_agent_is_the_equation(spatial, arguments):
     module = randomize(AgentAttention(6, **{"heads": 2, "grid": 2, "bias_size": 3, **arguments}))
-    x, offers = draw((2, 6, *spatial)), []
-    with torch.no_grad(), offering.listen(offers.append):
-        y = module(x)
+    x = draw((2, 6, *spatial))
     with torch.no_grad():
+        y, offers = heard(module, x)
         expected, gathers, spreads = slow_agent(module, x)
     torch.testing.assert_close(y, expected)
     maps = {offer.fact.label: offer.weights for offer in offers}
@@ -513,11 +479,10 @@ def test_nystrom_is_the_equation(tokens, landmarks, iterations, masked):
     module = randomize(
         NystromAttention(6, heads=2, landmarks=landmarks, iterations=iterations, kernel_size=5, bias=not masked)
     )
-    x, offers = draw((2, tokens, 6)), []
+    x = draw((2, tokens, 6))
     mask = draw_mask((2, tokens)) if masked else None
-    with torch.no_grad(), offering.listen(offers.append):
-        y = module(x, mask)
     with torch.no_grad():
+        y, offers = heard(module, x, mask)
         expected, outs, intos = slow_nystrom(module, x, mask)
     torch.testing.assert_close(y, expected)
     maps = {offer.fact.label: offer.weights for offer in offers}

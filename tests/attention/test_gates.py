@@ -5,7 +5,23 @@ import math
 
 import pytest
 import torch
-from oracle import affine, cells, count, dot, draw, randomize, sigmoid, softmax
+from oracle import (
+    RESNET_50,
+    WIDTHS,
+    affine,
+    cells,
+    channel_means,
+    count,
+    dot,
+    draw,
+    having,
+    randomize,
+    relu,
+    sigmoid,
+    softmax,
+    watched,
+)
+from slow_layers import batch_norm, convolve, layer_norm
 
 from regard.attention import (
     BottleneckAttention,
@@ -14,52 +30,7 @@ from regard.attention import (
     ShuffleAttention,
     StripPooling,
     TripletAttention,
-    offering,
 )
-
-WIDTHS = (64, 256, 512, 1024, 2048)
-RESNET_50 = [256] * 3 + [512] * 4 + [1024] * 6 + [2048] * 3
-
-
-def having(mechanism, **options):
-    """How to build it for a channel count, with these arguments."""
-    return lambda channels: mechanism(channels, **options)
-
-
-def offered(module, *inputs):
-    offers = []
-    with offering.listen(offers.append):
-        y = module(*inputs)
-    return y, {offer.fact.label: offer.weights for offer in offers}
-
-
-def convolve(layer, image):
-    """What a convolution that keeps the size gives for `(C, *spatial)`, cell by cell."""
-    spatial = tuple(image.shape[1:])
-    sizes = tuple(layer.weight.shape[2:])
-    result = torch.zeros(len(layer.weight), *spatial, dtype=image.dtype)
-    for cell in cells(spatial):
-        here = (slice(None), *cell)
-        if layer.bias is not None:
-            result[here] += layer.bias
-        for offset in cells(sizes):
-            at = tuple(p + layer.dilation[0] * (o - s // 2) for p, o, s in zip(cell, offset, sizes, strict=True))
-            if all(0 <= a < size for a, size in zip(at, spatial, strict=True)):
-                result[here] += layer.weight[(..., *offset)] @ image[(slice(None), *at)]
-    return result
-
-
-def normalize(norm, values):
-    """Batch normalisation of `(B, C, *sizes)`, channel by channel, with batch statistics in training."""
-    result = torch.empty_like(values)
-    for c in range(values.shape[1]):
-        numbers = values[:, c]
-        mean, variance = norm.running_mean[c], norm.running_var[c]
-        if norm.training and numbers.numel() > 1:
-            mean = numbers.sum() / numbers.numel()
-            variance = ((numbers - mean) ** 2).sum() / numbers.numel()
-        result[:, c] = norm.weight[c] * (numbers - mean) / (variance + norm.eps) ** 0.5 + norm.bias[c]
-    return result
 
 
 def standardize(norm, c, numbers):
@@ -76,19 +47,18 @@ def slow_bam(module, x):
     convolutions = [layer for layer in module.spatial if hasattr(layer, "kernel_size")]
     norms = [layer for layer in module.channel if hasattr(layer, "running_var")]
     norms += [layer for layer in module.spatial if hasattr(layer, "running_var")]
-    means = [[sum(image[c].reshape(-1).tolist()) / math.prod(spatial) for c in range(C)] for image in x]
-    hidden = torch.tensor([affine(linear[0], mean) for mean in means], dtype=x.dtype)
-    hidden = (normalize(norms.pop(0), hidden) if code else hidden).clamp(min=0)
+    hidden = torch.tensor([affine(linear[0], channel_means(image)) for image in x], dtype=x.dtype)
+    hidden = (batch_norm(norms.pop(0), hidden) if code else hidden).clamp(min=0)
     channel = torch.tensor([affine(linear[1], vector) for vector in hidden.tolist()], dtype=x.dtype)
     if not code:
-        channel = normalize(norms.pop(0), channel)
+        channel = batch_norm(norms.pop(0), channel)
     scores = x
     for convolution in convolutions:
-        scores = torch.stack([convolve(convolution, image) for image in scores])
+        scores = convolve(convolution, scores)
         if convolution is not convolutions[-1]:
-            scores = (normalize(norms.pop(0), scores) if code else scores).clamp(min=0)
+            scores = (batch_norm(norms.pop(0), scores) if code else scores).clamp(min=0)
     if not code:
-        scores = normalize(norms.pop(0), scores)
+        scores = batch_norm(norms.pop(0), scores)
     assert not norms
     gate, y = torch.empty_like(x), torch.empty_like(x)
     for b, c, cell in itertools.product(range(B), range(C), cells(spatial)):
@@ -108,9 +78,9 @@ def slow_triplet(module, x):
     ):
         rotated = x.permute(0, *axes)
         convolution, norm, _ = getattr(module, label)
-        statistics = [torch.stack([image.max(0).values, image.sum(0) / len(image)]) for image in rotated]
-        scores = torch.stack([convolve(convolution, image) for image in statistics])
-        maps[label] = 1 / (1 + (-normalize(norm, scores)[:, 0]).exp())
+        statistics = torch.stack([rotated.amax(1), rotated.sum(1) / rotated.shape[1]], 1)
+        scores = convolve(convolution, statistics)
+        maps[label] = 1 / (1 + (-batch_norm(norm, scores)[:, 0]).exp())
         gated = rotated * maps[label][:, None]
         parts.append(gated.permute(0, *(1 + axes.index(axis) for axis in (1, 2, 3))))
     return sum(parts) / 3, maps
@@ -172,6 +142,7 @@ def slow_polarized(module, x):
     """In the paper's order: every projection at every position, and only then the sums."""
     B, C, *spatial = x.shape
     where = cells(spatial)
+    theirs = (module.variant, module.arrangement) == ("code", "sequential")
     pooling, spatial_gate = (torch.empty(B, *spatial, dtype=x.dtype) for _ in range(2))
     channel = torch.empty(B, C, dtype=x.dtype)
     y = torch.empty_like(x)
@@ -180,20 +151,25 @@ def slow_polarized(module, x):
         picked = softmax([affine(module.channel_query, vector)[0] for vector in vectors])
         values = [affine(module.channel_value, vector) for vector in vectors]
         pooled = [sum(p * value[j] for p, value in zip(picked, values, strict=True)) for j in range(len(values[0]))]
-        excited = affine(module.excite, pooled)
+        if theirs:
+            first, norm, _, last = module.excite
+            excited = affine(last, relu(layer_norm(norm, affine(first, pooled))))
+        else:
+            excited = affine(module.excite, pooled)
         if hasattr(module.norm, "weight"):
-            mean = sum(excited) / C
-            deviation = math.sqrt(sum((value - mean) ** 2 for value in excited) / C + module.norm.eps)
-            gain, shift = module.norm.weight.tolist(), module.norm.bias.tolist()
-            excited = [gain[c] * (value - mean) / deviation + shift[c] for c, value in enumerate(excited)]
+            excited = layer_norm(module.norm, excited)
         gates = [sigmoid(value) for value in excited]
         gated = [[gates[c] * vector[c] for c in range(C)] for vector in vectors]
         seen = gated if module.arrangement == "sequential" else vectors
         queries = [affine(module.spatial_query, vector) for vector in seen]
         query = [sum(each[j] for each in queries) / len(where) for j in range(len(queries[0]))]
         query = softmax(query) if module.variant == "paper" else query
-        scores = [dot(query, affine(module.spatial_value, vector)) for vector in seen]
-        scores = softmax(scores) if module.variant == "code" else scores
+        values = [affine(module.spatial_value, vector) for vector in seen]
+        if theirs:
+            channels = [softmax([value[j] for value in values]) for j in range(len(query))]
+            values = [[channel[n] for channel in channels] for n in range(len(where))]
+        scores = [dot(query, value) for value in values]
+        scores = softmax(scores) if module.variant == "code" and not theirs else scores
         channel[b] = torch.tensor(gates, dtype=x.dtype)
         for n, cell in enumerate(where):
             pooling[(b, *cell)], spatial_gate[(b, *cell)] = picked[n], sigmoid(scores[n])
@@ -206,10 +182,10 @@ def slow_polarized(module, x):
 def slow_strip_pooling(module, x):
     B, C, H, W = x.shape
     code = module.variant == "code"
-    rows = torch.stack([convolve(module.height[0], image.sum(2) / W) for image in x])
-    columns = torch.stack([convolve(module.width[0], image.sum(1) / H) for image in x])
+    rows = convolve(module.height[0], x.sum(3) / W)
+    columns = convolve(module.width[0], x.sum(2) / H)
     if code:
-        rows, columns = normalize(module.height[1], rows), normalize(module.width[1], columns)
+        rows, columns = batch_norm(module.height[1], rows), batch_norm(module.width[1], columns)
     gate, y = torch.empty_like(x), torch.empty_like(x)
     for b, h, w in cells((B, H, W)):
         crossed = rows[b, :, h] + columns[b, :, w]
@@ -244,7 +220,7 @@ CASES = [
             ({}, [(2, 7, 5, 3), (1, 6, 1, 1), (2, 6, 13), (1, 6, 2, 3, 5)]),
             ({"arrangement": "sequential"}, [(2, 7, 5, 3)]),
             ({"variant": "code"}, [(2, 7, 5, 3)]),
-            ({"variant": "code", "arrangement": "sequential"}, [(2, 7, 5, 3)]),
+            ({"variant": "code", "arrangement": "sequential"}, [(2, 23, 5, 3), (1, 7, 1, 1)]),
             ({"norm": True}, [(2, 7, 5, 3), (1, 6, 1, 1)]),
         ]
     ),
@@ -260,7 +236,7 @@ def test_is_the_equation(slow, build, shape, training):
     x = draw(shape)
     with torch.no_grad():
         expected, expected_maps = slow(module, x)  # first: training moves the running statistics
-        y, maps = offered(module, x)
+        y, maps = watched(module, x)
     torch.testing.assert_close(y, expected)
     assert maps.keys() == expected_maps.keys()
     for label, gate in expected_maps.items():
@@ -332,7 +308,7 @@ def test_permuting_the_positions_permutes_the_output(build):
 
 def test_gates_of_triplet_attention_may_close():
     """No rectifier comes before the sigmoid: about half of the gates are below one half."""
-    _, maps = offered(randomize(TripletAttention(7)).eval(), draw((2, 7, 5, 3)))
+    _, maps = watched(randomize(TripletAttention(7)).eval(), draw((2, 7, 5, 3)))
     assert all((gate < 0.5).any() and (gate > 0.5).any() for gate in maps.values())
 
 
@@ -340,7 +316,7 @@ def test_bam_on_a_map_smaller_than_its_kernels_is_a_map():
     """Dilated convolutions that are not padded as far leave one cell, which a broadcast hides."""
     module = randomize(BottleneckAttention(7)).eval()
     assert module.spatial(draw((1, 7, 7, 7))).shape == (1, 1, 7, 7)
-    _, maps = offered(module, draw((1, 7, 7, 7)))
+    _, maps = watched(module, draw((1, 7, 7, 7)))
     assert len(maps["gate"][0, 0].unique()) > 1
 
 
@@ -352,8 +328,8 @@ def test_bam_only_adds_to_its_input():
 
 def test_polarized_gates_of_the_authors_code_hardly_move():
     x = draw((2, 8, 5, 3))
-    _, ours = offered(randomize(PolarizedSelfAttention(8)), x)
-    _, theirs = offered(randomize(PolarizedSelfAttention(8, variant="code")), x)
+    _, ours = watched(randomize(PolarizedSelfAttention(8)), x)
+    _, theirs = watched(randomize(PolarizedSelfAttention(8, variant="code")), x)
     assert ((theirs["spatial"] >= 0.5) & (theirs["spatial"] < 0.7311)).all()
     assert (ours["spatial"] < 0.5).any()
 

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from oracle import heard
 
 from regard.attention import (
     AdditiveRead,
@@ -13,7 +14,6 @@ from regard.attention import (
     Refine,
     ShapeError,
     SqueezeExcitation,
-    offering,
 )
 from regard.attention.layout import map_to_tokens, tokens_to_map
 
@@ -39,13 +39,6 @@ def numbered(batch, channels, grid):
     """A map in which every value is another."""
     shape = (batch, channels, *grid)
     return torch.arange(torch.Size(shape).numel(), dtype=torch.float64).reshape(shape)
-
-
-def offered(module, *inputs):
-    offers = []
-    with offering.listen(offers.append):
-        y = module(*inputs)
-    return y, offers
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -97,11 +90,11 @@ def test_on_map_keeps_the_memory_format(grid, memory_format):
 def test_on_map_tells_watchers_the_grid(grid):
     module = OnMap(MultiHeadSelfAttention(8))
     x = torch.randn(2, 8, *grid)
-    y, (offer,) = offered(module, x)
+    y, (offer,) = heard(module, x)
     assert offer.grid == grid
     assert offer.module is module.refine
     assert torch.equal(y, module(x))
-    (later,) = offered(module.refine, torch.randn(2, 4, 8))[1]
+    (later,) = heard(module.refine, torch.randn(2, 4, 8))[1]
     assert later.grid is None
 
 
@@ -114,8 +107,8 @@ def test_read_map_reads_the_positions_row_by_row(grid, masked):
     cells = list(itertools.product(*(range(size) for size in grid)))
     tokens = torch.stack([memory[(slice(None), slice(None), *cell)] for cell in cells], dim=1)
     flat = None if mask is None else torch.stack([mask[(slice(None), *cell)] for cell in cells], dim=1)
-    expected, (plain,) = offered(read, query, tokens, flat)
-    context, (offer,) = offered(ReadMap(read), query, memory, mask)
+    expected, (plain,) = heard(read, query, tokens, flat)
+    context, (offer,) = heard(ReadMap(read), query, memory, mask)
     torch.testing.assert_close(context, expected)
     torch.testing.assert_close(offer.weights, plain.weights)
     assert (plain.grid, offer.grid) == (None, grid)

@@ -5,7 +5,24 @@ import math
 
 import pytest
 import torch
-from oracle import affine, cells, count, dot, draw, draw_mask, offered, randomize, softmax
+from oracle import (
+    affine,
+    cells,
+    close,
+    count,
+    dot,
+    draw,
+    draw_mask,
+    offered,
+    plus,
+    randomize,
+    relu,
+    softmax,
+    watched,
+    weighted,
+)
+from reading import B, M, N, Q, T, every_mask_and_nothing, make, pairs
+from slow_layers import layer_norm, multi_head
 from torch import nn
 
 from regard.attention import (
@@ -15,83 +32,7 @@ from regard.attention import (
     GuidedAttention,
     ParallelCoAttention,
     ShapeError,
-    offering,
 )
-from regard.attention.offering import Request
-
-B, T, N, Q, M = 2, 3, 5, 6, 7
-
-masks = pytest.mark.parametrize("which", ["none", "shared", "single", "nothing"])
-
-
-def make_mask(which):
-    if which == "none":
-        return None
-    mask = draw_mask((B, T, N) if which == "single" else (B, N))
-    mask[0, 0] = False  # one token, or all that the first query may read
-    if which == "nothing":
-        mask[1] = False
-    return mask
-
-
-def pairs(mask, b):
-    """Whether each pair of query and token takes part."""
-    if mask is None:
-        return [[True] * N] * T
-    return [mask[b].tolist()] * T if mask.ndim == 2 else mask[b].tolist()
-
-
-def make(which):
-    return draw((B, T, Q)), draw((B, N, M)).flip(1), make_mask(which)
-
-
-def watched(module, *inputs, **options):
-    """What the module gives, and every map by its label."""
-    offers = []
-    with offering.listen(offers.append):
-        y = module(*inputs, **options)
-    return y, {
-        offer.fact.label: offer.weights(Request()) if callable(offer.weights) else offer.weights for offer in offers
-    }
-
-
-def close(found, expected):
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
-
-
-def relu(numbers):
-    return [max(0.0, number) for number in numbers]
-
-
-def plus(*vectors):
-    return [sum(numbers) for numbers in zip(*vectors, strict=True)]
-
-
-def weighted(weights, vectors):
-    return [dot(weights, column) for column in zip(*vectors, strict=True)]
-
-
-def normal(layer, vector):
-    mean = sum(vector) / len(vector)
-    deviation = math.sqrt(sum((number - mean) ** 2 for number in vector) / len(vector) + layer.eps)
-    gain, shift = layer.weight.tolist(), layer.bias.tolist()
-    return [g * (number - mean) / deviation + s for g, number, s in zip(gain, vector, shift, strict=True)]
-
-
-def slow_heads(module, queries, memory, some):
-    """Multi-head attention, and its map as [head][query][token]."""
-    keys, values = ([affine(layer, x) for x in memory] for layer in (module.key, module.value))
-    read, maps = [[] for _ in queries], []
-    d = len(values[0]) // module.heads
-    for h in range(module.heads):
-        cut = slice(h * d, (h + 1) * d)
-        maps.append([])
-        for t, query in enumerate(queries):
-            q = affine(module.query, query)[cut]
-            scores = [dot(q, key[cut]) / math.sqrt(d) if may else None for key, may in zip(keys, some[t], strict=True)]
-            maps[h].append(softmax(scores))
-            read[t] += weighted(maps[h][t], [value[cut] for value in values])
-    return [affine(module.output, vector) for vector in read], maps
 
 
 def slow_feed_forward(module, vector):
@@ -125,7 +66,7 @@ def slow_bilinear_attention(module, queries, memory, some):
     return [x if any(row) else [0.0] * Q for x, row in zip(refined, some, strict=True)], maps
 
 
-@masks
+@every_mask_and_nothing
 @pytest.mark.parametrize("bias", [True, False])
 def test_bilinear_attention(which, bias):
     module = randomize(BilinearAttention(Q, M, 11, glimpses=2, bias=bias))
@@ -152,15 +93,15 @@ def test_bilinear_attention_is_over_pairs():
 
 
 def slow_guided(module, queries, memory, some, peers):
-    read, among = slow_heads(module.among, queries, queries, [peers if any(row) else [False] * T for row in some])
-    context = [normal(module.norms[0], plus(*both)) for both in zip(queries, read, strict=True)]
-    read, guided = slow_heads(module.guide, context, memory, some)
-    context = [normal(module.norms[1], plus(*both)) for both in zip(context, read, strict=True)]
-    context = [normal(module.norms[2], plus(x, slow_feed_forward(module.feed_forward, x))) for x in context]
+    read, among = multi_head(module.among, queries, queries, [peers if any(row) else [False] * T for row in some])
+    context = [layer_norm(module.norms[0], plus(*both)) for both in zip(queries, read, strict=True)]
+    read, guided = multi_head(module.guide, context, memory, some)
+    context = [layer_norm(module.norms[1], plus(*both)) for both in zip(context, read, strict=True)]
+    context = [layer_norm(module.norms[2], plus(x, slow_feed_forward(module.feed_forward, x))) for x in context]
     return [x if any(row) else [0.0] * Q for x, row in zip(context, some, strict=True)], among, guided
 
 
-@masks
+@every_mask_and_nothing
 @pytest.mark.parametrize("padded", [False, True])
 def test_guided(which, padded):
     module = randomize(GuidedAttention(Q, M, heads=2, expansion=2))
@@ -266,7 +207,7 @@ def slow_co_attention(module, queries, memory, some):
     return [context if any(row) else [0.0] * (Q + M) for row in some], memory_weights, query_weights
 
 
-@masks
+@every_mask_and_nothing
 @pytest.mark.parametrize("bias", [True, False])
 def test_co_attention(which, bias):
     module = randomize(ParallelCoAttention(Q, M, 11, bias=bias))
@@ -284,19 +225,19 @@ def test_co_attention(which, bias):
 
 
 def slow_crossmodal(module, queries, memory, some):
-    asking = [normal(module.query_norm, q) for q in queries]
-    read, maps = slow_heads(module.attend, asking, [normal(module.memory_norm, m) for m in memory], some)
+    asking = [layer_norm(module.query_norm, q) for q in queries]
+    read, maps = multi_head(module.attend, asking, [layer_norm(module.memory_norm, m) for m in memory], some)
     code = module.variant == "code"
     context = []
     for t in range(T):
         z = plus(read[t], queries[t] if code else asking[t])
-        y = normal(module.norm, z)
+        y = layer_norm(module.norm, z)
         c = plus(slow_feed_forward(module.feed_forward, y), z if code else y)
         context.append(c if any(some[t]) else [0.0] * Q)
     return context, maps
 
 
-@masks
+@every_mask_and_nothing
 @pytest.mark.parametrize("variant", ["paper", "code"])
 def test_crossmodal(which, variant):
     module = randomize(CrossmodalAttention(Q, M, heads=2, expansion=3, variant=variant))

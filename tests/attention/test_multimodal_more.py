@@ -5,7 +5,24 @@ import math
 
 import pytest
 import torch
-from oracle import affine, cells, count, dot, draw, draw_mask, offered, randomize, sigmoid, softmax
+from oracle import (
+    affine,
+    cells,
+    close,
+    count,
+    dot,
+    draw,
+    offered,
+    plus,
+    randomize,
+    relu,
+    sigmoid,
+    softmax,
+    tanh,
+    watched,
+)
+from reading import B, M, N, Q, T, every_mask_and_nothing, make, pairs
+from slow_layers import batch_norm, convolve, interpolated, layer_norm, multi_head
 from torch import nn
 
 from regard import functional
@@ -19,46 +36,7 @@ from regard.attention import (
     ResidualAttention,
     ShapeError,
     TuckerRead,
-    offering,
 )
-from regard.attention.offering import Request
-
-B, T, N, Q, M = 2, 3, 5, 6, 7
-
-masks = pytest.mark.parametrize("which", ["none", "shared", "single", "nothing"])
-
-
-def make_mask(which):
-    if which == "none":
-        return None
-    mask = draw_mask((B, T, N) if which == "single" else (B, N))
-    mask[0, 0] = False  # one token, or all that the first query may read
-    if which == "nothing":
-        mask[1] = False
-    return mask
-
-
-def pairs(mask, b):
-    """Whether each pair of query and token takes part."""
-    if mask is None:
-        return [[True] * N] * T
-    return [mask[b].tolist()] * T if mask.ndim == 2 else mask[b].tolist()
-
-
-def make(which):
-    return draw((B, T, Q)), draw((B, N, M)).flip(1), make_mask(which)
-
-
-def close(found, expected):
-    torch.testing.assert_close(found, torch.as_tensor(expected, dtype=torch.float64))
-
-
-def tanh(numbers):
-    return [math.tanh(number) for number in numbers]
-
-
-def relu(numbers):
-    return [max(0.0, number) for number in numbers]
 
 
 def root(numbers):
@@ -183,7 +161,7 @@ READERS = [
 ]
 
 
-@masks
+@every_mask_and_nothing
 @pytest.mark.parametrize(("slow", "mechanism", "options"), READERS)
 @torch.no_grad()
 def test_bilinear_readers(slow, mechanism, options, which):
@@ -198,7 +176,7 @@ def test_bilinear_readers(slow, mechanism, options, which):
         close(offer.weights[b, :, t], weights)
 
 
-@masks
+@every_mask_and_nothing
 @torch.no_grad()
 def test_the_code_of_factorized_bilinear_attention_normalizes_all_tokens_together(which):
     options = {"joint_width": 5, "factors": 3, "hidden_width": 11}
@@ -316,58 +294,21 @@ def test_low_rank_pairs_are_the_fusion_of_every_pair():
 # The co-attentional transformer layer
 
 
-def watched(module, *inputs):
-    """What the module gives, and every map by its label."""
-    offers = []
-    with offering.listen(offers.append):
-        y = module(*inputs)
-    return y, {
-        offer.fact.label: offer.weights(Request()) if callable(offer.weights) else offer.weights for offer in offers
-    }
-
-
-def plus(*vectors):
-    return [sum(numbers) for numbers in zip(*vectors, strict=True)]
-
-
-def normal(layer, vector):
-    mean = sum(vector) / len(vector)
-    deviation = math.sqrt(sum((number - mean) ** 2 for number in vector) / len(vector) + layer.eps)
-    gain, shift = layer.weight.tolist(), layer.bias.tolist()
-    return [g * (number - mean) / deviation + s for g, number, s in zip(gain, vector, shift, strict=True)]
-
-
-def slow_heads(module, queries, memory, some):
-    """Multi-head attention, and its map as [head][query][token]."""
-    keys, values = ([affine(layer, x) for x in memory] for layer in (module.key, module.value))
-    read, maps = [[] for _ in queries], []
-    d = len(values[0]) // module.heads
-    for h in range(module.heads):
-        cut = slice(h * d, (h + 1) * d)
-        maps.append([])
-        for t, query in enumerate(queries):
-            q = affine(module.query, query)[cut]
-            scores = [dot(q, key[cut]) / math.sqrt(d) if may else None for key, may in zip(keys, some[t], strict=True)]
-            maps[h].append(softmax(scores))
-            read[t] += [dot(maps[h][t], column) for column in zip(*(value[cut] for value in values), strict=True)]
-    return [affine(module.output, vector) for vector in read], maps
-
-
 def slow_co_attentional(module, queries, memory, some, peers):
-    read, attention = slow_heads(module.attend, queries, memory, some)
-    context = [normal(module.attend_norm, plus(*both)) for both in zip(queries, read, strict=True)]
+    read, attention = multi_head(module.attend, queries, memory, some)
+    context = [layer_norm(module.attend_norm, plus(*both)) for both in zip(queries, read, strict=True)]
     maps = {"attention": attention}
     if module.variant == "lxmert":
         rows = [peers if any(row) else [False] * T for row in some]
-        read, maps["self"] = slow_heads(module.among, context, context, rows)
-        context = [normal(module.among_norm, plus(*both)) for both in zip(context, read, strict=True)]
+        read, maps["self"] = multi_head(module.among, context, context, rows)
+        context = [layer_norm(module.among_norm, plus(*both)) for both in zip(context, read, strict=True)]
     for t, vector in enumerate(context):
         hidden = [x * (1 + math.erf(x / math.sqrt(2))) / 2 for x in affine(module.feed_forward[0], vector)]
-        context[t] = normal(module.norm, plus(vector, affine(module.feed_forward[2], hidden)))
+        context[t] = layer_norm(module.norm, plus(vector, affine(module.feed_forward[2], hidden)))
     return [vector if any(row) else [0.0] * Q for vector, row in zip(context, some, strict=True)], maps
 
 
-@masks
+@every_mask_and_nothing
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("variant", ["vilbert", "lxmert"])
 def test_co_attentional(variant, padded, which):
@@ -443,8 +384,8 @@ def slow_divided(module, x):
             ("space", module.space_norm, module.space),
         ):
             some = [[(p[1:] == q[1:]) if axis == "time" else (p[0] == q[0]) for q in where] for p in where]
-            normed = [normal(norm, token) for token in tokens]
-            read, weights = slow_heads(attention, normed, normed, some)
+            normed = [layer_norm(norm, token) for token in tokens]
+            read, weights = multi_head(attention, normed, normed, some)
             if axis == "time" and isinstance(module.time_layer, nn.Linear):
                 read = [affine(module.time_layer, vector) for vector in read]
             tokens = [plus(*both) for both in zip(tokens, read, strict=True)]
@@ -517,38 +458,11 @@ def test_divided_space_time_refuses_what_is_no_video(shape):
 # Residual attention
 
 
-def normalize(norm, x):
-    """Batch normalisation, of a single value by the running statistics."""
-    y = torch.empty_like(x)
-    for c in range(x.shape[1]):
-        values = x[:, c]
-        mean, variance = norm.running_mean[c], norm.running_var[c]
-        if norm.training and values.numel() > 1:
-            mean = values.sum() / values.numel()
-            variance = ((values - mean) ** 2).sum() / values.numel()
-        y[:, c] = norm.weight[c] * (values - mean) / torch.sqrt(variance + norm.eps) + norm.bias[c]
-    return y
-
-
-def convolve(layer, x):
-    """Any odd kernel, zeros around the map."""
-    spatial, weight = x.shape[2:], layer.weight
-    y = torch.zeros(len(x), len(weight), *spatial, dtype=x.dtype)
-    for cell in cells(spatial):
-        for offset in cells(weight.shape[2:]):
-            at = tuple(p + o - weight.shape[2] // 2 for p, o in zip(cell, offset, strict=True))
-            if all(0 <= p < size for p, size in zip(at, spatial, strict=True)):
-                y[(..., *cell)] += x[(..., *at)] @ weight[(..., *offset)].T
-        if layer.bias is not None:
-            y[(..., *cell)] += layer.bias
-    return y
-
-
 def slow_units(stack, x):
     for unit in stack:
         hidden = x
         for norm, layer in zip(unit.norms, (unit.reduce, unit.spatial, unit.expand), strict=True):
-            hidden = convolve(layer, normalize(norm, hidden).clamp(min=0))
+            hidden = convolve(layer, batch_norm(norm, hidden).clamp(min=0))
         x = x + hidden
     return x
 
@@ -562,19 +476,6 @@ def halve(x):
     return y
 
 
-def resize(x, spatial):
-    """Linear along one axis after the other; the outer edges of both maps lie together."""
-    for axis, size in enumerate(spatial, start=2):
-        old = x.shape[axis]
-        lines = []
-        for i in range(size):
-            at = min(max((i + 0.5) * old / size - 0.5, 0.0), old - 1.0)
-            low = int(at)
-            lines.append((1 - at + low) * x.select(axis, low) + (at - low) * x.select(axis, min(low + 1, old - 1)))
-        x = torch.stack(lines, axis)
-    return x
-
-
 def slow_residual_attention(module, x):
     maps, spatial = [], [x.shape[2:]]
     for level in range(module.levels):
@@ -583,10 +484,10 @@ def slow_residual_attention(module, x):
     up = None
     for level in reversed(range(module.levels)):
         inner = maps[level] if up is None else slow_units(module.skip[level], maps[level]) + up
-        up = resize(slow_units(module.up[level], inner), spatial[level])
+        up = interpolated(slow_units(module.up[level], inner), spatial[level])
     score = up
     for at in (0, 3):
-        score = convolve(module.score[at + 2], normalize(module.score[at], score).clamp(min=0))
+        score = convolve(module.score[at + 2], batch_norm(module.score[at], score).clamp(min=0))
     mask = torch.empty_like(x)
     for b, cell in itertools.product(range(len(x)), cells(x.shape[2:])):
         for c in range(x.shape[1]):

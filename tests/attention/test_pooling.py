@@ -4,19 +4,17 @@ import math
 
 import pytest
 import torch
+from oracle import count, doubles, offered
+from reading import allowed, every_mask
 
-from regard.attention import ShapeError, SpatialSoftmaxPooling, offering
+from regard.attention import ShapeError, SpatialSoftmaxPooling
 
 B, T, N, Q, M, A = 3, 5, 7, 11, 13, 17
 
 
-def doubles(*shape):
-    return torch.randn(*shape, dtype=torch.float64)
-
-
 def slow(module, memory, mask, b, t):
     """Weights and context of one row."""
-    some = [True] * N if mask is None else (mask[b] if mask.ndim == 2 else mask[b, t]).tolist()
+    some = allowed(mask, b, t, N)
     exponentials = []
     for n in range(N):
         hidden = (module.hidden.weight @ memory[b, n]).tolist()
@@ -27,24 +25,22 @@ def slow(module, memory, mask, b, t):
     return weights, sum(weight * memory[b, n] for n, weight in enumerate(weights))
 
 
-@pytest.mark.parametrize("which", ["none", "shared", "single"])
+@every_mask
 @pytest.mark.parametrize("hidden_width", [None, A])
 def test_softmax_pool(which, hidden_width):
     module = SpatialSoftmaxPooling(Q, M, hidden_width).double()
-    assert sum(parameter.numel() for parameter in module.parameters()) == (M + 1) * (hidden_width or M)
+    assert count(module) == (M + 1) * (hidden_width or M)
     query, memory = doubles(B, T, Q), doubles(B, N, M)
     mask = {"none": None, "shared": torch.rand(B, N) < 0.6, "single": torch.rand(B, T, N) < 0.6}[which]
     if mask is not None:
         mask[0] = False
-    offers = []
-    with offering.listen(offers.append):
-        context = module(query, memory, mask)
+    context, offer = offered(module, query, memory, mask)
     assert context.shape == (B, T, M)
-    assert offers[0].weights.shape == (B, T, N)
+    assert offer.weights.shape == (B, T, N)
     for b in range(B):
         for t in range(T):
             weights, expected = slow(module, memory, mask, b, t)
-            torch.testing.assert_close(offers[0].weights[b, t], torch.tensor(weights, dtype=torch.float64))
+            torch.testing.assert_close(offer.weights[b, t], torch.tensor(weights, dtype=torch.float64))
             torch.testing.assert_close(context[b, t], expected)
     assert torch.equal(module(doubles(B, T, Q), memory, mask), context)
 

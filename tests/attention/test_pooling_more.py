@@ -4,7 +4,23 @@ import math
 
 import pytest
 import torch
-from oracle import affine, count, dot, draw, draw_mask, offered, randomize, sigmoid, softmax
+from oracle import (
+    affine,
+    close,
+    count,
+    dot,
+    draw,
+    gelu,
+    offered,
+    plus,
+    randomize,
+    sigmoid,
+    softmax,
+    weighted,
+    weights_of,
+)
+from reading import allowed, every_mask, make_mask
+from slow_layers import layer_norm
 from timm.layers import AttentionPool2d, AttentionPoolLatent
 from timm.models.cait import ClassAttn
 from torch import nn
@@ -22,44 +38,19 @@ from regard.attention.offering import Request
 
 B, T, N, Q, M, H = 2, 3, 7, 5, 6, 2
 
-masks = pytest.mark.parametrize("which", ["none", "shared", "single"])
-
-
-def make_mask(which):
-    if which == "none":
-        return None
-    mask = draw_mask((B, N) if which == "shared" else (B, T, N))
-    mask[0, 0] = False  # of a shared mask one token; of single masks all that the first query may read
-    return mask
-
-
-def allowed(mask, b, t):
-    """Whether each token takes part in the row of this query."""
-    return [True] * N if mask is None else (mask[b] if mask.ndim == 2 else mask[b, t]).tolist()
-
-
-def values(offer):
-    return offer.weights(Request()) if callable(offer.weights) else offer.weights
-
 
 def compare(module, slow, which, *, query_width=Q, **options):
     """Context and map against `slow(module, query, memory, some)`, which gives those of one row."""
-    memory, query, mask = draw((B, N, M)), draw((B, T, query_width)), make_mask(which)
-    context, offer = offered(lambda *inputs: module(*inputs, **options), query, memory, mask)
-    found = values(offer)
+    memory, query, mask = draw((B, N, M)), draw((B, T, query_width)), make_mask(which, B, T, N)
+    context, offer = offered(module, query, memory, mask, **options)
+    found = weights_of(offer)
     at = offer.fact.axes.index("query")
     for b in range(B):
         for t in range(T):
-            expected, weights = slow(module, query[b, t].tolist(), memory[b].tolist(), allowed(mask, b, t))
-            torch.testing.assert_close(context[b, t], torch.tensor(expected, dtype=torch.float64))
-            torch.testing.assert_close(found[b].select(at - 1, t), torch.tensor(weights, dtype=torch.float64))
+            expected, weights = slow(module, query[b, t].tolist(), memory[b].tolist(), allowed(mask, b, t, N))
+            close(context[b, t], expected)
+            close(found[b].select(at - 1, t), weights)
     return context
-
-
-def weighted(weights, vectors):
-    return [
-        sum(weight * vector[c] for weight, vector in zip(weights, vectors, strict=True)) for c in range(len(vectors[0]))
-    ]
 
 
 def slow_heads(module, asking, tokens, some, own=None):
@@ -83,24 +74,16 @@ def slow_heads(module, asking, tokens, some, own=None):
 # Multi-head attention pooling
 
 
-def gelu(number):
-    return number * (1 + math.erf(number / math.sqrt(2))) / 2
-
-
 def slow_multi_head_pool(module, query, memory, some, seed=0):
     context, maps = slow_heads(module, module.seed[seed].tolist(), memory, some)
     if module.mlp is None or not any(some):
         return context, maps
     norm, wide, _, narrow = module.mlp
-    mean = sum(context) / M
-    deviation = math.sqrt(sum((number - mean) ** 2 for number in context) / M + norm.eps)
-    gain, shift = norm.weight.tolist(), norm.bias.tolist()
-    normal = [gain[c] * (context[c] - mean) / deviation + shift[c] for c in range(M)]
-    added = affine(narrow, [gelu(number) for number in affine(wide, normal)])
-    return [one + other for one, other in zip(context, added, strict=True)], maps
+    added = affine(narrow, [gelu(number) for number in affine(wide, layer_norm(norm, context))])
+    return plus(context, added), maps
 
 
-@masks
+@every_mask
 @pytest.mark.parametrize("mlp", [True, False])
 def test_multi_head_pool(which, mlp):
     compare(randomize(MultiHeadAttentionPooling(Q, M, heads=H, mlp=mlp, mlp_ratio=1.5)), slow_multi_head_pool, which)
@@ -114,9 +97,9 @@ def test_every_seed_reads_for_its_own_query():
     for b in range(B):
         for t in range(T):
             expected, maps = slow_multi_head_pool(module, None, memory[b].tolist(), [True] * N, seed=t)
-            torch.testing.assert_close(context[b, t], torch.tensor(expected, dtype=torch.float64))
+            close(context[b, t], expected)
             if t == 2:
-                torch.testing.assert_close(part[b, 0, 0], torch.tensor(maps[1], dtype=torch.float64))
+                close(part[b, 0, 0], maps[1])
     asked = MultiHeadAttentionPooling(Q, M, heads=H, seeds=T).double()
     asked.load_state_dict(module.state_dict())
     torch.testing.assert_close(asked(draw((B, T, Q)), memory), context)
@@ -172,7 +155,7 @@ def slow_clip_pool(module, query, memory, some, table=None):
     return slow_heads(module, own, tokens, some, own)
 
 
-@masks
+@every_mask
 def test_clip_pool(which):
     compare(randomize(CLIPAttentionPooling(Q, M, width=11, heads=H, size=(1, N))), slow_clip_pool, which)
 
@@ -232,7 +215,7 @@ def slow_gated_instance(module, query, memory, some):
     return weighted(weights, memory), weights
 
 
-@masks
+@every_mask
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 def test_gated_instance(which, gated, bias):
@@ -249,7 +232,7 @@ def slow_class_attention(module, query, memory, some):
     return slow_heads(module, token, memory, some, token)
 
 
-@masks
+@every_mask
 @pytest.mark.parametrize("query_width", [M, Q])
 @pytest.mark.parametrize("bias", [True, False])
 def test_class_attention(which, query_width, bias):
@@ -310,7 +293,7 @@ def slow_class_residual(module, query, memory, some):
     return logits, maps
 
 
-@masks
+@every_mask
 @pytest.mark.parametrize("normalized", [True, False])
 @pytest.mark.parametrize("temperatures", [(1.0,), (1.0, 2.5, math.inf)])
 def test_class_residual(which, normalized, temperatures):

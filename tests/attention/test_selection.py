@@ -4,15 +4,11 @@ import math
 
 import pytest
 import torch
+from oracle import doubles, offered, weights_of
 from torch.nn import functional as F
 
 from regard import functional
-from regard.attention import ShapeError, SpatialTransformer, offering
-from regard.attention.offering import Request
-
-
-def doubles(*shape):
-    return torch.randn(*shape, dtype=torch.float64)
+from regard.attention import ShapeError, SpatialTransformer
 
 
 def moved(module, transform):
@@ -22,11 +18,9 @@ def moved(module, transform):
     return module.double()
 
 
-def watched(module, x):
-    offers = []
-    with offering.listen(offers.append):
-        selection = module(x)
-    return selection, offers[0].weights(Request())
+def sampled(module, x):
+    selection, offer = offered(module, x)
+    return selection, weights_of(offer)
 
 
 def slow_sample(x, transform, height, width):
@@ -52,7 +46,7 @@ def slow_sample(x, transform, height, width):
 @pytest.mark.parametrize("shape", [(2, 3, 7, 5), (1, 3, 1, 1), (3, 3, 1, 11), (1, 3, 8, 8)])
 def test_at_the_start_the_output_is_the_input(shape):
     module, x = SpatialTransformer(3).double(), doubles(*shape)
-    selection, share = watched(module, x)
+    selection, share = sampled(module, x)
     torch.testing.assert_close(selection.regions[:, 0], x)
     assert selection.transform.tolist() == [[[[1, 0, 0], [0, 1, 0]]]] * shape[0]
     assert selection.log_probability is None
@@ -61,7 +55,7 @@ def test_at_the_start_the_output_is_the_input(shape):
 
 def test_a_quarter_turn():
     x = torch.arange(9.0, dtype=torch.float64).reshape(1, 1, 3, 3)
-    selection, _ = watched(moved(SpatialTransformer(1), [[0.0, -1.0, 0.0], [1.0, 0.0, 0.0]]), x)
+    selection, _ = sampled(moved(SpatialTransformer(1), [[0.0, -1.0, 0.0], [1.0, 0.0, 0.0]]), x)
     # output (x', y') reads (-y', x'): the first output row, y' = -1, reads the last column from top to bottom
     torch.testing.assert_close(selection.regions[0, 0, 0], torch.rot90(x[0, 0]))
     assert selection.regions[0, 0, 0, 0].round().tolist() == [2, 5, 8]
@@ -69,14 +63,14 @@ def test_a_quarter_turn():
 
 def test_a_shift_by_one_cell_reads_zero_outside():
     x = torch.arange(1.0, 13.0, dtype=torch.float64).reshape(1, 1, 3, 4)
-    selection, share = watched(moved(SpatialTransformer(1), [[1.0, 0.0, 2 / 4], [0.0, 1.0, 0.0]]), x)
+    selection, share = sampled(moved(SpatialTransformer(1), [[1.0, 0.0, 2 / 4], [0.0, 1.0, 0.0]]), x)
     expected = [[2, 3, 4, 0], [6, 7, 8, 0], [10, 11, 12, 0]]
     torch.testing.assert_close(selection.regions[0, 0, 0], torch.tensor(expected, dtype=torch.float64))
     assert abs(share.sum().item() - 9 / 12) < 1e-12
 
 
 def test_a_window_wholly_outside_has_no_footprint():
-    selection, share = watched(moved(SpatialTransformer(1), [[1.0, 0.0, 9.0], [0.0, 1.0, 0.0]]), doubles(2, 1, 3, 4))
+    selection, share = sampled(moved(SpatialTransformer(1), [[1.0, 0.0, 9.0], [0.0, 1.0, 0.0]]), doubles(2, 1, 3, 4))
     assert not selection.regions.any()
     assert not share.any()
 
@@ -87,7 +81,7 @@ def test_sampling(size, expected):
     with torch.no_grad():
         module.regress.weight.copy_(torch.randn_like(module.regress.weight))
         module.regress.bias.mul_(0.7)
-    selection, share = watched(module, x)
+    selection, share = sampled(module, x)
     assert selection.regions.shape == (2, 1, 3, *expected)
     assert not torch.allclose(selection.transform[0], selection.transform[1])
     y, footprint = slow_sample(x, selection.transform[:, 0], *expected)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from oracle import affine, count, dot, draw, draw_mask, randomize, sigmoid, softmax
+from oracle import affine, channel_means, count, dot, draw, draw_mask, randomize, sigmoid, softmax, watched
 
 from regard.attention import (
     AttentionProposal,
@@ -14,27 +14,9 @@ from regard.attention import (
     HardRead,
     offering,
 )
-from regard.attention.offering import Request
 
 MAPS = ((2, 3, 7, 5), (1, 3, 1, 1), (2, 3, 1, 11), (1, 3, 8, 8))
 every_map = pytest.mark.parametrize("shape", MAPS, ids=str)
-
-
-def watched(module, x):
-    """What the module gives, and its maps by label."""
-    offers = []
-    with torch.no_grad(), offering.listen(offers.append):
-        selection = module(x)
-    return selection, {
-        offer.fact.label: offer.weights if isinstance(offer.weights, torch.Tensor) else offer.weights(Request())
-        for offer in offers
-    }
-
-
-def channel_means(x):
-    """Of one map, as a list."""
-    C, H, W = x.shape
-    return [sum(x[c, m, n].item() for m in range(H) for n in range(W)) / (H * W) for c in range(C)]
 
 
 def tent(x, row, column):
@@ -402,11 +384,9 @@ def test_hard_reads_the_mean_of_some_images_in_training(estimator, masked):
     mask = draw_mask((B, N)) if masked else torch.ones(B, N).bool()
     mask[1] = not masked  # nothing to attend to
     inputs = (query, memory, mask) if masked else (query, memory)
-    offers = []
-    with torch.no_grad(), offering.recording_choices() as choices, offering.listen(offers.append):
-        context = module(*inputs)
-    maps = {offer.fact.label: offer.weights for offer in offers}
-    choice = maps["choice"](Request())
+    with torch.no_grad(), offering.recording_choices() as choices:
+        context, maps = watched(module, *inputs)
+    choice = maps["choice"]
     means = set()
     for b in range(B):
         projected = [affine(module.score.query, query[b, t].tolist()) for t in range(T)]

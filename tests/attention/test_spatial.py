@@ -5,7 +5,8 @@ import math
 
 import pytest
 import torch
-from oracle import affine, cells, count, dot, draw, randomize, sigmoid
+from oracle import RESNET_50, WIDTHS, affine, cells, count, dot, draw, having, randomize, sigmoid, watched
+from slow_layers import batch_norm, convolve, interpolated
 
 from regard.attention import (
     AttentionGate,
@@ -16,54 +17,8 @@ from regard.attention import (
     SpatialGate,
     SpatialGroupEnhance,
     SpatialSqueezeExcitation,
-    offering,
 )
 from regard.attention.norm import BatchNorm
-
-WIDTHS = (64, 256, 512, 1024, 2048)
-RESNET_50 = [256] * 3 + [512] * 4 + [1024] * 6 + [2048] * 3
-
-
-def having(mechanism, **options):
-    """How to build it for a channel count, with these arguments."""
-    return lambda channels: mechanism(channels, **options)
-
-
-def offered(module, *inputs):
-    offers = []
-    with offering.listen(offers.append):
-        y = module(*inputs)
-    return y, {offer.fact.label: offer.weights for offer in offers}
-
-
-def convolve(layer, image):
-    """What a convolution that keeps the size gives for `(C, *spatial)`, cell by cell; depthwise if the layer is."""
-    spatial = tuple(image.shape[1:])
-    sizes = tuple(layer.weight.shape[2:])
-    bias = torch.zeros(len(layer.weight), dtype=image.dtype) if layer.bias is None else layer.bias
-    result = torch.empty(len(layer.weight), *spatial, dtype=image.dtype)
-    for cell in cells(spatial):
-        total = bias
-        for offset in cells(sizes):
-            at = tuple(p + layer.dilation[0] * (o - s // 2) for p, o, s in zip(cell, offset, sizes, strict=True))
-            if all(0 <= a < size for a, size in zip(at, spatial, strict=True)):
-                weight, values = layer.weight[(..., *offset)], image[(slice(None), *at)]
-                total = total + (weight[:, 0] * values if layer.groups > 1 else weight @ values)
-        result[(slice(None), *cell)] = total
-    return result
-
-
-def normalize(norm, values):
-    """Batch normalisation of `(B, C, *sizes)`, channel by channel, with batch statistics in training."""
-    result = torch.empty_like(values)
-    for c in range(values.shape[1]):
-        numbers = values[:, c]
-        mean, variance = norm.running_mean[c], norm.running_var[c]
-        if norm.training and numbers.numel() > 1:
-            mean = numbers.sum() / numbers.numel()
-            variance = ((numbers - mean) ** 2).sum() / numbers.numel()
-        result[:, c] = norm.weight[c] * (numbers - mean) / (variance + norm.eps) ** 0.5 + norm.bias[c]
-    return result
 
 
 def slow_spatial_squeeze(module, x):
@@ -88,7 +43,7 @@ def slow_spatial_gate(module, x):
             statistics[(0, *cell)], statistics[(1, *cell)] = max(vector), sum(vector) / C
         scores[b] = convolve(module.convolution, statistics)
     if isinstance(module.norm, BatchNorm):
-        scores = normalize(module.norm, scores)
+        scores = batch_norm(module.norm, scores)
     gate = 1 / (1 + (-scores[:, 0]).exp())
     y = torch.empty_like(x)
     for c in range(C):
@@ -119,16 +74,14 @@ def slow_spatial_group(module, x):
 
 
 def slow_large_kernel(module, x):
-    attention = torch.stack([convolve(module.mix, convolve(module.far, convolve(module.near, image))) for image in x])
+    attention = convolve(module.mix, convolve(module.far, convolve(module.near, x)))
     return attention * x, {"attention": attention}
 
 
 def slow_multi_scale(module, x):
-    attention = torch.empty_like(x)
-    for b, image in enumerate(x):
-        near = convolve(module.near, image)
-        scales = [near, *(convolve(column, convolve(row, near)) for row, column in module.strips)]
-        attention[b] = convolve(module.mix, sum(scales))
+    near = convolve(module.near, x)
+    scales = [near, *(convolve(column, convolve(row, near)) for row, column in module.strips)]
+    attention = convolve(module.mix, sum(scales))
     return attention * x, {"attention": attention}
 
 
@@ -164,21 +117,6 @@ def mean_over_cells(image, sizes):
     return result
 
 
-def interpolated(image, sizes):
-    """Linear interpolation of `(C, *spatial)` between the centres of its cells, held at the border."""
-    result = torch.zeros(len(image), *sizes, dtype=image.dtype)
-    for cell in cells(sizes):
-        corners = []
-        for p, n, size in zip(cell, image.shape[1:], sizes, strict=True):
-            position = min(max((p + 0.5) * n / size - 0.5, 0.0), n - 1.0)
-            low = min(int(position), n - 1)
-            corners.append([(low, 1 - position + low), (min(low + 1, n - 1), position - low)])
-        for corner in itertools.product(*corners):
-            weight = math.prod(share for _, share in corner)
-            result[(slice(None), *cell)] += weight * image[(slice(None), *(at for at, _ in corner))]
-    return result
-
-
 def slow_attention_gate(module, x, gating):
     simple = module.variant == "simple"
     sizes, coarse = tuple(x.shape[2:]), tuple(gating.shape[2:])
@@ -190,17 +128,17 @@ def slow_attention_gate(module, x, gating):
         result = torch.empty(len(images), len(weight), *images.shape[2:], dtype=images.dtype)
         for b, cell in itertools.product(range(len(images)), cells(images.shape[2:])):
             result[(b, slice(None), *cell)] = weight @ images[(b, slice(None), *cell)] + bias
-        return normalize(layers[1], result) if simple else result
+        return batch_norm(layers[1], result) if simple else result
 
     if simple:
-        gating = torch.stack([interpolated(image, sizes) for image in gating])
+        gating = interpolated(gating, sizes)
         skip = x
     else:
         skip = torch.stack([mean_over_cells(image, coarse) for image in x])
     hidden = project(module.skip, skip) + project(module.gating, gating)
     gate = 1 / (1 + (-project(module.score, hidden.clamp(min=0))).exp())
     if not simple:
-        gate = torch.stack([interpolated(image, sizes) for image in gate])
+        gate = interpolated(gate, sizes)
     return gate * x, {"spatial": gate[:, 0]}
 
 
@@ -231,7 +169,7 @@ def test_is_the_equation(slow, build, shape, training):
     x = draw(shape)
     with torch.no_grad():
         expected, expected_maps = slow(module, x)  # first: training moves the running statistics
-        y, maps = offered(module, x)
+        y, maps = watched(module, x)
     torch.testing.assert_close(y, expected)
     assert maps.keys() == expected_maps.keys()
     for label, weights in expected_maps.items():
@@ -257,7 +195,7 @@ def test_attention_gate_is_the_equation(shape, coarse, hidden, variant, training
     x, gating = draw(shape), draw(coarse).flip(1)
     with torch.no_grad():
         expected, expected_maps = slow_attention_gate(module, x, gating)
-        y, maps = offered(module, x, gating)
+        y, maps = watched(module, x, gating)
     torch.testing.assert_close(y, expected)
     torch.testing.assert_close(maps["spatial"], expected_maps["spatial"])
 
@@ -355,6 +293,15 @@ def test_gradients_of_a_coarse_gating_signal_are_the_derivatives(variant):
     module = randomize(AttentionGate(3, 5, variant=variant)).eval()
     x, gating = draw((2, 3, 5, 4)).requires_grad_(), draw((2, 5, 2, 3)).requires_grad_()
     assert torch.autograd.gradcheck(module, (x, gating), fast_mode=True)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", ["paper", "simple"])
+def test_attention_gate_of_equal_sizes_takes_any_number_of_axes(variant):
+    """As every merge; only what is resized has three at most. The gate sees each position alone."""
+    module = randomize(AttentionGate(3, variant=variant)).eval()
+    x, gating = draw((2, 3, 2, 1, 5, 7)), draw((2, 3, 2, 1, 5, 7)).flip(1)
+    torch.testing.assert_close(module(x, gating).flatten(2), module(x.flatten(2), gating.flatten(2)))
 
 
 def test_attention_gate_follows_its_gating_signal():

@@ -5,7 +5,8 @@ import math
 
 import pytest
 import torch
-from oracle import affine, cells, count, dot, draw, offered, randomize, softmax
+from oracle import affine, cells, count, dot, draw, gelu, heard, offered, randomize, relu, softmax
+from slow_layers import running_norm
 
 from regard.attention import (
     AxialAttention,
@@ -19,7 +20,6 @@ from regard.attention import (
     ShapeError,
     ShiftedWindowAttention,
     StandAloneSelfAttention,
-    offering,
 )
 from regard.attention.offering import Request
 
@@ -106,7 +106,7 @@ def slow_shifted_window(module, x):
             spaced = [math.copysign(math.log(1 + abs(delta)), delta) for delta in offset]
         else:
             spaced = [math.copysign(math.log(1 + 8 * abs(delta) / (M - 1), 8), delta) for delta in offset]
-        hidden = [max(0.0, value) for value in affine(module.continuous_bias[0], spaced)]
+        hidden = relu(affine(module.continuous_bias[0], spaced))
         value = affine(module.continuous_bias[2], hidden)[h]
         return value if module.version == "v2" else 16 / (1 + math.exp(-value))
 
@@ -215,9 +215,8 @@ def slow_axial(module, x):
 def test_axial_is_the_equation(spatial, options):
     module = randomize(AxialAttention(6, heads=2, **options))
     x = draw((2, 6, *spatial))
-    offers = []
-    with torch.no_grad(), offering.listen(offers.append):
-        y = module(x)
+    with torch.no_grad():
+        y, offers = heard(module, x)
     expected, attentions = slow_axial(module, x)
     torch.testing.assert_close(y, expected)
     assert tuple(offer.fact.label for offer in offers) == ("height", "width")
@@ -484,44 +483,26 @@ def test_outlook_counts():
 # Contextual transformer
 
 
-def normalize(norm, channel, number):
-    """Batch normalisation in evaluation."""
-    deviation = math.sqrt(float(norm.running_var[channel]) + norm.eps)
-    scaled = (number - float(norm.running_mean[channel])) / deviation
-    return float(norm.weight[channel]) * scaled + float(norm.bias[channel])
-
-
-def flat(convolution):
-    """A convolution of size one, as a linear layer."""
-    layer = torch.nn.Linear(1, 1, bias=convolution.bias is not None)
-    layer.weight = torch.nn.Parameter(convolution.weight.flatten(1))
-    layer.bias = convolution.bias
-    return layer
-
-
 def slow_contextual_transformer(module, x):
     B, C, H, W = x.shape
     k, heads, part = module.kernel_size, module.heads, C // module.groups
     edge, K = k // 2, k * k
-    join, value, last = flat(module.join), flat(module.value[0]), flat(module.score[2])
     attention = torch.zeros(B, heads, K, H, W, dtype=x.dtype)
     branch = torch.zeros(B, 2, C, dtype=x.dtype)
     y = torch.empty_like(x)
     for b, image in enumerate(vectors(x)):
         static, values, dynamic = {}, {}, {}
         for at, vector in image.items():
-            static[at] = []
+            static[at] = [0.0] * C
             for c in range(C):
-                total = 0.0
                 for (r, s), i in itertools.product(cells((k, k)), range(part)):
                     there = image.get((at[0] + r - edge, at[1] + s - edge))
                     if there is not None:
-                        total += float(module.key[0].weight[c, i, r, s]) * there[c // part * part + i]
-                static[at].append(max(0.0, normalize(module.key[1], c, total)))
-            values[at] = [normalize(module.value[1], c, number) for c, number in enumerate(affine(value, vector))]
-            hidden = affine(join, static[at] + vector)
-            hidden = [max(0.0, normalize(module.score[0], c, number)) for c, number in enumerate(hidden)]
-            scores = torch.tensor(affine(last, hidden), dtype=x.dtype).reshape(heads, K)
+                        static[at][c] += float(module.key[0].weight[c, i, r, s]) * there[c // part * part + i]
+            static[at] = relu(running_norm(module.key[1], static[at]))
+            values[at] = running_norm(module.value[1], affine(module.value[0], vector))
+            hidden = relu(running_norm(module.score[0], affine(module.join, static[at] + vector)))
+            scores = torch.tensor(affine(module.score[2], hidden), dtype=x.dtype).reshape(heads, K)
             attention[(b, slice(None), slice(None), *at)] = scores
         if module.variant == "softmax":
             for h, at in itertools.product(range(heads), image):
@@ -541,11 +522,10 @@ def slow_contextual_transformer(module, x):
                 for c in range(C):
                     dynamic[at][c] += float(attention[(b, c // (C // heads), n, *at)]) * there[c]
             if module.variant == "released":
-                normal = [normalize(module.activate[0], c, number) for c, number in enumerate(dynamic[at])]
+                normal = running_norm(module.activate[0], dynamic[at])
                 dynamic[at] = [number / (1 + math.exp(-number)) for number in normal]
         mean = [sum(static[at][c] + dynamic[at][c] for at in image) / len(image) for c in range(C)]
-        hidden = affine(module.squeeze[0], mean)
-        hidden = [max(0.0, normalize(module.squeeze[1], c, number)) for c, number in enumerate(hidden)]
+        hidden = relu(running_norm(module.squeeze[1], affine(module.squeeze[0], mean)))
         logits = affine(module.select, hidden)
         for c in range(C):
             gates = softmax([logits[c], logits[C + c]])
@@ -555,15 +535,14 @@ def slow_contextual_transformer(module, x):
     return y, attention, branch
 
 
-@pytest.mark.parametrize("size", [(3, 4), (1, 5), (1, 1)])
+@pytest.mark.parametrize(("size", "kernel_size"), [((3, 4), 3), ((1, 5), 3), ((1, 1), 3), ((2, 3), 5)])
 @pytest.mark.parametrize("variant", ["paper", "softmax", "released"])
-def test_contextual_transformer_is_the_equation(size, variant):
-    module = randomize(ContextualTransformer(6, heads=3, groups=2, minimum_width=5, variant=variant)).eval()
+def test_contextual_transformer_is_the_equation(size, kernel_size, variant):
+    module = ContextualTransformer(6, kernel_size, heads=3, groups=2, minimum_width=5, variant=variant)
+    module = randomize(module).eval()
     x = draw((2, 6, *size))
-    offers = []
     with torch.no_grad():
-        with offering.listen(offers.append):
-            y = module(x)
+        y, offers = heard(module, x)
         expected, attention, branch = slow_contextual_transformer(module, x)
     maps = {offer.fact.label: offer for offer in offers}
     torch.testing.assert_close(y, expected)
@@ -586,6 +565,10 @@ def test_contextual_transformer_has_the_authors_widths():
     module = ContextualTransformer(256)
     assert (module.heads, module.groups, module.hidden_channels, module.fusion_channels) == (32, 4, 128, 128)
     assert ContextualTransformer(67).groups == 1
+    assert [ContextualTransformer(8, variant=variant).select.bias is not None for variant in ("paper", "released")] == [
+        False,
+        True,
+    ]
 
 
 # Focal modulation
@@ -594,15 +577,10 @@ def test_contextual_transformer_has_the_authors_widths():
 def slow_focal_modulation(module, x):
     B, C, *spatial = x.shape
     L = module.levels
-    project, modulate, output = (flat(layer) for layer in (module.project, module.modulate, module.output))
-
-    def gelu(number):
-        return number * (1 + math.erf(number / math.sqrt(2))) / 2
-
     gates = torch.zeros(B, L + 1, *spatial, dtype=x.dtype)
     y = torch.empty_like(x)
     for b, image in enumerate(vectors(x)):
-        projected = {at: affine(project, vector) for at, vector in image.items()}
+        projected = {at: affine(module.project, vector) for at, vector in image.items()}
         context = {at: vector[C : 2 * C] for at, vector in projected.items()}
         total = {at: [0.0] * C for at in image}
         for level in range(L + 1):
@@ -628,8 +606,8 @@ def slow_focal_modulation(module, x):
         for at in image:
             if module.normalized:
                 total[at] = [number / (L + 1) for number in total[at]]
-            product = [q * m for q, m in zip(projected[at], affine(modulate, total[at]), strict=False)]
-            y[(b, slice(None), *at)] = torch.tensor(affine(output, product), dtype=x.dtype)
+            product = [q * m for q, m in zip(projected[at], affine(module.modulate, total[at]), strict=False)]
+            y[(b, slice(None), *at)] = torch.tensor(affine(module.output, product), dtype=x.dtype)
     return y, gates
 
 

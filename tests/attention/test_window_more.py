@@ -5,7 +5,8 @@ import math
 
 import pytest
 import torch
-from oracle import affine, cells, count, dot, draw, draw_mask, offered, randomize, sigmoid, softmax
+from oracle import affine, cells, count, dot, draw, draw_mask, gelu, offered, randomize, sigmoid, softmax
+from slow_layers import layer_norm
 from torch import nn
 
 from regard.attention import DeformableAttention, MultiScaleDeformableAttention, ShapeError
@@ -42,12 +43,9 @@ def slow_points(module, query, spatial):
                         total += weight[e][0][a][b] * query[cell][g * width + e]
                 near.append(total)
             if isinstance(module.norm, nn.LayerNorm):
-                mean = sum(near) / width
-                deviation = math.sqrt(sum((z - mean) ** 2 for z in near) / width + module.norm.eps)
-                scale, shift = module.norm.weight.tolist(), module.norm.bias.tolist()
-                near = [(z - mean) / deviation * scale[e] + shift[e] for e, z in enumerate(near)]
-            gelu = [z * (1 + math.erf(z / math.sqrt(2))) / 2 for z in near]
-            right, down = (module.offset_range * math.tanh(z) / 2 for z in affine(module.offset, gelu))
+                near = layer_norm(module.norm, near)
+            near = [gelu(z) for z in near]
+            right, down = (module.offset_range * math.tanh(z) / 2 for z in affine(module.offset, near))
             # In cells of the points' grid, then of the map: edges lie on edges.
             row = (r + 0.5 + down) * spatial[0] / rows - 0.5
             column = (c + 0.5 + right) * spatial[1] / columns - 0.5
@@ -154,7 +152,7 @@ def test_deformable_parameters_are_those_of_the_papers_third_stage():
     ("arguments", "message"),
     [
         ({"heads": 4}, "4 heads do not divide the width 6"),
-        ({"heads": 2, "groups": 3}, "groups=3 does not divide heads=2"),
+        ({"heads": 2, "groups": 3}, r"groups=3 does not divide heads=2: choose groups among 1, 2\."),
         ({"kernel_size": 4}, "kernel_size=4 has no middle"),
         ({"stride": 0}, "stride=0"),
     ],

@@ -20,7 +20,7 @@ from regard.attention.channel_spatial import *  # noqa: F403
 from regard.attention.context import *  # noqa: F403
 from regard.attention.contract import Attention, Convolve, Merge, Read, Refine, Select, ShapeError
 from regard.attention.efficient import *  # noqa: F403
-from regard.attention.layout import OnMap, ReadMap
+from regard.attention.layout import OnMap, OnTokens, ReadMap
 from regard.attention.multimodal import *  # noqa: F403
 from regard.attention.pooling import *  # noqa: F403
 from regard.attention.selection import *  # noqa: F403
@@ -49,7 +49,7 @@ mechanisms: dict[str, type[Attention]] = {
 }
 """Every mechanism by its short name."""
 
-__all__ = ["Attention", "Convolve", "Merge", "OnMap", "Read", "ReadMap", "Refine", "Select", "ShapeError"]
+__all__ = ["Attention", "Convolve", "Merge", "OnMap", "OnTokens", "Read", "ReadMap", "Refine", "Select", "ShapeError"]
 __all__ += ["families", "mechanisms"]
 __all__ += channel.__all__
 __all__ += spatial.__all__

@@ -11,7 +11,7 @@ command line and the test matrix are made from them, and the contract suite chec
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, NoReturn
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -75,6 +75,13 @@ class Attention(nn.Module):
         if offering.listening():
             fact = next(fact for fact in self.maps if fact.label == label)
             offering.announce(self, fact, weights)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Refuse `torch.jit.script`, also of a model around this: it knows no shapes in signatures and no listeners."""
+        raise NotImplementedError(
+            f"{type(self).__name__} got torch.jit.script, expected an exporter or compiler that traces: "
+            "use torch.export.export or torch.compile, which take every mechanism at any size."
+        )
 
     def refuse(self, got: str, expected: str, remedy: str) -> ShapeError:
         """The error for input of a wrong shape: what came, what was expected, what to do."""

@@ -1,5 +1,7 @@
 """Between the two layouts: a map `(B, C, *spatial)` and its positions as tokens `(B, N, C)`, row by row."""
 
+import math
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -16,6 +18,14 @@ def map_to_tokens(x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B N C"]:
 def tokens_to_map(tokens: Float[Tensor, "B N C"], spatial: tuple[int, ...]) -> Float[Tensor, "B C *spatial"]:
     """The inverse of `map_to_tokens`; a view with channels-last strides if `tokens` are contiguous."""
     return tokens.transpose(1, 2).unflatten(2, spatial)
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """Channels-last if `x` is that and not contiguous, else contiguous."""
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.ndim)
+    if last is not None and not x.is_contiguous() and x.is_contiguous(memory_format=last):
+        return last
+    return torch.contiguous_format
 
 
 class OnMap(nn.Module):
@@ -53,7 +63,69 @@ class OnMap(nn.Module):
                 refined = self.refine(tokens)
         else:
             refined = self.refine(tokens)  # (B, N, C)
-        return tokens_to_map(refined, spatial).contiguous(memory_format=_memory_format(x))  # (B, C, *spatial)
+        return tokens_to_map(refined, spatial).contiguous(memory_format=memory_format(x))  # (B, C, *spatial)
+
+
+class OnTokens(nn.Module):
+    """A `Refine` of maps, applied to tokens: they are laid out on their grid, row by row, and go back.
+
+    Args:
+        refine: a mechanism whose layout is `"map"`.
+        extra_tokens: how many tokens at the front are no positions (a class token, registers); they pass unchanged.
+        grid: the grid's sizes, `(height, width)`; for other numbers of tokens a grid of the same proportions is taken.
+            Default None: it is square.
+
+    Shapes:
+        tokens: `(B, N, C)`, N = extra tokens + positions. Gives the same shape.
+
+    Maps:
+        those of `refine`, over the grid.
+
+    Raises:
+        ValueError: the mechanism takes tokens already, or not maps of as many axes as the grid has.
+        ShapeError: the input is no sequence of tokens, or has a number of positions that no such grid has.
+    """
+
+    def __init__(self, refine: Refine, extra_tokens: int = 0, grid: tuple[int, ...] | None = None) -> None:
+        super().__init__()
+        if refine.layout != "map":
+            raise ValueError(
+                f"OnTokens got {type(refine).__name__}, which takes tokens already, expected a mechanism of maps: "
+                "use it without OnTokens."
+            )
+        rank = 2 if grid is None else len(grid)
+        if rank not in refine.spatial_ranks:
+            raise ValueError(
+                f"OnTokens got {type(refine).__name__} and a grid of {rank} axes, expected one of "
+                f"{' or '.join(map(str, refine.spatial_ranks))}: give another grid, or another mechanism."
+            )
+        self.refine = refine
+        self.extra_tokens = extra_tokens
+        self.grid = (1,) * rank if grid is None else tuple(grid)
+
+    def forward(self, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+        if tokens.ndim != 3:
+            raise ShapeError(
+                f"OnTokens got an input of shape {tuple(tokens.shape)}, expected tokens (batch, positions, channels): "
+                "give a map to the mechanism itself."
+            )
+        extra, positions = tokens[:, : self.extra_tokens], tokens[:, self.extra_tokens :]
+        refined = self.refine(tokens_to_map(positions, self.grid_of(positions.shape[1])))  # (B, C, *grid)
+        return torch.cat((extra, map_to_tokens(refined)), 1)  # (B, N, C)
+
+    def grid_of(self, positions: int) -> tuple[int, ...]:
+        """The grid of so many positions that has the proportions of `grid`."""
+        if positions == math.prod(self.grid):
+            return self.grid
+        scale = (positions / math.prod(self.grid)) ** (1 / len(self.grid))
+        sizes = tuple(round(size * scale) for size in self.grid)
+        if math.prod(sizes) != positions:
+            proportions = "×".join(map(str, self.grid))
+            raise ShapeError(
+                f"OnTokens got {positions} positions beside {self.extra_tokens} extra tokens, expected a grid in "
+                f"proportions of {proportions}: give extra_tokens= and grid= as the model has them."
+            )
+        return sizes
 
 
 class ReadMap(nn.Module):
@@ -105,11 +177,3 @@ def _check_map(adapter: nn.Module, x: Tensor) -> None:
             f"{type(adapter).__name__} got an input of shape {tuple(x.shape)}, expected a map of shape "
             "(batch, channels, *spatial): give tokens to the mechanism itself."
         )
-
-
-def _memory_format(x: Tensor) -> torch.memory_format:
-    """Channels-last if `x` is that and not contiguous, else contiguous."""
-    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.ndim)
-    if last is not None and not x.is_contiguous() and x.is_contiguous(memory_format=last):
-        return last
-    return torch.contiguous_format

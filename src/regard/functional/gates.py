@@ -1,5 +1,7 @@
 """Gates over channels, positions and single values."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -25,7 +27,7 @@ def energy_gate(x: Float[Tensor, "B C *spatial"], regularization: float) -> Floa
     """
     positions = tuple(range(2, x.ndim))
     square = (x - x.mean(dim=positions, keepdim=True)).square()  # (B, C, *spatial)
-    freedom = max(x.shape[2:].numel() - 1, 1)
+    freedom = torch.sym_max(math.prod(x.shape[2:]) - 1, 1)  # Size.numel and max would fix the size in a graph
     variance = square.sum(dim=positions, keepdim=True) / freedom  # (B, C, *ones)
     return (square / (4 * (variance + regularization)) + 0.5).sigmoid()
 

@@ -24,7 +24,8 @@ class AttentionOnAttention(Read):
     There is no output projection of the heads: the information `I` takes its place. The residual and the normalisation
     are those of the block around it.
 
-    Paper: Huang, Wang, Chen, Wei, "Attention on Attention for Image Captioning", ICCV 2019, equations 3 to 8.
+    Paper: Huang, Wang, Chen, Wei, "Attention on Attention for Image Captioning", ICCV 2019. The dropout before gate and
+    information, which the authors' code has, is left out.
 
     Args:
         query_width: width `Dq` of a query.

@@ -136,7 +136,7 @@ class HardRead(Read):
         some = None if mask is None else mask.any(-1, keepdim=True)  # (B, #T, 1)
         averaged = None  # the images that read the mean
         if self.training and self.mean_probability > 0:
-            averaged = torch.rand(len(query), 1, 1, device=query.device) < self.mean_probability  # (B, 1, 1)
+            averaged = torch.rand(query.shape[0], 1, 1, device=query.device) < self.mean_probability  # (B, 1, 1)
 
         def choose() -> Tensor:
             choice = F.one_hot(index, memory.shape[1]).to(weights.dtype)  # (B, T, N)

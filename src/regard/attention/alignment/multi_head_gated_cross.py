@@ -23,8 +23,8 @@ class GatedCrossAttention(Read):
     paper lets a word see the last image before it only: that is a mask of one row a query.
 
     Paper: Alayrac et al., "Flamingo: a Visual Language Model for Few-Shot Learning", NeurIPS 2022, section 2.2 and
-    figure 4. It does not say where it normalises nor whether it has biases: the query is normalised, as before every
-    layer of its language model, and there are none.
+    figure 4. It does not say where it normalises nor whether it has biases: as in OpenFlamingo, the query is
+    normalised, as before every layer of its language model, and there are none.
 
     Args:
         query_width: width `Dq` of a query, and of the context.

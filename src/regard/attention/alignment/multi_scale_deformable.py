@@ -26,8 +26,8 @@ class MultiScaleDeformableAttention(Read):
     position that the mask leaves out.
 
     Paper: Zhu, Su, Lu, Li, Wang, Dai, "Deformable DETR: Deformable Transformers for End-to-End Object Detection", ICLR
-    2021, equation 3; the places are those of section 4.1, the initial values those of the appendix: a head's points
-    start on a ray of its own, and all weigh the same.
+    2021; the places are those of section 4.1, the initial values of offsets and weights those of the appendix and of
+    the authors' code: a head's points start on a ray of its own, and all weigh the same.
 
     Args:
         query_width: width `Dq` of a query.

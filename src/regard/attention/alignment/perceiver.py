@@ -26,7 +26,8 @@ class PerceiverResampler(Read):
 
     Paper: Alayrac et al., "Flamingo: a Visual Language Model for Few-Shot Learning", NeurIPS 2022, section 2.1 and its
     listing in appendix A.1.1, after Jaegle et al., "Perceiver", ICML 2021. It does not say where it normalises nor
-    whether it has biases: every layer's input is normalised, memory and latents apart, and there are none.
+    whether it has biases: as in OpenFlamingo, every layer's input is normalised, memory and latents apart, and there
+    are none. (OpenFlamingo has a GELU for the squared ReLU, and normalises once more at the end.)
 
     Args:
         memory_width: width `Dm` of a memory token, of a latent and of the context.
@@ -96,10 +97,10 @@ class PerceiverResampler(Read):
     def forward(
         self, memory: Float[Tensor, "B N Dm"], mask: Bool[Tensor, "B *one N"] | None = None
     ) -> Float[Tensor, "B R Dm"]:
-        x = self.latents.expand(len(memory), -1, -1)  # (B, R, Dm)
+        x = self.latents.expand(memory.shape[0], -1, -1)  # (B, R, Dm)
         mask = self.check(x[:, :1], memory, mask)  # (B, 1, N)
         if mask is not None:
-            mask = torch.cat((mask, mask.new_ones(1, 1, 1).expand(len(memory), 1, self.latent_count)), 2)
+            mask = torch.cat((mask, mask.new_ones(1, 1, 1).expand(memory.shape[0], 1, self.latent_count)), 2)
         layers = []
         for layer in self.layers:
             x, weights = layer(x, memory, mask)  # (B, R, Dm)

@@ -114,7 +114,7 @@ class QueryFormer(Read):
     def forward(
         self, memory: Float[Tensor, "B N Dm"], mask: Bool[Tensor, "B *one N"] | None = None
     ) -> Float[Tensor, "B R E"]:
-        x = self.norm(self.query).expand(len(memory), -1, -1)  # (B, R, E)
+        x = self.norm(self.query).expand(memory.shape[0], -1, -1)  # (B, R, E)
         mask = self.check(x[:, :1], memory, mask)  # (B, 1, N)
         crossings = []
         for layer in self.layers:

@@ -97,7 +97,7 @@ class SlotAttention(Read):
     def forward(
         self, memory: Float[Tensor, "B N Dm"], mask: Bool[Tensor, "B *one N"] | None = None
     ) -> Float[Tensor, "B slots d"]:
-        noise = self.noise.expand(len(memory), -1, -1)  # (B, slots, d)
+        noise = self.noise.expand(memory.shape[0], -1, -1)  # (B, slots, d)
         mask = self.check(noise[:, :1], memory, mask)  # (B, 1, N)
         if self.training:
             noise = torch.randn_like(noise)

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard.attention.contract import Merge, Paper
+from regard.attention.layout import memory_format
 from regard.attention.offering import SPATIAL, MapFact
 
 
@@ -70,7 +71,7 @@ class AttentionFusion(Merge):
         y = weights[:, :1] * projected[0]  # (B, C, N)
         for m, x in enumerate(projected[1:], start=1):
             y = torch.addcmul(y, weights[:, m : m + 1], x)
-        return y.reshape(shape)  # (B, C, *spatial)
+        return y.reshape(shape).contiguous(memory_format=memory_format(modalities[0]))  # (B, C, *spatial)
 
     def check(self, *inputs: Tensor) -> None:
         """Refuse, besides, another number of inputs."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from regard import functional
 from regard.attention.arguments import require_groups, require_odd
 from regard.attention.contract import Convolve, Paper
+from regard.attention.layout import memory_format
 from regard.attention.offering import MapFact
 
 
@@ -22,7 +23,7 @@ class ConditionallyParameterizedConvolution(Convolve):
     The mixture costs one convolution, whatever the number of experts; by linearity it is that of their outputs.
 
     Paper: Yang, Bender, Le, Ngiam, "CondConv: Conditionally Parameterized Convolutions for Efficient Inference",
-    NeurIPS 2019, equations 1 and 2.
+    NeurIPS 2019.
 
     Args:
         in_channels: channels of the input.
@@ -90,4 +91,5 @@ class ConditionallyParameterizedConvolution(Convolve):
         weights = self.route(x.mean(dim=(2, 3))).sigmoid()  # (B, K)
         self.offer("expert", weights)
         kernel = functional.mix(weights, self.weight)  # (B, C, Cin/groups, k, k)
-        return functional.convolve_each(x, kernel, stride=self.stride, groups=self.groups)  # (B, C, h, w)
+        y = functional.convolve_each(x, kernel, stride=self.stride, groups=self.groups)  # (B, C, h, w)
+        return y.contiguous(memory_format=memory_format(x))

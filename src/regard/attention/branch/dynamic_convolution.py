@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from regard import functional
 from regard.attention.arguments import require_groups, require_odd
 from regard.attention.contract import Convolve, Paper
+from regard.attention.layout import memory_format
 from regard.attention.offering import MapFact
 
 
@@ -20,9 +21,9 @@ class DynamicConvolution(Convolve):
         a = softmax over the kernels of (W2 relu(W1 s + b1) + b2) / τ   (B, K)
         y = conv(x; Σ_k a_k V_k) + Σ_k a_k c_k
 
-    Paper: Chen, Dai, Liu, Chen, Yuan, Liu, "Dynamic Convolution: Attention over Convolution Kernels", CVPR 2020,
-    equations 1 to 4. The temperature τ starts high, where all kernels learn, and falls linearly to 1 over the first ten
-    epochs: the training loop sets `temperature`.
+    Paper: Chen, Dai, Liu, Chen, Yuan, Liu, "Dynamic Convolution: Attention over Convolution Kernels", CVPR 2020. The
+    temperature τ starts high, where all kernels learn, and falls linearly to 1 over the first ten epochs: the training
+    loop sets `temperature`.
 
     Args:
         in_channels: channels of the input.
@@ -107,4 +108,5 @@ class DynamicConvolution(Convolve):
         self.offer("kernel", weights)
         kernel = functional.mix(weights, self.weight)  # (B, C, Cin/groups, k, k)
         bias = None if self.bias is None else functional.mix(weights, self.bias)  # (B, C)
-        return functional.convolve_each(x, kernel, bias, self.stride, self.groups)  # (B, C, h, w)
+        y = functional.convolve_each(x, kernel, bias, self.stride, self.groups)  # (B, C, h, w)
+        return y.contiguous(memory_format=memory_format(x))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from regard import functional
 from regard.attention.contract import Merge, Paper
+from regard.attention.layout import memory_format
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import MapFact
 
@@ -61,7 +62,7 @@ class FeatureFusion(Merge):
     ) -> Float[Tensor, "B C *spatial"]:
         self.check(x, y)
         both = torch.cat((x, y), 1).flatten(2)  # (B, 2·C, N)
-        fused = self.project(both).reshape(x.shape)  # (B, C, *spatial)
+        fused = self.project(both).reshape(x.shape).contiguous(memory_format=memory_format(x))  # (B, C, *spatial)
         mean = fused.mean(dim=tuple(range(2, x.ndim)))  # (B, C)
         gate = self.excite(self.squeeze(mean).relu()).sigmoid()  # (B, C)
         self.offer("channel", gate)

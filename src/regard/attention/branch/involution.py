@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from regard import functional
 from regard.attention.arguments import require_odd
 from regard.attention.contract import Convolve, Paper
+from regard.attention.layout import memory_format
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import MapFact
 
@@ -20,8 +21,8 @@ class Involution(Convolve):
         y_pc = Σ_u H_p,u,g x_{p+u},c                             over the k by k positions around p, g the group of c
 
     Paper: Li, Hu, Wang, Li, Wang, Tian, Wen, Zheng, Zhang, "Involution: Inverting the Inherence of Convolution for
-    Visual Recognition", CVPR 2021, equations 4 to 6. With a stride, the kernel is made from the mean of the pixels that
-    it skips. The paper's takes and gives the same channels; where they differ, `x` in the sum is a linear map of it.
+    Visual Recognition", CVPR 2021. With a stride, the kernel is made from the mean of the pixels that it skips. The
+    paper's takes and gives the same channels; where they differ, `x` in the sum is a linear map of it.
 
     Args:
         in_channels: channels of the input.
@@ -103,4 +104,5 @@ class Involution(Convolve):
         self.offer("kernel", kernels[:, :, 0])
         windows = F.unfold(self.value(x), self.kernel_size, padding=self.kernel_size // 2, stride=self.stride)
         windows = windows.unflatten(1, (self.groups, -1, self.kernel_positions))  # (B, G, C/G, k·k, h·w)
-        return (windows * kernels).sum(3).flatten(1, 2).unflatten(2, (height, width))  # (B, C, h, w)
+        y = (windows * kernels).sum(3).flatten(1, 2).unflatten(2, (height, width))  # (B, C, h, w)
+        return y.contiguous(memory_format=memory_format(x))

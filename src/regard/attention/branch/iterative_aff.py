@@ -17,14 +17,15 @@ class IterativeAttentionalFeatureFusion(Merge):
         u    = M1(x + y) · x + (1 - M1(x + y)) · y
         z    = M2(u) · x + (1 - M2(u)) · y
 
-    Paper: Dai, Gieseke, Oehmcke, Wu, Barnard, "Attentional Feature Fusion", WACV 2021, equations 1, 4 and 5. `W1` and
-    `W2` act on each position alone (1 by 1 convolutions) and have no biases, which the normalisation would take out
-    again. A batch of one trains: where the mean over positions has no variance, its running one is used.
+    Paper: Dai, Gieseke, Oehmcke, Wu, Barnard, "Attentional Feature Fusion", WACV 2021. `W1` and `W2` act on each
+    position alone (1 by 1 convolutions) and have no biases, which the normalisation would take out again. A batch of
+    one trains: where the mean over positions has no variance, its running one is used.
 
     Args:
         channels: channels `C` of both maps.
         reduction: `C / d`, the paper's r; default 4. The bottleneck has at least one channel.
-        variant: `"paper"`, the default, as above; `"code"`, where both gates have one `G`, as in the authors' code.
+        variant: `"paper"`, the default, as above and in the authors' MXNet code; `"code"`, where both gates have one
+            `G`, as in their PyTorch code.
 
     Shapes:
         x, y: `(B, C, *spatial)`, of one shape, any number and size of spatial axes. Gives the same shape.
@@ -49,7 +50,7 @@ class IterativeAttentionalFeatureFusion(Merge):
     parameter_count: ClassVar[str] = "4*(2*C*d + 2*d + 2*C)"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     deviations: ClassVar[tuple[str, ...]] = (
-        'variant="code": the second gate has the global context of the first, as in the authors\' code',
+        'variant="code": the second gate has the global context of the first, as in the authors\' PyTorch code',
     )
     placement: ClassVar[str] = "in place of an addition: of a shortcut, of branches, of two levels"
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from regard import functional
 from regard.attention.arguments import require_groups, require_odd
 from regard.attention.contract import Convolve, Paper
+from regard.attention.layout import memory_format
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import MapFact
 
@@ -22,9 +23,10 @@ class OmniDimensionalDynamicConvolution(Convolve):
         a = softmax of a fourth over K kernels, divided by τ
         y = conv(x; o · i · s · Σ_k a_k V_k)           each weight along its axis of the kernel
 
-    Paper: Li, Zhou, Yao, "Omni-Dimensional Dynamic Convolution", ICLR 2022, equation 2; all kernels share `s`, `i` and
-    `o`, whose sizes the paper's section 3.2 states. τ starts high and falls to 1, as that of dynamic convolution: the
-    training loop sets `temperature`.
+    Paper: Li, Zhou, Yao, "Omni-Dimensional Dynamic Convolution", ICLR 2022; all kernels share `s`, `i` and `o`, as in
+    the authors' code, whose sizes the paper's section 3.2 states. τ starts high and falls to 1, as that of dynamic
+    convolution: the training loop sets `temperature`. (Their code divides the scores of the sigmoids by τ as well, and
+    has no `s` for kernels of one position, no `o` where every channel is a group.)
 
     Args:
         in_channels: channels of the input.
@@ -123,7 +125,8 @@ class OmniDimensionalDynamicConvolution(Convolve):
         kernel = functional.mix(weights, self.weight)  # (B, C, Cin/groups, k, k)
         kernel = kernel * position.unflatten(1, (1, 1, self.kernel_size, -1))
         kernel = kernel * self.by_output(inputs) * outputs[..., None, None, None]
-        return functional.convolve_each(x, kernel, stride=self.stride, groups=self.groups)  # (B, C, h, w)
+        y = functional.convolve_each(x, kernel, stride=self.stride, groups=self.groups)  # (B, C, h, w)
+        return y.contiguous(memory_format=memory_format(x))
 
     def by_output(self, inputs: Float[Tensor, "B Cin"]) -> Float[Tensor, "B C Cg 1 1"]:
         """The weights of the inputs that each output channel has: those of its group."""

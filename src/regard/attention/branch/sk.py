@@ -19,9 +19,8 @@ class SelectiveKernel(Convolve):
         a_r = softmax over r of A_r z                    select   (B, R, C)
         y   = Σ_r a_r · u_r
 
-    Paper: Li, Wang, Hu, Yang, "Selective Kernel Networks", CVPR 2019, equations 1 to 6. Its 5 by 5 kernel is, as there,
-    a 3 by 3 one with dilation 2. A batch of one trains: where the pooled vector has no variance, its running one is
-    used.
+    Paper: Li, Wang, Hu, Yang, "Selective Kernel Networks", CVPR 2019. Its 5 by 5 kernel is, as there, a 3 by 3 one with
+    dilation 2. A batch of one trains: where the pooled vector has no variance, its running one is used.
 
     Args:
         in_channels: channels of the input.

@@ -21,8 +21,8 @@ class SplitAttention(Convolve):
         y   = Σ_r a_r · u_r
 
     Paper: Zhang, Wu, Zhang, Zhu, Lin, Zhang, Sun, He, Mueller, Manmatha, Li, Smola, "ResNeSt: Split-Attention
-    Networks", CVPR Workshops 2022, equations 1 to 3; the normalisation of `z` and the least width are those of the
-    authors' code. A batch of one trains: where the pooled vector has no variance, its running one is used.
+    Networks", CVPR Workshops 2022; the normalisation of `z` and the least width are those of the authors' code. A batch
+    of one trains: where the pooled vector has no variance, its running one is used.
 
     Args:
         in_channels: channels of the input, a multiple of `groups · radix`.

@@ -21,7 +21,7 @@ class EfficientChannelAttention(Refine):
     The kernel size follows the channel count: `k` is `(log2 C + 1) / 2` without its fraction, plus one if that is even.
 
     Paper: Wang, Wu, Zhu, Li, Zuo, Hu, "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks",
-    CVPR 2020, equations 9 and 12 with γ = 2, b = 1.
+    CVPR 2020, with γ = 2, b = 1.
 
     Args:
         channels: channels `C` of the map.

@@ -24,7 +24,7 @@ class GatedChannelTransformation(Refine):
     It starts as the identity: `α = 1`, `γ = β = 0`.
 
     Paper: Yang, Zhu, Wu, Yang, "Gated Channel Transformation for Visual Recognition", CVPR 2020, section 3, with
-    ε = 1e-5.
+    ε = 1e-5. The authors' code divides by `√(Σ_j s_j² / C + ε)`, which differs in the weight of ε alone.
 
     Args:
         channels: channels `C` of the map.

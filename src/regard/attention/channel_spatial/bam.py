@@ -25,9 +25,9 @@ class BottleneckAttention(Refine):
 
     with `d` channels within both branches, and the two convolutions of size 3 dilated.
 
-    Paper: Park, Woo, Lee, Kweon, "BAM: Bottleneck Attention Module", BMVC 2018, equations 1 to 4; the rectifiers, which
-    the equations leave out, are where the authors' code has them. A batch of one trains: where the pooled vector has no
-    variance, its running one is used.
+    Paper: Park, Woo, Lee, Kweon, "BAM: Bottleneck Attention Module", BMVC 2018; the rectifiers, which its equations
+    leave out, are where the authors' code has them. A batch of one trains: where the pooled vector has no variance, its
+    running one is used.
 
     Args:
         channels: channels `C` of the map.

@@ -21,8 +21,8 @@ class CoordinateAttention(Refine):
         g_w = sigmoid(W_w f_columns + b_w)                              (B, C, W)
         y   = g_h · g_w · x
 
-    Paper: Hou, Zhou, Feng, "Coordinate Attention for Efficient Mobile Network Design", CVPR 2021, equations 4 to 9;
-    the nonlinearity and the smallest bottleneck are those of the authors' code.
+    Paper: Hou, Zhou, Feng, "Coordinate Attention for Efficient Mobile Network Design", CVPR 2021; the nonlinearity and
+    the smallest bottleneck are those of the authors' code.
 
     Args:
         channels: channels `C` of the map.

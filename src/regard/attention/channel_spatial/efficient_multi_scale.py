@@ -81,7 +81,7 @@ class EfficientMultiScaleAttention(Refine):
             self.norm.eps,
         )  # (B·G, q, H, W)
         two = self.local(grouped)  # (B·G, q, H, W)
-        weights_one = self.norm.bias.softmax(0).expand(len(one), 1, -1)  # (B·G, 1, q): a normalised channel's mean
+        weights_one = self.norm.bias.softmax(0).expand(one.shape[0], 1, -1)  # (B·G, 1, q): a normalised channel's mean
         weights_two = two.mean(dim=(2, 3)).softmax(1)[:, None]  # (B·G, 1, q)
         scores = torch.bmm(weights_one, two.flatten(2)) + torch.bmm(weights_two, one.flatten(2))  # (B·G, 1, H·W)
         gate = scores.sigmoid().reshape(-1, self.groups, *x.shape[2:])  # (B, G, H, W)

@@ -24,7 +24,7 @@ class PolarizedSelfAttention(Refine):
         y   = g · x + a · x
 
     with half the channels within both branches. Sums over positions and over channels change places with `W_v`, `V_q`
-    and `V_v`, which are linear, so that no map of `d` channels is ever made.
+    and `V_v`, which are linear, so that as the paper has it no map of `d` channels is ever made.
 
     Paper: Liu, Liu, Fan, Zhu, "Polarized Self-Attention: Towards High-Quality Pixel-wise Regression", arXiv
     2021, section 3.
@@ -33,7 +33,9 @@ class PolarizedSelfAttention(Refine):
         channels: channels `C` of the map; `d = C / 2`, at least one.
         arrangement: `"parallel"`, the default, as above, or `"sequential"`: `z = g · x`, `y = a(z) · z`.
         variant: `"paper"`, the default, as above; `"code"`: in place of the softmax over channels, the scores of the
-            spatial gate go through one over positions before their sigmoid, which leaves the gate in 0.5..0.74.
+            spatial gate go through one over positions before their sigmoid, which leaves the gate in 0.5..0.74. Where
+            the arrangement is `"sequential"`, it is each channel of `V_v x` that goes through one over positions, and
+            `W_z` is `W_2 relu(norm(W_1 · + b_1)) + b_2`, with a layer normalisation of `d / 4` channels.
         norm: whether layer normalisation follows `W_z`, as in the paper's figure; default False.
 
     Shapes:
@@ -67,7 +69,8 @@ class PolarizedSelfAttention(Refine):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     deviations: ClassVar[tuple[str, ...]] = (
         'arrangement="sequential": the spatial gate is that of the channel-gated map, the paper\'s other form',
-        'variant="code": the spatial gate has its softmax over positions, not over channels, as in the authors\' code',
+        'variant="code": the spatial gate has its softmax over positions, not over channels, and the sequential form '
+        "two layers for the channel gate, as in the authors' code",
         "norm=True: layer normalisation before the channel gate, which the paper's figure has and its equation has not",
     )
     placement: ClassVar[str] = "in every residual block, after its first 3x3 convolution"
@@ -90,9 +93,16 @@ class PolarizedSelfAttention(Refine):
         self.hidden_channels = max(1, channels // 2)
         self.arrangement = arrangement
         self.variant = variant
+        self.each_channel = variant == "code" and arrangement == "sequential"  # goes through a softmax over positions
         self.channel_query = nn.Linear(channels, 1, bias=False)
         self.channel_value = nn.Linear(channels, self.hidden_channels, bias=False)
-        self.excite = nn.Linear(self.hidden_channels, channels, bias=False)
+        if self.each_channel:
+            narrow = max(1, self.hidden_channels // 4)
+            self.excite = nn.Sequential(
+                nn.Linear(self.hidden_channels, narrow), nn.LayerNorm(narrow), nn.ReLU(), nn.Linear(narrow, channels)
+            )
+        else:
+            self.excite = nn.Linear(self.hidden_channels, channels, bias=False)
         self.norm = nn.LayerNorm(channels) if norm else nn.Identity()
         self.spatial_query = nn.Linear(channels, self.hidden_channels, bias=False)
         self.spatial_value = nn.Linear(channels, self.hidden_channels, bias=False)
@@ -120,10 +130,14 @@ class PolarizedSelfAttention(Refine):
         query = self.spatial_query(x.mean(dim=tuple(range(2, x.ndim))))  # (B, d)
         if self.variant == "paper":
             query = query.softmax(1)
-        weights = query @ self.spatial_value.weight  # (B, C)
-        scores = torch.bmm(weights[:, None], x.flatten(2))[:, 0]  # (B, N)
-        if self.variant == "code":
-            scores = scores.softmax(1)
+        if self.each_channel:
+            values = (self.spatial_value.weight @ x.flatten(2)).softmax(2)  # (B, d, N)
+            scores = torch.bmm(query[:, None], values)[:, 0]  # (B, N)
+        else:
+            weights = query @ self.spatial_value.weight  # (B, C)
+            scores = torch.bmm(weights[:, None], x.flatten(2))[:, 0]  # (B, N)
+            if self.variant == "code":
+                scores = scores.softmax(1)
         gate = scores.sigmoid().unflatten(1, x.shape[2:])  # (B, *spatial)
         self.offer("spatial", gate)
         return gate

@@ -22,9 +22,9 @@ class ShuffleAttention(Refine):
     of each channel alone, with scale and shift. `shuffle` deals the channels out: its even ones are the first half of
     all channels, its odd ones the second.
 
-    Paper: Zhang, Yang, "SA-Net: Shuffle Attention for Deep Convolutional Neural Networks", ICASSP 2021, equations 1 to
-    3; that a group of the normalisation is one channel, and that the shuffle is one of two parts, is of the authors'
-    code, as are the initial values: `W` of zero and `b` of one.
+    Paper: Zhang, Yang, "SA-Net: Shuffle Attention for Deep Convolutional Neural Networks", ICASSP 2021; that a group of
+    the normalisation is one channel, and that the shuffle is one of two parts, is of the authors' code, as are the
+    initial values: `W` of zero and `b` of one.
 
     Args:
         channels: channels `C` of the map, at least two.

@@ -20,8 +20,8 @@ class SimAM(Refine):
     No gate is below `sigmoid(1/2)`, about 0.62.
 
     Paper: Yang, Zhang, Li, Xie, "SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks",
-    ICML 2021, equation 5 and the listing, whose variance is divided by the number of positions less one. The variance
-    of a map of one position, which the listing leaves undefined, is zero here.
+    ICML 2021, its listing, whose variance is divided by the number of positions less one. The variance of a map of one
+    position, which the listing leaves undefined, is zero here.
 
     Args:
         channels: channels `C` of the map.

@@ -25,8 +25,8 @@ class StripPooling(Refine):
 
     with two convolutions of size 3, of rows and of columns.
 
-    Paper: Hou, Zhang, Cheng, Feng, "Strip Pooling: Rethinking Spatial Pooling for Scene Parsing", CVPR 2020, equations
-    1 to 4. A batch of one trains the variant of the code: where a strip has no variance, its running one is used.
+    Paper: Hou, Zhang, Cheng, Feng, "Strip Pooling: Rethinking Spatial Pooling for Scene Parsing", CVPR 2020. A batch of
+    one trains the variant of the code: where a strip has no variance, its running one is used.
 
     Args:
         channels: channels `C` of the map.

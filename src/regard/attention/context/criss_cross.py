@@ -22,7 +22,7 @@ class CrissCrossAttention(Refine):
     γ starts at zero, so that the block starts as the identity. The position itself counts once, as in the paper.
 
     Paper: Huang, Wang, Wei, Huang, Shi, Liu, Huang, "CCNet: Criss-Cross Attention for Semantic Segmentation",
-    ICCV 2019, equations 1 and 2; γ, and that `d = C / 8`, are from the authors' code.
+    ICCV 2019; γ, and that `d = C / 8`, are from the authors' code.
 
     Args:
         channels: channels `C` of the map.

@@ -137,7 +137,7 @@ class AxisAttention(nn.Module):
         query, key = (layer(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key))
         together = request.pick(reachable(x.shape[1], frames, axis, x.device)[None, None], queries=2)
         rows = request.pick(query, heads=1, queries=2)
-        mask = together.expand(len(x), -1, -1, -1)  # (B, 1, T, N)
+        mask = together.expand(x.shape[0], -1, -1, -1)  # (B, 1, T, N)
         return functional.scaled_dot_product_weights(rows, request.pick(key, heads=1), mask)  # (B, h, T, N)
 
 

@@ -25,8 +25,9 @@ class Hamburger(Refine):
     those of all updates, so that what is attributed to the input is right. The updates start from vectors that are
     drawn once and kept in the state dict.
 
-    Paper: Geng, Guo, Chen, Li, Wei, Lin, "Is Attention Better Than Matrix Decomposition?", ICLR 2021, with the
-    nonnegative matrix factorisation of algorithm 2.
+    Paper: Geng, Guo, Chen, Li, Wei, Lin, "Is Attention Better Than Matrix Decomposition?", ICLR 2021, with nonnegative
+    matrix factorisation. The authors' code updates the codes once more, with the only gradient that it has, takes 7
+    steps in evaluation, and puts a ReLU behind the sum.
 
     Args:
         channels: channels `C` of the map.
@@ -56,7 +57,7 @@ class Hamburger(Refine):
     letters: ClassVar[dict[str, str]] = {"C": "channels"}
     deviations: ClassVar[tuple[str, ...]] = (
         "one_step=False: training has the gradient of all updates",
-        "redraw=True: training starts from new vectors each time, as in the authors' code",
+        "redraw=True: training starts from new vectors each time, as in the authors' code, where evaluation does too",
     )
     placement: ClassVar[str] = "after the last stage of a segmentation network"
 
@@ -83,7 +84,7 @@ class Hamburger(Refine):
         spatial = tuple(x.shape[2:])
         matrix = self.lower(map_to_tokens(x).contiguous()).relu().transpose(1, 2)  # (B, C, N)
         exact = matrix.to(torch.promote_types(matrix.dtype, torch.float32))  # the updates divide small by small
-        bases = self.bases.to(exact.dtype).expand(len(x), -1, -1)  # (B, C, R)
+        bases = self.bases.to(exact.dtype).expand(x.shape[0], -1, -1)  # (B, C, R)
         if self.training and self.redraw:
             bases = F.normalize(torch.rand_like(bases), dim=1)
         bases, codes = functional.nonnegative_factors(

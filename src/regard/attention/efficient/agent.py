@@ -27,7 +27,7 @@ class AgentAttention(Refine):
     and head. Without a residual and without normalisation.
 
     Paper: Han, Ye, Han, Xia, Pan, Wan, Song, Huang, "Agent Attention: On the Integration of Softmax and Linear
-    Attention", ECCV 2024, equations 3 to 7.
+    Attention", ECCV 2024; the initial values of the biases are those of the authors' code.
 
     Args:
         channels: channels `C` of the map.

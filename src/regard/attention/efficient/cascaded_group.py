@@ -31,14 +31,14 @@ class CascadedGroupAttention(Refine):
     which is that of the block around it.
 
     Paper: Liu, Peng, Zheng, Yang, Hu, Yuan, "EfficientViT: Memory Efficient Vision Transformer with Cascaded Group
-    Attention", CVPR 2023, equations 2 to 4.
+    Attention", CVPR 2023.
 
     Args:
         channels: channels `C` of the map.
         heads: how many heads `h`; default the greatest divisor of `channels` up to the paper's 4.
         key_width: channels `K` of a query and of a key; default 16, the paper's choice. A value has `d = C / h`.
-        kernel_size: of the convolution of the queries, odd, for all heads or for each; default 5 (the authors' larger
-            models have 7, 5, 3 and 3 for their four heads).
+        kernel_size: of the convolution of the queries, odd, for all heads or for each; default 5, that of two of the
+            authors' six models. The others have 7, 5, 3 and 3 for the first, second, third and fourth head.
         variant: `"paper"`, the default, or `"authors"`: a ReLU before `Wo`. Their code also adds learned biases for
             the offsets in windows of one size, which this attention over maps of any size does not have.
         dims: how many spatial axes the map has, 1, 2 or 3; default 2.

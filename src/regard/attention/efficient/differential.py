@@ -24,7 +24,8 @@ class DifferentialAttention(MultiHeadSelfAttention):
     `norm` divides by the root of the mean square of every head, and has one gain a channel that the heads share, as do
     the four vectors `λ`. Without a residual; a language model gives it a causal mask.
 
-    Paper: Ye, Dong, Xia, Sun, Zhu, Huang, Wei, "Differential Transformer", ICLR 2025, equations 1 to 3.
+    Paper: Ye, Dong, Xia, Sun, Zhu, Huang, Wei, "Differential Transformer", ICLR 2025; how the vectors `λ` start is of
+    the authors' code.
 
     Args:
         channels: channels `C` of the tokens.

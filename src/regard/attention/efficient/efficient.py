@@ -23,12 +23,12 @@ class EfficientAttention(MultiHeadSelfAttention):
 
     Without a residual and without normalisation, which are those of the block around it.
 
-    Paper: Shen, Zhang, Zhao, Yi, Li, "Efficient Attention: Attention with Linear Complexities", WACV 2021, equations 3
-    to 5. The biases are those of the authors' code.
+    Paper: Shen, Zhang, Zhao, Yi, Li, "Efficient Attention: Attention with Linear Complexities", WACV 2021. The biases
+    are those of the authors' code.
 
     Args:
         channels: channels `C` of the tokens.
-        heads: how many heads `h`; default 8, as in the authors' code. It divides `channels`.
+        heads: how many heads `h`; default 8. It divides `channels`.
         normalization: `"softmax"`, the default, as above; `"scaling"`, queries and keys divided by `√N`. Both are the
             paper's.
         bias: whether the four projections have biases; default True.

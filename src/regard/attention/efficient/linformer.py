@@ -26,8 +26,8 @@ class LinformerAttention(MultiHeadSelfAttention):
 
     A token that takes no part is a zero to both projections. Without a residual and without normalisation.
 
-    Paper: Wang, Li, Khabsa, Fang, Ma, "Linformer: Self-Attention with Linear Complexity", arXiv 2020, equation 7 and
-    "parameter sharing between projections" in section 4; `E` and `F` start normal with variance 1 / k, as in theorem 2.
+    Paper: Wang, Li, Khabsa, Fang, Ma, "Linformer: Self-Attention with Linear Complexity", arXiv 2020, with "parameter
+    sharing between projections" in section 4; `E` and `F` start normal with variance 1 / k, as in theorem 2.
 
     Args:
         channels: channels `C` of the tokens.
@@ -37,7 +37,7 @@ class LinformerAttention(MultiHeadSelfAttention):
             sequence and scaled by `n / N`, which is this library's choice: the paper has one length.
         slots: to how many slots `k`; default 128, the paper's choice.
         sharing: who shares projections. `"heads"`, the default: the heads, one `E` and one `F`; `"key_value"`: keys and
-            values too; `"none"`: nobody, as in equation 7. All three are the paper's.
+            values too; `"none"`: nobody, as its equation is written. All three are the paper's.
         bias: whether the four projections of channels have biases; default True.
 
     Shapes:

@@ -29,12 +29,13 @@ class MultiScaleLinearAttention(Refine):
     zeros. Without a residual, which is that of the block around it.
 
     Paper: Cai, Li, Hu, Gan, Han, "EfficientViT: Lightweight Multi-Scale Attention for High-Resolution Dense
-    Prediction", ICCV 2023, equations 1 to 3 and figure 2. Normalisation and bias are those of the authors' code.
+    Prediction", ICCV 2023, figure 2. Normalisation and bias are those of the authors' code.
 
     Args:
         channels: channels `C` of the map.
-        head_width: channels `d` of a head; default 8 (the authors' smallest model has 16, their larger ones 32). There
-            are `C / d` heads, rounded down, and at least one; the projections take up the difference.
+        head_width: channels `d` of a head; default 8, that of the authors' class (their two smallest models have 16,
+            their larger ones 32). There are `C / d` heads, rounded down, and at least one; the projections take up the
+            difference.
         scales: sizes of the depthwise convolutions, odd; default `(5,)`, the paper's choice.
         dims: how many spatial axes the map has, 1, 2 or 3; default 2.
 

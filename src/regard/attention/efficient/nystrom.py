@@ -28,15 +28,16 @@ class NystromAttention(MultiHeadSelfAttention):
     landmark is the mean of those that take part. Without a residual and without normalisation.
 
     Paper: Xiong, Zeng, Chakraborty, Tan, Fung, Li, Singh, "Nyströmformer: A Nyström-Based Algorithm for Approximating
-    Self-Attention", AAAI 2021, equations 11 to 15 and algorithm 1. The convolution has one kernel a head, as in the
-    authors' code.
+    Self-Attention", AAAI 2021, algorithm 1. The convolution has one kernel a head, as in the authors' code, which takes
+    one norm for all matrices of a batch unless told otherwise.
 
     Args:
         channels: channels `C` of the tokens.
         heads: how many heads `h`; default 8. It divides `channels`.
         landmarks: how many landmarks `m` at most; default 64, the paper's choice.
         iterations: how often `Z` is improved; default 6, the paper's choice.
-        kernel_size: of the convolution along the sequence, odd; default 33, the authors' choice.
+        kernel_size: of the convolution along the sequence, odd; default 33. The authors' code has 35 for the Long Range
+            Arena, and none unless told otherwise.
         bias: whether the four projections have biases; default True.
 
     Shapes:

@@ -23,8 +23,8 @@ class PerformerAttention(LinearAttention):
     once and kept in the state dict; `redraw` draws others, which the authors do while training. Common factors of all
     features, which the division cancels, are taken out before the exponential, so that nothing overflows.
 
-    Paper: Choromanski et al., "Rethinking Attention with Performers", ICLR 2021, equations 4 to 7, lemma 1 and section
-    2.4. The biases are those of the authors' code.
+    Paper: Choromanski et al., "Rethinking Attention with Performers", ICLR 2021, lemma 1 and section 2.4. The biases
+    are those of `nn.MultiheadAttention`, so that trained weights fit.
 
     Args:
         channels: channels `C` of the tokens.
@@ -53,7 +53,7 @@ class PerformerAttention(LinearAttention):
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key"), ("key",)),)
     deviations: ClassVar[tuple[str, ...]] = (
         "orthogonal=False: independent directions, the paper's FAVOR without +",
-        "bias=False: projections without biases, as the paper's equations are written",
+        "bias=False: projections without biases, as in the authors' TensorFlow code",
     )
     placement: ClassVar[str] = (
         "in place of multi-head self-attention where sequences are long, trained weights included"

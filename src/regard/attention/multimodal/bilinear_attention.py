@@ -21,8 +21,8 @@ class BilinearAttention(Read):
 
     The sum of the context over the queries is the paper's joint representation.
 
-    Paper: Kim, Jun, Zhang, "Bilinear Attention Networks", NeurIPS 2018, equations 4 to 10. Its released code has weight
-    normalisation, dropout, and a rank of the attention three times as high besides.
+    Paper: Kim, Jun, Zhang, "Bilinear Attention Networks", NeurIPS 2018. Its released code has weight normalisation,
+    dropout, and a rank of the attention three times as high besides.
 
     Args:
         query_width: width `Q` of a query, such as a word, and of the context.

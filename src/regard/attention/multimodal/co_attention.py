@@ -22,7 +22,7 @@ class ParallelCoAttention(Read):
     The context is one for all queries, the summary of both sides.
 
     Paper: Lu, Yang, Batra, Parikh, "Hierarchical Question-Image Co-Attention for Visual Question Answering", NeurIPS
-    2016, equations 3 to 5.
+    2016. The dropout behind the tanh of both scoring networks, which the authors' code has, is left out.
 
     Args:
         query_width: width `Q` of a query, such as a word.
@@ -57,7 +57,7 @@ class ParallelCoAttention(Read):
     growth: ClassVar[str] = "N"
     parameter_count: ClassVar[str] = "Q*M + (Q + M)*k + 2*k"
     letters: ClassVar[dict[str, str]] = {"Q": "query_width", "M": "memory_width", "k": "hidden_width"}
-    deviations: ClassVar[tuple[str, ...]] = ("bias=True: every layer has a bias, as is usual in code",)
+    deviations: ClassVar[tuple[str, ...]] = ("bias=True: every layer has a bias, as in the authors' code",)
     placement: ClassVar[str] = "between the words of a question and the cells of an image, once a level of the question"
 
     def __init__(

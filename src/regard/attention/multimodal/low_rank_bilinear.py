@@ -19,7 +19,7 @@ class LowRankBilinearRead(BilinearRead):
         c_t    = [Σ_n a^1_tn m_n; ...; Σ_n a^G_tn m_n]
 
     Paper: Kim, On, Lim, Kim, Ha, Zhang, "Hadamard Product for Low-rank Bilinear Pooling", ICLR 2017, its
-    attention mechanism.
+    attention mechanism. The dropout of the authors' code is left out.
 
     Args:
         query_width: width `Q` of a query, an encoded question.

@@ -22,8 +22,7 @@ class ClassAttention(Read):
     Several class tokens read alone, without each other. The residual, the normalisation before and the scale after it
     are those of the block around it.
 
-    Paper: Touvron, Cord, Sablayrolles, Synnaeve, Jégou, "Going deeper with Image Transformers", ICCV 2021, equations 5
-    to 9.
+    Paper: Touvron, Cord, Sablayrolles, Synnaeve, Jégou, "Going deeper with Image Transformers", ICCV 2021.
 
     Args:
         query_width: width `Dq` of a class token; None if the token is a parameter of this layer. Where it is not

@@ -36,8 +36,8 @@ class AttentionGate(Merge):
             in place of the converse, and batch normalisation follows all three projections, `W_x` with a bias.
 
     Shapes:
-        x: `(B, C, *spatial)`; gating: `(B, Cg, *sizes)` with as many spatial axes, one to three. Gives the shape of
-        `x`.
+        x: `(B, C, *spatial)`; gating: `(B, Cg, *sizes)` with as many spatial axes, one to three; any number without
+        `gating_channels`. Gives the shape of `x`.
 
     Maps:
         spatial: the gate `(batch, *spatial)`, each in 0..1.

@@ -25,8 +25,9 @@ class BiLevelRoutingAttention(Refine):
 
     No gradient flows through the choice.
 
-    Paper: Zhu, Wang, Ke, Zhang, Lau, "BiFormer: Vision Transformer with Bi-Level Routing Attention", CVPR 2023,
-    equations 2 to 8; `Wo` is that of multi-head attention, behind the sum as in the authors' code.
+    Paper: Zhu, Wang, Ke, Zhang, Lau, "BiFormer: Vision Transformer with Bi-Level Routing Attention", CVPR 2023; `Wo` is
+    that of multi-head attention, behind the sum as in the authors' code. Their code divides the scores by the root of
+    all channels, `√C`, where multi-head attention has `√d`.
 
     Args:
         channels: channels `C` of the map.

@@ -29,8 +29,8 @@ class ContextualTransformer(Refine):
     `A` is used as it comes from its two linear maps; outside of the map, values are zero.
 
     Paper: Li, Yao, Pan, Mei, "Contextual Transformer Networks for Visual Recognition", TPAMI 2022 (arXiv 2021),
-    section 3.2, equations 4 and 5; the fusion is that of selective kernels. Normalisations, groups and widths are those
-    of the authors' code. A batch of one trains: where the pooled vector has no variance, its running one is used.
+    section 3.2; the fusion is that of selective kernels. Normalisations, groups and widths are those of the authors'
+    code. A batch of one trains: where the pooled vector has no variance, its running one is used.
 
     Args:
         channels: channels `C` of the map.
@@ -41,7 +41,8 @@ class ContextualTransformer(Refine):
         reduction: how many times fewer than `2C` channels the weights' hidden layer has; default 4, which is `C / 2`.
         minimum_width: least width `d` of the fusion's bottleneck, otherwise `C / 2`; default 32, the authors' choice.
         variant: `"paper"`, the default, as above; `"softmax"`, over the k² weights; `"released"`, as in the authors'
-            code, a group normalisation of the weights, and `silu(bn(K2))` instead of `K2`.
+            code, a group normalisation of the weights, `silu(bn(K2))` instead of `K2`, and a bias of `G`. (There the
+            channels of a head lie `C / 8` apart, here side by side.)
 
     Shapes:
         x: `(B, C, H, W)` of any size. Gives the same shape.
@@ -77,7 +78,8 @@ class ContextualTransformer(Refine):
     }
     deviations: ClassVar[tuple[str, ...]] = (
         "variant='softmax': the weights of a neighbourhood sum to one, as in the paper's typical self-attention",
-        "variant='released': normalised weights and an activated dynamic context, as in the authors' code",
+        "variant='released': normalised weights, an activated dynamic context and a bias in the fusion, as in the "
+        "authors' code",
     )
     placement: ClassVar[str] = "in place of the 3x3 convolution of every residual block"
     branch: ClassVar[int] = 2
@@ -125,7 +127,7 @@ class ContextualTransformer(Refine):
         self.squeeze = nn.Sequential(
             nn.Linear(channels, self.fusion_channels, bias=False), BatchNorm(self.fusion_channels), nn.ReLU()
         )
-        self.select = nn.Linear(self.fusion_channels, 2 * channels, bias=False)
+        self.select = nn.Linear(self.fusion_channels, 2 * channels, bias=variant == "released")
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         self.check(x)

@@ -28,8 +28,7 @@ class DeformableAttention(Refine):
     The offset network is a depthwise convolution of stride `r`, GELU and a 1x1 convolution without bias to two numbers.
     Without a residual and without a normalisation of `x`, which are those of the block around it.
 
-    Paper: Xia, Pan, Song, Li, Huang, "Vision Transformer with Deformable Attention", CVPR 2022, equations 4 to 9 and
-    section 3.2 (DAT).
+    Paper: Xia, Pan, Song, Li, Huang, "Vision Transformer with Deformable Attention", CVPR 2022, section 3.2 (DAT).
 
     Args:
         channels: channels `C` of the map.
@@ -39,7 +38,8 @@ class DeformableAttention(Refine):
             leaves a group the paper's 128 channels.
         stride: `r`, rows and columns of the map for one point; default 1, as in both of the paper's stages that have
             this attention.
-        kernel_size: of the offset network, odd; default 5, the paper's choice.
+        kernel_size: of the offset network, odd; default 5, the paper's choice. The authors' code has 9, 7, 5 and 3 by
+            stage, of which DAT uses the last two.
         offset_range: `s`, in halves of a cell of the grid; default 2, the paper's choice: a point moves to the
             neighbouring cells and no farther.
         table_size: rows and columns of a map `T` whose offsets the table has for each head, `2T - 1` by `2T - 1`;
@@ -155,7 +155,7 @@ class DeformableAttention(Refine):
         y, x = (
             (2 * torch.arange(size, device=points.device) + 1).to(points.dtype) / size - 1 for size in spatial
         )  # (H,), (W,)
-        positions = torch.stack((x.expand(len(y), -1), y[:, None].expand(-1, len(x))), dim=2).flatten(0, 1)  # (N, 2)
+        positions = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=2).flatten(0, 1)  # (N, 2)
         # The table's entries are T to a map's length, and their outer edges, 2T - 1 apart, are at -1 and 1.
         place = (positions[:, None] - points[:, None]) * (self.table_size / (2 * self.table_size - 1))  # (B·G, N, M, 2)
         tables = self.table.to(points.dtype).unflatten(0, (self.groups, -1))  # (G, h / G, 2T - 1, 2T - 1)

@@ -22,8 +22,8 @@ class FocalModulation(Refine):
         zᴸ⁺¹     = gelu(mean over positions of zᴸ)
         y        = Wo (q · (Wh Σ_l gˡ · zˡ + bh)) + bo       l = 1..L+1
 
-    Paper: Yang, Li, Dai, Yuan, Gao, "Focal Modulation Networks", NeurIPS 2022, equations 4 to 8; the last projection is
-    that of the authors' code.
+    Paper: Yang, Li, Dai, Yuan, Gao, "Focal Modulation Networks", NeurIPS 2022; the last projection is that of the
+    authors' code.
 
     Args:
         channels: channels `C` of the map.

@@ -26,8 +26,8 @@ class HaloAttention(Refine):
     the map is read by nobody.
 
     Paper: Vaswani, Ramachandran, Srinivas, Parmar, Hechtman, Shlens, "Scaling Local Self-Attention for Parameter
-    Efficient Visual Backbones", CVPR 2021, equations 1 to 3. The scale `1/√d`, which these do not show, is that of
-    their other work.
+    Efficient Visual Backbones", CVPR 2021. The scale `1/√d`, which its equations do not show, is that of multi-head
+    attention. (timm scales `q_i · k_j` by it, and the scores of the offsets only on request.)
 
     Args:
         channels: channels `C` of the map.

@@ -25,8 +25,8 @@ class NeighbourhoodAttention(Refine):
     dilation δ it is the neighbourhood among the positions whose rows and columns differ from those of `i` by multiples
     of δ. A map in which there are fewer than k of these is read as far as it goes.
 
-    Paper: Hassani, Walton, Li, Li, Shi, "Neighborhood Attention Transformer", CVPR 2023, equations 2 to 4; dilation:
-    Hassani, Shi, "Dilated Neighborhood Attention Transformer", arXiv 2022, equations 5 and 6.
+    Paper: Hassani, Walton, Li, Li, Shi, "Neighborhood Attention Transformer", CVPR 2023; dilation: Hassani, Shi,
+    "Dilated Neighborhood Attention Transformer", arXiv 2022.
 
     Args:
         channels: channels `C` of the map.

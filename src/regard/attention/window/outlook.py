@@ -22,7 +22,7 @@ class OutlookAttention(Refine):
     Nothing is compared: the weights come from the window's middle alone. Around the map values are zero, and take part.
 
     Paper: Yuan, Hou, Jiang, Feng, Yan, "VOLO: Vision Outlooker for Visual Recognition", TPAMI 2022 (arXiv 2021),
-    equations 3 to 5 and algorithm 1.
+    algorithm 1.
 
     Args:
         channels: channels `C` of the map.

@@ -31,7 +31,7 @@ class ShiftedWindowAttention(Refine):
     a head, and the bias is an MLP of `sign(Δ) log(1 + |Δ|)` of the two coordinates of `i - j`.
 
     Paper: Liu, Lin, Cao, Hu, Wei, Zhang, Lin, Guo, "Swin Transformer: Hierarchical Vision Transformer using Shifted
-    Windows", ICCV 2021, equations 3 and 4; version 2: Liu et al., "Swin Transformer V2", CVPR 2022, equations 2 to 4.
+    Windows", ICCV 2021, equations 3 and 4; version 2: Liu et al., "Swin Transformer V2", CVPR 2022.
     Two successive blocks have shift 0 and `window // 2`.
 
     Args:
