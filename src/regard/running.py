@@ -1,6 +1,6 @@
 """Running somebody's model on an example without leaving a trace in it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,8 +27,8 @@ class Inputs:
         return model(*self.positional, **self.named)
 
     def tensors(self) -> list[Tensor]:
-        """Those of the arguments that are tensors."""
-        return [value for value in (*self.positional, *self.named.values()) if isinstance(value, Tensor)]
+        """The tensors among the arguments, and in the lists and mappings among them."""
+        return list(_tensors([*self.positional, *self.named.values()]))
 
 
 def inputs_of(model: nn.Module, example: Example) -> Inputs:
@@ -65,6 +65,16 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         finally:
             for module, training in modes:
                 module.training = training
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, Mapping):
+            yield from _tensors(value.values())
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
 
 
 def _known_size(model: nn.Module) -> tuple[int, ...]:

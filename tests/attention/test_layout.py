@@ -10,6 +10,7 @@ from regard.attention import (
     AdditiveRead,
     MultiHeadSelfAttention,
     OnMap,
+    OnTokens,
     ReadMap,
     Refine,
     ShapeError,
@@ -157,3 +158,50 @@ def test_adapters_compile_as_one_graph_of_any_size():
         for grid in ((5, 3), (7, 2)):
             x = torch.randn(2, 8, *grid)
             torch.testing.assert_close(compiled(*query, x), module(*query, x))
+
+
+class MarkMap(Refine):
+    """Adds to each position its row times ten and its column times a hundred."""
+
+    layout = "map"
+    maps = ()
+
+    def __init__(self, channels):
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x):
+        self.check(x)
+        return x + 10 * torch.arange(x.shape[-2])[:, None] + 100 * torch.arange(x.shape[-1])
+
+
+@pytest.mark.parametrize(
+    ("positions", "extra", "grid", "expected"),
+    [
+        (9, 0, None, (3, 3)),
+        (9, 2, None, (3, 3)),
+        (6, 1, (2, 3), (2, 3)),
+        (24, 1, (2, 3), (4, 6)),
+        (1, 0, None, (1, 1)),
+        (30, 0, (2, 3, 5), (2, 3, 5)),
+    ],
+)
+def test_on_tokens_lays_positions_on_their_grid(positions, extra, grid, expected):
+    x = numbered(2, positions + extra, (7,)).contiguous()
+    y = OnTokens(MarkMap(7), extra, grid)(x)
+    assert torch.equal(y[:, :extra], x[:, :extra])
+    for number, cell in enumerate(itertools.product(*(range(size) for size in expected))):
+        added = 10 * cell[-2] + 100 * cell[-1]
+        assert torch.equal(y[:, extra + number], x[:, extra + number] + added)
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_on_tokens_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="OnTokens got MultiHeadSelfAttention, which takes tokens already"):
+        OnTokens(MultiHeadSelfAttention(8))
+    with pytest.raises(ValueError, match="a grid of 4 axes, expected one of 1 or 2 or 3"):
+        OnTokens(SqueezeExcitation(8), grid=(2, 2, 2, 2))
+    with pytest.raises(ShapeError, match=r"5 positions beside 1 extra tokens.*proportions of 1×1"):
+        OnTokens(SqueezeExcitation(8), 1)(torch.zeros(2, 6, 8))
+    with pytest.raises(ShapeError, match=r"shape \(2, 8, 3, 3\), expected tokens"):
+        OnTokens(SqueezeExcitation(8))(torch.zeros(2, 8, 3, 3))

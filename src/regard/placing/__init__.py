@@ -1,6 +1,8 @@
 """Attention into a model that is already there: where it can go, putting it there, and taking it out again."""
 
-from regard.placing.inserting import Insertions, Placed, insert, parameter_groups, remove
-from regard.placing.places import Place, PlaceTable, places
+from regard.placing.inserting import insert, parameter_groups, remove
+from regard.placing.place import Place, PlaceTable, Slot
+from regard.placing.placed import Insertions, Placed
+from regard.placing.places import places
 
-__all__ = ["Insertions", "Place", "PlaceTable", "Placed", "insert", "parameter_groups", "places", "remove"]
+__all__ = ["Insertions", "Place", "PlaceTable", "Placed", "Slot", "insert", "parameter_groups", "places", "remove"]

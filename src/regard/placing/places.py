@@ -1,112 +1,16 @@
 """Where attention can go in a model, found by its structure."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
 from math import prod
-from typing import Literal, cast, overload
+from typing import Literal, cast
 
-import torch
 from torch import nn
 
-from regard.placing.tracing import Call, Mark, trace
+from regard.placing.place import CONTAINER, LAYOUTS, Place, PlaceLayout, PlaceTable, Role, Slot
+from regard.placing.tracing import Call, Join, Key, Mark, Trace, trace
 from regard.running import Example, inputs_of
 
-CONTAINER = "regard"
-"""The name under which a model holds its inserted attention."""
-
-Role = Literal["stem", "stage", "block", "branch", "pool"]
-ROLES: tuple[Role, ...] = ("stem", "stage", "block", "branch", "pool")
-
-PlaceLayout = Literal["BCL", "BCHW", "BHWC", "BCDHW", "BNC"]
-LAYOUTS: dict[PlaceLayout, tuple[int, int]] = {
-    "BCL": (3, 1),
-    "BCHW": (4, 1),
-    "BHWC": (4, 3),
-    "BCDHW": (5, 1),
-    "BNC": (3, 2),
-}
-"""The layouts of a place, each with its number of axes and the one that holds the channels."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """One tensor of a model that attention can refine.
-
-    Attributes:
-        path: the module whose output it is (or whose input, see `side`).
-        role: `"stem"`, `"stage"`, `"block"` (after the addition), `"branch"` (inside a residual block, before the
-            addition), `"pool"` (what enters global pooling), or None for any other module.
-        shape: its shape in the run on the example.
-        layout: `"BCHW"`, `"BHWC"`, `"BCL"`, `"BCDHW"` or `"BNC"` (tokens).
-        channels: its channel count.
-        calls: how often one forward of the model calls the module; all its calls share what is inserted.
-        side: `"output"`, or `"input"` of the module, which is where global pooling takes its map from.
-        extra_tokens: of tokens, how many at the front are no positions (a class token, registers).
-        dtype, device: of the tensor.
-    """
-
-    path: str
-    role: Role | None
-    shape: tuple[int, ...]
-    layout: PlaceLayout
-    channels: int
-    calls: int = 1
-    side: Literal["output", "input"] = "output"
-    extra_tokens: int = 0
-    dtype: torch.dtype = torch.float32
-    device: torch.device = field(default_factory=partial(torch.device, "cpu"))
-
-
-class PlaceTable(Sequence[Place]):
-    """All places of a model, in its order. Printed, it shows those that have a role.
-
-    Attributes:
-        refused: the modules that are no place, each with the reason.
-    """
-
-    def __init__(self, places: Sequence[Place], refused: dict[str, str]) -> None:
-        self._places = tuple(places)
-        self.refused = refused
-
-    @overload
-    def __getitem__(self, index: int) -> Place: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Place]: ...
-    def __getitem__(self, index: int | slice) -> Place | Sequence[Place]:
-        return self._places[index]
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __iter__(self) -> Iterator[Place]:
-        return iter(self._places)
-
-    def of(self, role: Role) -> list[Place]:
-        """The places with this role."""
-        return [place for place in self._places if place.role == role]
-
-    def roles(self) -> dict[Role, int]:
-        """The roles that this model has, each with how many places have it."""
-        counts = Counter(place.role for place in self._places)
-        return {role: counts[role] for role in ROLES if counts[role]}
-
-    def __str__(self) -> str:
-        shown = [place for place in self._places if place.role]
-        rows = [("path", "role", "shape", "layout", "channels", "calls")]
-        for place in shown:
-            path = place.path if place.side == "output" else f"{place.path} (input)"
-            shape = "×".join(map(str, place.shape))
-            rows.append((path, str(place.role), shape, place.layout, str(place.channels), str(place.calls)))
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        lines.append(f"and {len(self._places) - len(shown)} more modules by path")
-        return "\n".join(lines)
-
-    def __repr__(self) -> str:
-        roles = ", ".join(f"{count} {role}" for role, count in self.roles().items())
-        return f"PlaceTable({len(self._places)} places: {roles or 'none with a role'})"
+_MOST_EXTRA_TOKENS = 16
 
 
 def places(model: nn.Module, example: Example = None, *, layout: Literal["auto"] | PlaceLayout = "auto") -> PlaceTable:
@@ -114,7 +18,9 @@ def places(model: nn.Module, example: Example = None, *, layout: Literal["auto"]
 
     The model is run in evaluation mode without gradients; its modes, hooks and buffers and the random state are
     afterwards as before. Roles are found by what the forward does, not by names: a residual block is a module that adds
-    two tensors which come through different numbers of layers; its branch is the deeper of the two.
+    two tensors which come through different numbers of layers; its branch is the deeper of the two. A skip connection
+    is where a tensor whose resolution was raised meets a shallower one; it is a place where a module is given the two,
+    where a module takes their concatenation, or where a module of its own makes the shallower one.
 
     Args:
         model: any module.
@@ -125,8 +31,7 @@ def places(model: nn.Module, example: Example = None, *, layout: Literal["auto"]
     Raises:
         UserError: there is no example and the model knows no input size.
     """
-    calls = [call for call in trace(model, inputs_of(model, example)) if not _inserted(call.path)]
-    return _Reader(model, calls, layout).read()
+    return _Reader(model, trace(model, inputs_of(model, example)), layout).read()
 
 
 def _inserted(path: str) -> bool:
@@ -144,13 +49,15 @@ def _parent(path: str) -> str:
 class _Reader:
     """Reads roles from the calls of one run."""
 
-    def __init__(self, model: nn.Module, calls: list[Call], layout: str) -> None:
-        self.calls = calls
+    def __init__(self, model: nn.Module, told: Trace, layout: str) -> None:
+        self.calls = [call for call in told.calls if not _inserted(call.path)]
+        self.joins = told.joins
         self.modules = dict(model.named_modules())
         self.layout = layout
         self.by_path: dict[str, list[Call]] = {}
-        for call in calls:
+        for call in self.calls:
             self.by_path.setdefault(call.path, []).append(call)
+        self.whole = self.by_path[""][-1]
         self.feature_paths = self._feature_paths(model)
         prefix = getattr(model, "num_prefix_tokens", 0)
         self.extra_tokens = prefix if isinstance(prefix, int) else 0
@@ -158,48 +65,63 @@ class _Reader:
     def read(self) -> PlaceTable:
         blocks = self.blocks()
         stages = self.stages(blocks)
-        roles: dict[tuple[str, Literal["output", "input"]], Role] = {}
+        roles: dict[str, Role] = {}
         stem = self.stem(stages) or self.stem(blocks)
         if stem:
-            roles[stem, "output"] = "stem"
-        for path in self.branches(blocks):
-            roles[path, "output"] = "branch"
-        for path in blocks:
-            roles[path, "output"] = "block"
-        for path in stages:
-            roles[path, "output"] = "stage"
-        pool = self.pool(blocks)
-        if pool and pool not in roles:
-            roles[pool] = "pool"
+            roles[stem] = "stem"
+        roles |= dict.fromkeys(self.branches(blocks), "branch")
+        roles |= dict.fromkeys(blocks, "block")
+        ends = self.last_of_each_resolution(blocks) if len(stages) < 2 else []
+        roles |= dict.fromkeys([] if ends else stages, "stage")
+        spots: dict[str, list[tuple[Role, Slot, Slot | None]]] = {}
+        for path in ends:
+            spots.setdefault(path, []).append(("stage", Slot(), None))
+        for path, slot, partner, decoder in self.skips():
+            spots.setdefault(path, []).append(("skip", slot, partner))
+            if decoder and roles.get(decoder) != "stage":
+                roles[decoder] = "decoder"
+        for key, mark in self.whole.arguments.items():
+            if self.layout_of(mark) and mark.dtype.is_floating_point:
+                spots.setdefault("", []).append(("input", Slot("input", key), None))
+        gives_map = self.whole.output is not None and self.layout_of(self.whole.output) not in (None, "BNC")
+        if self._gives_vector() and (pool := self.pool(blocks)):
+            spots.setdefault(pool[0], []).append(("pool", pool[1], None))
         found: list[Place] = []
         refused: dict[str, str] = {}
         for path in self.modules:
-            if path == "" or _inserted(path):
+            if _inserted(path):
                 continue
-            for side in ("input", "output"):
-                role = roles.get((path, side))
-                if side == "input" and role is None:
-                    continue
-                place = self.place(path, role, side)
-                if isinstance(place, Place):
-                    found.append(place)
-                else:
+            spotted = [self.place(path, *spot) for spot in spots.get(path, [])]
+            found += [place for place in spotted if isinstance(place, Place)]
+            if path:
+                place = self.place(path, roles.get(path), Slot())
+                if not isinstance(place, Place):
                     refused[path] = place
-        if pool and roles.get(pool) != "pool":  # the last stage or block is what enters pooling: one tensor, two roles
-            place = self.place(pool[0], "pool", pool[1])
-            if isinstance(place, Place):
-                found.append(place)
+                # What a module gives may have two roles: the last stage is also what enters pooling.
+                elif place.role or not any(isinstance(one, Place) and one.side == "output" for one in spotted):
+                    found.append(place)
+        if gives_map and isinstance(output := self.place("", "output", Slot()), Place):
+            found.append(output)
         return PlaceTable(found, refused)
 
-    def place(self, path: str, role: Role | None, side: Literal["output", "input"]) -> Place | str:
+    def place(self, path: str, role: Role | None, slot: Slot, partner: Slot | None = None) -> Place | str:
         """The place at a module, or why it is none."""
         calls = self.by_path.get(path, [])
         if not calls:
             return "is never called in one forward of the model"
-        marks = [call.output if side == "output" else call.given for call in calls]
+        if slot.side == "output":
+            keys = {call.output_key for call in calls}
+            marks = [call.output for call in calls]
+            slot = Slot("output", calls[0].output_key or (), slot.span)
+        else:
+            keys = {slot.key}
+            marks = [call.arguments.get(slot.key) for call in calls]
         first = marks[0]
         if first is None or any(mark is None for mark in marks):
-            return "does not give one tensor"
+            several = [mark for mark in calls[0].outputs.values() if len(mark.shape) > 2]
+            return f"gives {len(several)} tensors, not one" if len(several) > 1 else "does not give one tensor"
+        if len(keys) > 1:
+            return "gives its tensor in another place in each of its calls"
         if not first.dtype.is_floating_point:
             return f"gives a tensor of {first.dtype}, which attention cannot refine"
         layouts: set[PlaceLayout | None] = {self.layout_of(mark) for mark in marks if mark}
@@ -213,21 +135,98 @@ class _Reader:
             )
         if layout is None:
             return f"gives a tensor of shape {first.shape}, neither a map nor tokens"
-        channels = {mark.shape[LAYOUTS[layout][1]] for mark in marks if mark}
+        axis = LAYOUTS[layout][1]
+        channels = {mark.shape[axis] for mark in marks if mark}
         if len(channels) > 1:
             return f"gives {', '.join(map(str, sorted(channels)))} channels in its several calls, not one number"
+        shape = list(first.shape)
+        if slot.span:
+            shape[axis] = slot.span[1] - slot.span[0]
+        extra_tokens, grid = self._positions(first, layout)
         return Place(
             path=path,
             role=role,
-            shape=first.shape,
+            shape=tuple(shape),
             layout=layout,
-            channels=channels.pop(),
+            channels=shape[axis],
             calls=len(calls),
-            side=side,
-            extra_tokens=self.extra_tokens if layout == "BNC" else 0,
+            slot=slot,
+            partner=partner,
+            inputs=tuple((key, mark.shape) for key, mark in calls[0].arguments.items()),
+            extra_tokens=extra_tokens,
+            grid=grid,
             dtype=first.dtype,
             device=first.device,
         )
+
+    def _positions(self, mark: Mark, layout: PlaceLayout) -> tuple[int, tuple[int, ...] | None]:
+        """The extra tokens and the grid: tokens are as many as the positions of the map that they were, and a few."""
+        if layout != "BNC":
+            axis = LAYOUTS[layout][1]
+            return 0, tuple(size for index, size in enumerate(mark.shape) if index not in (0, axis))
+        extra = mark.shape[1] - prod(mark.grid) if mark.grid else -1
+        if mark.grid and 0 <= extra <= min(_MOST_EXTRA_TOKENS, prod(mark.grid)):
+            return extra, mark.grid
+        return min(self.extra_tokens, mark.shape[1]), None
+
+    def _gives_vector(self) -> bool:
+        """Whether the model gives one vector an image, or a map of one position."""
+        return any(len(mark.shape) == 2 or set(mark.shape[2:]) == {1} for mark in self.whole.outputs.values())
+
+    def skips(self) -> list[tuple[str, Slot, Slot | None, str | None]]:
+        """Of each skip connection the module and slot, its partner's slot, and the module of the decoder's block."""
+        found: dict[tuple[str, Slot], tuple[str, Slot, Slot | None, str | None]] = {}
+        for join in self.joins:
+            skip = (
+                self._skip_argument(join, 1)
+                or self._skip_channels(join)
+                or self._skip_output(join)
+                or self._skip_argument(join, 2)
+            )
+            if skip:
+                found.setdefault(skip[:2], skip)
+        return list(found.values())
+
+    def _skip_argument(self, join: Join, depth: int) -> tuple[str, Slot, Slot, str] | None:
+        """A module that is given the skip and the coarser tensor, as arguments or (`depth` 2) in a list of them."""
+        call: Call | None = join.call
+        while call and call.path and not _inserted(call.path):
+            keys = {id(mark): key for key, mark in call.arguments.items() if len(key) <= depth}
+            marks = {id(mark): mark for mark in call.arguments.values() if id(mark) in keys}
+            skip = join.skip.origins(marks.values())
+            coarse = join.coarse.origins(marks.values())
+            if len(skip) == 1 and coarse and not skip & coarse:
+                deepest = max(coarse, key=lambda one: marks[one].depth or 0)
+                return call.path, Slot("input", keys[skip.pop()]), Slot("input", keys[deepest]), call.path
+            call = call.parent
+        return None
+
+    def _skip_channels(self, join: Join) -> tuple[str, Slot, Slot, str] | None:
+        """The module that takes the concatenation of the two."""
+        consumer = self._consumer(join)
+        if consumer is None or join.spans is None:
+            return None
+        path, key = consumer
+        skip, coarse = join.spans
+        return path, Slot("input", key, skip), Slot("input", key, coarse), path
+
+    def _skip_output(self, join: Join) -> tuple[str, Slot, None, str | None] | None:
+        """The module that makes the skip for this alone, as the lateral convolution of a feature pyramid."""
+        makers = [call for call in self.calls if call.path and call.output is join.skip]
+        consumer = self._consumer(join)
+        if not makers or join.skip.uses != 1:
+            return None
+        return makers[-1].path, Slot(), None, consumer[0] if consumer else None
+
+    def _consumer(self, join: Join) -> tuple[str, Key] | None:
+        """The outermost module that is given the result, and where."""
+        takers = [
+            (call.began, call.path, key)
+            for call in self.calls
+            for key, mark in call.arguments.items()
+            if mark is join.result and call.path
+        ]
+        return min(takers)[1:] if takers else None
 
     def layout_of(self, mark: Mark | None) -> PlaceLayout | None:
         if mark is None:
@@ -255,9 +254,14 @@ class _Reader:
         return sum(isinstance(self.modules[_parent(other)], (nn.Sequential, nn.ModuleList)) for other in inner) > 1
 
     def _repeated(self) -> set[str]:
+        """Composite children of one type: of the lists in a model, and where there are none, of any module."""
+        lists = (nn.Sequential, nn.ModuleList)
+        return self._repeated_in(lists) or self._repeated_in(nn.Module)
+
+    def _repeated_in(self, kinds: type[nn.Module] | tuple[type[nn.Module], ...]) -> set[str]:
         chosen: set[str] = set()
         for path, module in self.modules.items():
-            if not isinstance(module, (nn.Sequential, nn.ModuleList)) or _inserted(path):
+            if not isinstance(module, kinds) or _inserted(path):
                 continue
             children = {f"{path}.{name}" if path else name: child for name, child in module.named_children()}
             called = {p: child for p, child in children.items() if p in self.by_path and not _inserted(p)}
@@ -277,6 +281,15 @@ class _Reader:
         else:
             chosen = {_parent(block) for block in blocks} & self.by_path.keys() - {""}
         return [path for path in self.modules if path in chosen]
+
+    def last_of_each_resolution(self, blocks: list[str]) -> list[str]:
+        """The last block of each resolution, of a trunk that holds all its blocks in one list; none of a single one."""
+        last: dict[tuple[int, ...], str] = {}
+        for path in blocks:
+            mark = self.by_path[path][0].output
+            if mark is not None and (layout := self.layout_of(mark)):
+                last[self._positions(mark, layout)[1] or ()] = path
+        return list(last.values()) if len(last) > 1 else []
 
     def _feature_paths(self, model: nn.Module) -> list[str]:
         info = getattr(model, "feature_info", None)
@@ -325,7 +338,7 @@ class _Reader:
             mark = max(mark.sources, key=lambda source: -1 if source.depth is None else source.depth, default=None)
         return fallback
 
-    def pool(self, blocks: list[str]) -> tuple[str, Literal["output", "input"]] | None:
+    def pool(self, blocks: list[str]) -> tuple[str, Slot] | None:
         """The module that pools globally, by its input; without one, the last map or tokens before the first vector."""
         inner = [call for path in blocks for call in self.by_path.get(path, [])]
         last_block = max((call.ended for call in inner), default=-1)
@@ -333,7 +346,8 @@ class _Reader:
         outermost = [call for call in pools if call.parent is None or not self._pools(call.parent)]
         reducing = [call for call in outermost if call.given and max(call.given.shape[2:]) > 1] or outermost
         if reducing:
-            return reducing[0 if blocks else -1].path, "input"
+            pooling = reducing[0 if blocks else -1]
+            return pooling.path, Slot("input", next(iter(pooling.arguments)))
         vectors = [call for call in self.calls if call.output and len(call.output.shape) == 2]
         if not vectors:
             return None
@@ -348,7 +362,7 @@ class _Reader:
         same = [call for call in maps if call.output is last.output]
         while last.parent and last.parent.path and last.parent in same:
             last = last.parent
-        return last.path, "output"
+        return last.path, Slot()
 
     def _pools(self, call: Call) -> bool:
         module = self.modules[call.path]

@@ -6,9 +6,10 @@ are, how many layers lie between it and the input, and which tensors it came fro
 addition of two tensors that come from the input through different numbers of layers; the deeper one is the branch.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -27,6 +28,14 @@ _CHANNELS_LAST = {"linear", "layer_norm", "rms_norm", "embedding", "multi_head_a
 _MOVES_AXES = {"permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims"}
 _MIXES_AXES = {"matmul", "__matmul__", "__rmatmul__", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention"}
 _ADDS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
+_JOINS = {"cat", "concat", "concatenate"}
+_RAISES = {
+    *("interpolate", "upsample", "upsample_nearest", "upsample_bilinear", "pixel_shuffle", "grid_sample"),
+    *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "repeat_interleave", "max_unpool2d"),
+}
+
+Key = tuple[int | str, ...]
+"""Where a tensor stands in the arguments of a call, `(0,)`, `("skip",)`, `(0, 2)`, or in what it gives, `()`."""
 
 
 @dataclass(eq=False)
@@ -39,6 +48,9 @@ class Mark:
         depth: the layers (convolutions, linear layers, normalisations) between the input and it, None if it does not
             come from the input.
         sources: the marks of the tensors that it was computed from.
+        raised: whether its resolution was raised on the way, as a decoder's is.
+        grid: the sizes of the map that it was, spatial axes only, None if it never was one.
+        uses: how many operations took it.
     """
 
     shape: tuple[int, ...]
@@ -47,6 +59,43 @@ class Mark:
     channel: int | None = None
     depth: int | None = None
     sources: tuple["Mark", ...] = ()
+    raised: bool = False
+    grid: tuple[int, ...] | None = None
+    uses: int = 0
+
+    def origins(self, among: Iterable["Mark"]) -> set[int]:
+        """Which of these tensors it was computed from at the last, by `id`: the search ends at each of them."""
+        ends = {id(mark) for mark in among}
+        seen: set[int] = set()
+        found: set[int] = set()
+        waiting: list[Mark] = [self]
+        while waiting:
+            mark = waiting.pop()
+            if id(mark) in ends:
+                found.add(id(mark))
+            elif id(mark) not in seen:
+                seen.add(id(mark))
+                waiting.extend(mark.sources)
+        return found
+
+
+@dataclass(eq=False)
+class Join:
+    """A skip connection: where what was raised in resolution meets a shallower tensor, by addition or concatenation.
+
+    Attributes:
+        call: in whose own forward they meet.
+        skip: the shallower tensor.
+        coarse: the raised one.
+        result: what comes of it.
+        spans: in a concatenation the channels of the result that are the skip, and those that are the raised tensor.
+    """
+
+    call: "Call"
+    skip: Mark
+    coarse: Mark
+    result: Mark
+    spans: tuple[tuple[int, int], tuple[int, int]] | None
 
 
 @dataclass(eq=False)
@@ -57,27 +106,49 @@ class Call:
         path: the module's path.
         began, ended: when, counted in events.
         parent: the call inside which it happened.
-        given: its first positional argument, if that is a tensor.
-        output: what it returned, if that is a tensor.
+        arguments: the tensors among its arguments, and where each stands.
+        outputs: the tensors that it returned, and where each stands.
         branches: the deeper operand of each residual addition that its own forward makes.
     """
 
     path: str
     began: int
     parent: "Call | None"
-    given: Mark | None
+    arguments: dict[Key, Mark]
     ended: int = -1
-    output: Mark | None = None
+    outputs: dict[Key, Mark] = field(default_factory=dict)
     branches: list[Mark] = field(default_factory=list)
+
+    @property
+    def given(self) -> Mark | None:
+        """Its first argument, if that is a tensor."""
+        key = next(iter(self.arguments), None)
+        return self.arguments[key] if key is not None and len(key) == 1 else None
+
+    @property
+    def output(self) -> Mark | None:
+        """What it gives: a tensor, or the one of its rank that leads a tuple or a mapping."""
+        key = self.output_key
+        return None if key is None else self.outputs[key]
+
+    @property
+    def output_key(self) -> Key | None:
+        """Where that stands."""
+        first = next(iter(self.outputs), None)
+        if first is None or first == ():
+            return first
+        rank = len(self.outputs[first].shape)
+        alone = sum(len(mark.shape) == rank for mark in self.outputs.values()) == 1
+        return first if alone and rank > 2 and len(first) == 1 else None
 
 
 class _Marker(TorchFunctionMode):
     """Marks the result of every operation, and tells of additions."""
 
-    def __init__(self, on_addition: Callable[[Mark, Mark], None]) -> None:
+    def __init__(self, on_join: Callable[[list[Mark], Mark, bool], None]) -> None:
         super().__init__()
         self.marks = WeakTensorKeyDictionary()
-        self.on_addition = on_addition
+        self.on_join = on_join
 
     def mark(self, tensor: Tensor) -> Mark:
         """The mark of a tensor, a blank one at first sight."""
@@ -97,69 +168,136 @@ class _Marker(TorchFunctionMode):
         result = func(*args, **kwargs)
         if name in ("__get__", "__set__"):
             return result
-        if name in _ADDS and len(inputs) == 2 and inputs[0].shape == inputs[1].shape:
-            self.on_addition(inputs[0], inputs[1])
+        for mark in inputs:
+            mark.uses += 1
         if inputs and inputs[0].channel is None and name in _CHANNELS_SECOND:
             inputs[0].channel = 1  # a layer knows where the channels of what it takes are
         elif inputs and inputs[0].channel is None and name in ("linear", "layer_norm", "rms_norm"):
             inputs[0].channel = len(inputs[0].shape) - 1
         in_place = name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
+        if (in_place or name == "__setitem__") and inputs:
+            _written(inputs[0], max((mark.depth for mark in inputs if mark.depth is not None), default=None))
         for tensor in _tensors(result if isinstance(result, (tuple, list)) else (result,)):
             if not in_place and any(self.marks.get(tensor) is mark for mark in inputs):
                 continue  # dropout in evaluation, `contiguous` and their like give back what they got
             depths = [mark.depth for mark in inputs if mark.depth is not None]
             shape = tuple(tensor.shape)
+            channel = _channel(func, name, args, kwargs, inputs, weighted, shape)
+            is_map = channel is not None and len(shape) > 3
+            grid = tuple(size for axis, size in enumerate(shape) if axis not in (0, channel)) if is_map else None
             self.marks[tensor] = Mark(
                 shape=shape,
                 dtype=tensor.dtype,
                 device=tensor.device,
-                channel=_channel(func, name, args, kwargs, inputs, weighted, shape),
+                channel=channel,
                 depth=max(depths) + layer if depths else None,
                 sources=tuple(inputs),
+                raised=(name in _RAISES and max(depths, default=0) > 0) or any(mark.raised for mark in inputs),
+                grid=grid or next((mark.grid for mark in inputs if mark.grid), None),
             )
+        joined = (name in _ADDS and len(inputs) == 2 and inputs[0].shape == inputs[1].shape) or name in _JOINS
+        if joined and isinstance(result, Tensor):
+            self.on_join(inputs, self.marks[result], name in _JOINS)
         return result
 
 
-def trace(model: nn.Module, inputs: Inputs) -> list[Call]:
-    """Every call that one forward of the model in evaluation mode makes, in the order in which they end."""
-    calls: list[Call] = []
+@dataclass
+class Trace:
+    """What one forward of a model did.
+
+    Attributes:
+        calls: every call of a module, in the order in which they ended.
+        joins: every skip connection, in the order in which they were made.
+    """
+
+    calls: list[Call] = field(default_factory=list)
+    joins: list[Join] = field(default_factory=list)
+
+
+def trace(model: nn.Module, inputs: Inputs) -> Trace:
+    """What one forward of the model in evaluation mode does."""
+    told = Trace()
     stack: list[Call] = []
     clock = iter(range(1 << 62))
 
-    def on_addition(first: Mark, second: Mark) -> None:
-        if not stack or len(first.shape) < 3 or first.depth is None or second.depth is None:
+    def on_join(operands: list[Mark], result: Mark, concatenation: bool) -> None:
+        if not stack or len(result.shape) < 3 or any(mark.depth is None for mark in operands):
             return
-        if first.depth != second.depth:
-            stack[-1].branches.append(first if first.depth > second.depth else second)
+        raised = [mark for mark in operands if mark.raised]
+        if len(raised) == 1 and len(operands) > 1:
+            spans = _spans(operands, result) if concatenation else {}
+            # What lies beside the raised tensor but deeper is no skip: the branches of a pyramid pooling are that.
+            for mark in operands:
+                if mark is not raised[0] and (mark.depth or 0) < (raised[0].depth or 0):
+                    both = (spans[id(mark)], spans[id(raised[0])]) if spans else None
+                    told.joins.append(Join(stack[-1], mark, raised[0], result, both))
+        elif not concatenation and operands[0].depth != operands[1].depth:
+            stack[-1].branches.append(max(operands, key=lambda mark: mark.depth or 0))
 
-    marker = _Marker(on_addition)
+    marker = _Marker(on_join)
     for tensor in inputs.tensors():
         mark = marker.mark(tensor)
         mark.depth, mark.channel = 0, 1 if tensor.ndim in (4, 5) else None
+        mark.grid = tuple(tensor.shape[2:]) if tensor.ndim in (4, 5) else None
 
-    def enter(path: str) -> Callable[[nn.Module, Any], None]:
-        def hook(module: nn.Module, given: Any) -> None:
-            first = given[0] if given and isinstance(given[0], Tensor) else None
-            parent = stack[-1] if stack else None
-            stack.append(Call(path, next(clock), parent, None if first is None else marker.mark(first)))
-
-        return hook
+    def enter(path: str, module: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+        arguments = {key: marker.mark(tensor) for key, tensor in _keyed(given, named)}
+        stack.append(Call(path, next(clock), stack[-1] if stack else None, arguments))
 
     def leave(module: nn.Module, given: Any, output: Any) -> None:
         call = stack.pop()
         call.ended = next(clock)
         if isinstance(output, Tensor):
-            call.output = marker.mark(output)
-        calls.append(call)
+            call.outputs = {(): marker.mark(output)}
+        else:
+            call.outputs = {key: marker.mark(tensor) for key, tensor in _keyed(output)}
+        told.calls.append(call)
 
     with ExitStack() as cleanup:
         for path, module in model.named_modules():
-            cleanup.callback(module.register_forward_pre_hook(enter(path)).remove)
+            cleanup.callback(module.register_forward_pre_hook(partial(enter, path), with_kwargs=True).remove)
             cleanup.callback(module.register_forward_hook(leave).remove)
         cleanup.enter_context(undisturbed(model))
         cleanup.enter_context(marker)
         inputs.run(model)
-    return calls
+    return told
+
+
+def _spans(operands: list[Mark], result: Mark) -> dict[int, tuple[int, int]]:
+    """The channels of a concatenation that each operand is, by `id`; none if it is over another axis."""
+    spans: dict[int, tuple[int, int]] = {}
+    axis, start = result.channel, 0
+    if axis is None or any(mark.shape[:axis] != result.shape[:axis] for mark in operands):
+        return {}
+    for mark in operands:
+        spans[id(mark)] = (start, start + mark.shape[axis])
+        start += mark.shape[axis]
+    return spans if start == result.shape[axis] else {}
+
+
+def _keyed(*collections: Any, depth: int = 2) -> Iterator[tuple[Key, Tensor]]:
+    """The tensors in tuples, lists and mappings, and in those that stand directly in them."""
+    for collection in collections:
+        if isinstance(collection, Mapping):
+            items: Iterable[tuple[int | str, Any]] = collection.items()
+        elif isinstance(collection, (tuple, list)):
+            items = enumerate(collection)
+        else:
+            continue
+        for key, value in items:
+            if isinstance(value, Tensor):
+                yield (key,), value
+            elif depth > 1:
+                for inner, tensor in _keyed(value, depth=depth - 1):
+                    yield (key, *inner), tensor
+
+
+def _written(mark: Mark, depth: int | None) -> None:
+    """What is written into a tensor is written into what that is a view of: batches are filled in this way."""
+    if depth is not None and mark.depth is None:
+        mark.depth = depth
+        for source in mark.sources:
+            _written(source, depth)
 
 
 def _tensors(values: Iterable[Any]) -> list[Tensor]:

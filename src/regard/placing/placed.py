@@ -1,0 +1,177 @@
+"""What stands in a model at a place: the attention, and how it reaches the tensor that it refines."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from regard.errors import UserError
+from regard.placing.place import LAYOUTS, Place, Slot
+from regard.placing.tracing import Key
+
+Start = Literal["identity", "paper"]
+
+
+class InOrder(nn.Sequential):
+    """Mechanisms one after the other; the first may take several tensors."""
+
+    def forward(self, input: Tensor, *others: Tensor) -> Tensor:
+        first, *rest = self
+        x = first(input, *others)
+        for module in rest:
+            x = module(x)
+        return x
+
+
+class Placed(nn.Module):
+    """The attention at one place of a model: `y + strength · (attention(y) - y)`, or `attention(y)` without a strength.
+
+    Args:
+        place: the place whose tensor `y` it refines.
+        attention: the mechanisms that are applied in order.
+        start: `"identity"` for a learned `strength` that starts at one unit of rounding, `"paper"` for none.
+        sources: what the attention takes, if that is not `y`: the input of the convolution that it replaces, the
+            tensors that it merges.
+        turn: which of the several calls of its module in one forward it belongs to; None for all.
+
+    Attributes:
+        place: the path of the module at which it is.
+        extra_tokens: how many tokens at the front are no positions.
+    """
+
+    strength: Tensor | None
+
+    def __init__(
+        self,
+        place: Place,
+        attention: InOrder,
+        start: Start,
+        sources: Sequence[Slot] = (),
+        turn: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.place = place.path
+        self.slot = place.slot
+        self.sources = tuple(sources)
+        self.extra_tokens = place.extra_tokens
+        self.channel_axis = LAYOUTS[place.layout][1]
+        self.channels_at_end = place.layout == "BHWC"
+        self.turn = turn
+        self.calls = place.calls
+        self.called = 0
+        self.attention = attention
+        # Not zero: with zero the mechanism's own parameters would have no gradient in the first step. As it is, the
+        # output changes by no more than what rounding does.
+        rounding = min(torch.finfo(place.dtype).eps, torch.finfo(torch.float32).eps)
+        strength = nn.Parameter(torch.full((), rounding, dtype=place.dtype, device=place.device))
+        self.register_parameter("strength", strength if start == "identity" else None)
+
+    def forward(self, y: Tensor, *given: Tensor) -> Tensor:
+        taken = given or (y,)
+        if self.channels_at_end:
+            taken = tuple(x.movedim(-1, 1) for x in taken)
+        x = self.attention(*taken)
+        x = (x.movedim(1, -1) if self.channels_at_end else x).to(y.dtype)
+        return x if self.strength is None else y + self.strength * (x - y)
+
+    # `Any`: the signatures of torch's hooks.
+    def after(self, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
+        """Forward hook of the host: refine its output."""
+        if not self._due():
+            return output
+        taken = [self._read(_at(given, named, source.key), source) for source in self.sources]
+        return _changed(output, self.slot.key, lambda y: self(y, *taken))
+
+    def before(self, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
+        """Forward pre-hook of the host: refine one of its inputs."""
+        if not self._due():
+            return given, named
+        taken = [self._read(_at(given, named, source.key), source) for source in self.sources]
+        first, *_ = self.slot.key
+
+        def change(whole: Tensor) -> Tensor:
+            y = self(self._read(whole, self.slot), *taken)
+            if self.slot.span is None:
+                return y
+            start, stop = self.slot.span
+            rest = whole.shape[self.channel_axis] - stop
+            parts = (whole.narrow(self.channel_axis, 0, start), y, whole.narrow(self.channel_axis, stop, rest))
+            return torch.cat(parts, self.channel_axis)
+
+        if isinstance(first, int):
+            return _changed(given, self.slot.key, change), named
+        return given, _changed(named, self.slot.key, change)
+
+    def instead(self, x: Tensor) -> Tensor:
+        """Forward of the host that it replaces."""
+        return self(x, x)
+
+    def begin(self, module: nn.Module, given: tuple[Any, ...]) -> None:
+        """Forward pre-hook of the model: its calls are counted from here."""
+        self.called = 0
+
+    def _due(self) -> bool:
+        """Whether this call of the host is the one that it belongs to."""
+        if self.turn is None:
+            return True
+        if torch._C._current_graph_task_id() != -1:
+            raise UserError(
+                f"{self.place!r} has separate attention for each of its {self.calls} calls and is run again by "
+                "gradient checkpointing, where its calls cannot be told apart: insert with calls='shared', or leave "
+                "it out of checkpointing"
+            )
+        turn = self.called % self.calls
+        self.called = turn + 1
+        return turn == self.turn
+
+    def _read(self, whole: Tensor, slot: Slot) -> Tensor:
+        if slot.span is None:
+            return whole
+        start, stop = slot.span
+        return whole.narrow(self.channel_axis, start, stop - start)
+
+    def extra_repr(self) -> str:
+        return f"at {self.place!r}, {self.slot.side}" + ("" if self.turn is None else f", call {self.turn + 1}")
+
+
+class Insertions(nn.Module):
+    """All attention that was inserted into a model. Its forward is the identity: a root `nn.Sequential` runs it too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def placed(self) -> list[Placed]:
+        """The attention at each place, in the order of insertion."""
+        return [module for module in self.children() if isinstance(module, Placed)]
+
+    # `Any`: the signature of torch's own method.
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any, **named: Any) -> None:
+        if not any(key.startswith(prefix) for key in state_dict):  # a checkpoint of the plain model
+            state_dict.update({prefix + key: value for key, value in self.state_dict(keep_vars=True).items()})
+        super()._load_from_state_dict(state_dict, prefix, *rest, **named)
+
+
+# `Any` below: arguments and outputs of somebody's module.
+def _at(given: tuple[Any, ...], named: Mapping[str, Any], key: Key) -> Any:
+    """What stands there in the arguments."""
+    first, *rest = key
+    value = given[first] if isinstance(first, int) else named[first]
+    for step in rest:
+        value = value[step]
+    return value
+
+
+def _changed(values: Any, key: Key, change: Callable[[Tensor], Tensor]) -> Any:
+    """A copy of a nest of tuples, lists and mappings in which the tensor at `key` is changed."""
+    if not key:
+        return change(values)
+    step, *rest = key
+    new = _changed(values[step], tuple(rest), change)
+    if isinstance(values, tuple):
+        items = [new if index == step else value for index, value in enumerate(values)]
+        return type(values)(*items) if hasattr(values, "_fields") else type(values)(items)
+    copied = copy.copy(values)
+    copied[step] = new
+    return copied
