@@ -4,10 +4,11 @@ Sizes are distinct primes where nothing must divide them, so that no transposed 
 contract, never by mechanism: whoever adds a mechanism adds nothing here.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, signature
 from math import prod
-from typing import get_args
+from typing import Literal, get_args, get_origin
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,11 @@ OTHER_SPATIAL: dict[int, list[tuple[int, ...]]] = {
 }
 POSITIONS, QUERIES, TOKENS = 13, 5, 7
 OTHER_COUNTS = [1, 2, 29]
+LARGE: dict[int, tuple[int, ...]] = {0: (17,), 1: (17,), 2: (18, 20), 3: (3, 5, 7)}
+"""Larger than any window of the defaults, and no multiple of one."""
+
+SMALLER = {"layers": 2, "sketch_width": 101, "joint_width": 120}
+"""Instead of defaults of which more shows nothing more, and takes seconds to run and minutes to compile."""
 
 Inputs = dict[str, Tensor]
 
@@ -45,7 +51,7 @@ class Case:
         several = issubclass(self.mechanism, Refine) and self.mechanism.layout == "map"
         return f"{self.mechanism.name}-{self.rank}d" if several else self.mechanism.name
 
-    def build(self, size: int = 0, **arguments: object) -> Attention:
+    def build(self, size: int = 0, /, **arguments: object) -> Attention:
         """The module with nothing but its required arguments; `size` 1 is wider, 2 narrower than any reduction."""
         divisible = issubclass(self.mechanism, Refine) and self.mechanism.layout == "tokens"  # by its heads
         widths = {
@@ -60,8 +66,8 @@ class Case:
         for argument in signature(self.mechanism).parameters.values():
             if argument.name == "dims":
                 arguments.setdefault("dims", self.rank)
-            if argument.name == "layers":
-                arguments.setdefault("layers", 2)  # more of the same show nothing more, and take minutes to compile
+            if argument.name in SMALLER:
+                arguments.setdefault(argument.name, SMALLER[argument.name])
             if argument.default is Parameter.empty and argument.name not in arguments:
                 assert argument.name in widths, f"tests/attention/cases.py knows no value for {argument.name}"
                 arguments[argument.name] = widths[argument.name]
@@ -83,14 +89,17 @@ class Case:
             return {"x": torch.randn(batch, module.in_channels, *spatial)}
         if isinstance(module, Read):
             inputs = {"memory": torch.randn(batch, TOKENS if count is None else count, module.memory_width)}
-            if "query" in signature(module.forward).parameters:
+            if "query" in signature(module.forward).parameters and module.query_width:
                 queries = QUERIES if count is None else count + 1
                 inputs = {"query": torch.randn(batch, queries, module.query_width), **inputs}
             return inputs
         assert isinstance(module, Refine | Select)
         if self.rank == 0:
             return {"x": torch.randn(batch, POSITIONS if count is None else count, module.channels)}
-        return {"x": torch.randn(batch, module.channels, *spatial)}
+        inputs = {"x": torch.randn(batch, module.channels, *spatial)}
+        if getattr(module, "guide_channels", 0):
+            inputs["guide"] = torch.randn(batch, module.guide_channels, *spatial)
+        return inputs
 
     def other_inputs(self, module: Attention, batch: int = BATCH) -> list[Inputs]:
         """Inputs of other sizes: one position, one row, square, larger."""
@@ -107,6 +116,10 @@ class Case:
             wrong[f"{name} is wider"] = {**right, name: torch.cat([x, x], width)}
             wrong[f"{name} has no batch"] = {**right, name: x[0, 0]}
             wrong[f"{name} has too many axes"] = {**right, name: x.reshape(*x.shape, *[1] * (5 - x.ndim + 1))}
+        if self.rank and not isinstance(module, Merge):
+            for rank in {1, 2, 3} - set(module.spatial_ranks if isinstance(module, Refine) else (2,)):
+                x = right["x"].flatten(2)[..., :2].reshape(len(right["x"]), -1, *[1] * (rank - 1), 2)
+                wrong[f"x has {rank} spatial axes"] = {"x": x}
         if isinstance(module, Merge):
             name, x = next(iter(right.items()))
             wrong["differing sizes"] = {**right, name: torch.cat([x, x], -1)}
@@ -187,9 +200,42 @@ def takes_mask_per_query(mechanism: type[Attention]) -> bool:
     return not any(getattr(shape, "dim_str", "") == "B N" for shape in shapes)
 
 
+def needs_no_query(mechanism: type[Attention]) -> bool:
+    """Whether it is a read that may be built and called without a query."""
+    query = signature(mechanism).parameters.get("query_width")
+    return query is not None and type(None) in get_args(query.annotation) and query.default is Parameter.empty
+
+
+def other_values(argument: Parameter) -> Iterator[object]:
+    """Values of an argument other than its default, by its type; some may be refused, such as by a divisor."""
+    default, annotation = argument.default, argument.annotation
+    for kind in (annotation,) if get_origin(annotation) in {None, Literal, Sequence, tuple} else get_args(annotation):
+        if get_origin(kind) is Literal:
+            values = get_args(kind)
+        elif kind is bool:
+            values = (False, True)
+        elif kind is int:
+            values = (1, 2, 4, 8) if default is None else (default + 1, default + 2, default // 2, 4 * default, 1)
+        elif kind is float:
+            values = (default / 2 + 0.25, 2.0)
+        elif get_origin(kind) in {Sequence, tuple}:
+            several = (TOKENS, 1) if get_args(kind)[0] is int else ((TOKENS, 1),)  # as many cells as tokens
+            values = (default[1:], default + default[:1]) if isinstance(default, tuple) else (several,)
+        else:
+            values = ()
+        yield from (value for value in values if value != default)
+
+
+def permute(x: Tensor, order: Tensor, tokens: bool) -> Tensor:
+    """The positions of a map or of tokens in another order."""
+    return x[:, order] if tokens else x.flatten(2)[:, :, order].unflatten(2, x.shape[2:])
+
+
 def call(module: nn.Module, inputs: Inputs) -> object:
     """What the module gives for these inputs."""
     named = {name: x for name, x in inputs.items() if not name.startswith("inputs[")}
+    if "memory" in inputs and "query" not in inputs and "query" in signature(module.forward).parameters:
+        named["query"] = None
     return module(*(x for name, x in inputs.items() if name not in named), **named)
 
 

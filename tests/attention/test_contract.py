@@ -1,6 +1,42 @@
 """What holds for every mechanism. Each new one is tested by being listed; nothing is written here for it.
 
 `every_mechanism` runs a test once a mechanism, `every_case` once more for each number of spatial axes that it takes.
+What a mechanism does not take (a mask, another number of axes, channels) it must refuse by name.
+
+    constructor alone             test_builds_from_its_widths_alone
+    documented examples           ../test_readme.py::test_example
+    arguments really used         test_every_argument_is_used, test_a_misspelt_argument_is_refused,
+                                  test_every_deviation_is_an_argument_that_is_off_by_default_and_works
+    parameter counts              test_parameter_count_is_as_declared, test_builds_from_its_widths_alone,
+                                  test_published_counts.py::test_built_and_declared_are_the_number_that_was_written_down
+    sizes, also changing          test_shape_is_what_the_contract_says, test_one_module_takes_one_size_after_another
+    stride, kernel, groups        test_stands_where_a_convolution_stands, test_every_argument_is_used
+    values                        in each test_<family>.py; test_gradient_is_the_derivative
+    parameters                    test_gradient_reaches_every_input_and_parameter,
+                                  test_a_forward_changes_nothing_but_statistics_of_batches
+    input not modified            test_a_forward_changes_nothing_but_statistics_of_batches
+    sums of weights               test_offers_what_it_declares
+    masks, fully masked rows      test_what_is_masked_has_no_influence, test_what_is_masked_has_no_weight,
+                                  test_a_mask_of_true_changes_nothing, test_a_mask_is_refused_where_none_is_taken,
+                                  test_nothing_to_attend_to_is_finite_forward_and_backward
+    identity at the start         test_starts_as_the_identity_where_it_says_so
+    device of the input           test_runs_on_the_device_of_its_input
+    types, large values           test_types_are_kept, test_large_inputs_stay_finite,
+                                  test_half_precision_holds_what_fits_into_it
+    batch of one, map of one      test_trains_on_a_batch_of_one, test_shape_is_what_the_contract_says
+    order                         test_positions_may_change_places_where_they_do_not_matter,
+                                  test_queries_may_change_places_where_they_are_no_steps_in_time,
+                                  test_samples_do_not_see_each_other_in_evaluation
+    identity transform            test_selection.py::test_at_the_start_the_output_is_the_input
+    state                         test_round_trips_give_equal_outputs (also deepcopy and pickle),
+                                  test_a_forward_changes_nothing_but_statistics_of_batches
+    weights of other libraries    the tests of each test_<family>.py that end in `timm` or `timm_s` carry them over
+    several in order              ../placing/test_insert.py::test_several_mechanisms_are_applied_in_order
+    fewer channels than reduction test_fewer_channels_than_the_reduction
+    channels last                 test_channels_last_is_kept
+    compile, export, script       test_compiles_as_one_graph_of_any_size, test_exports_for_any_size,
+                                  test_torchscript_is_refused_by_name
+    watching changes nothing      test_watching_does_not_change_the_output
 """
 
 import ast
@@ -8,7 +44,9 @@ import pickle
 import re
 from collections.abc import Callable
 from copy import deepcopy
-from inspect import cleandoc, signature
+from inspect import Parameter, cleandoc, signature
+from itertools import combinations
+from pathlib import Path
 from typing import get_args
 
 import cases as make
@@ -16,11 +54,13 @@ import pytest
 import torch
 from cases import BATCH, Case, Inputs, as_type, call, run, stir, takes_mask, tensors
 from torch import Tensor, nn
+from torch.export import Dim
 
-from regard.attention import Attention, Merge, Read, Refine, Select, ShapeError, mechanisms, offering
+from regard.attention import Attention, Convolve, Merge, Read, Refine, Select, ShapeError, mechanisms, offering
 from regard.attention.offering import MapFact, Offer, Request
 
 CONTRACTS = {"Refine", "Convolve", "Read", "Select", "Merge"}
+DEVICES = ["meta", *([torch.accelerator.current_accelerator().type] if torch.accelerator.is_available() else [])]
 
 every_mechanism = pytest.mark.parametrize("case", make.first_cases(), ids=list(mechanisms))
 # Other numbers of axes than two repeat what two show, but for what is particular to them: not for the everyday loop.
@@ -31,10 +71,24 @@ every_case = pytest.mark.parametrize(
         for case in make.cases()
     ],
 )
-every_map_refine = pytest.mark.parametrize(
+every_map = pytest.mark.parametrize(
     "case",
-    [case for case in make.first_cases() if issubclass(case.mechanism, Refine) and case.rank == 2],
+    [case for case in make.first_cases() if case.rank == 2 and not issubclass(case.mechanism, Select)],
     ids=str,
+)
+every_convolve = pytest.mark.parametrize(
+    "case", [case for case in make.first_cases() if issubclass(case.mechanism, Convolve)], ids=str
+)
+every_ordered = pytest.mark.parametrize(
+    "case", [case for case in make.first_cases() if not issubclass(case.mechanism, Select)], ids=str
+)
+every_read_of_queries = pytest.mark.parametrize(
+    "case",
+    [case for case in make.first_cases() if "query" in signature(case.mechanism.forward).parameters],
+    ids=str,
+)
+every_read_without_query = pytest.mark.parametrize(
+    "case", [case for case in make.first_cases() if make.needs_no_query(case.mechanism)], ids=str
 )
 every_masked = pytest.mark.parametrize(
     "case", [case for case in make.first_cases() if takes_mask(case.mechanism)], ids=str
@@ -60,15 +114,31 @@ def test_shape_is_what_the_contract_says(case: Case, training: bool) -> None:
 
 
 @every_case
+def test_one_module_takes_one_size_after_another(case: Case) -> None:
+    module = stir(case.build()).eval()
+    inputs = case.inputs(module)
+    expected = run(module, inputs)
+    for others in case.other_inputs(module)[-2:]:
+        run(module, others)
+    assert all(map(torch.equal, run(module, inputs), expected)), "the sizes before leave a trace"
+
+
+@every_case
 def test_trains_on_a_batch_of_one(case: Case) -> None:
-    module = case.build().train()
+    """At every size, one position among them, which has no variance."""
+    module = stir(case.build()).train()
     for inputs in (case.inputs(module, batch=1), *case.other_inputs(module, batch=1)):
-        assert all(output.isfinite().all() for output in run(module, inputs))
+        inputs = {name: x.requires_grad_() for name, x in inputs.items()}
+        outputs = run(module, inputs)
+        assert all(output.isfinite().all() for output in outputs)
+        torch.stack([output.square().sum() for output in outputs]).sum().backward()
+        for name, x in {**inputs, **dict(module.named_parameters())}.items():
+            assert x.grad is None or x.grad.isfinite().all(), f"the gradient of {name} is not finite"
 
 
 @every_case
 def test_fewer_channels_than_the_reduction(case: Case) -> None:
-    module = case.build(size=2).train()
+    module = case.build(2).train()
     inputs = case.inputs(module)
     outputs = run(module, inputs)
     expected = case.output_shape(module, inputs)
@@ -92,6 +162,20 @@ def test_types_are_kept(case: Case) -> None:
         assert (rough.float() - reference).norm() <= tolerance * reference.norm()
 
 
+@every_convolve
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+@pytest.mark.parametrize(("stride", "groups"), [(1, 1), (2, 1), (3, 1), (1, 2), (2, 4)])
+def test_stands_where_a_convolution_stands(case: Case, kernel_size: int, stride: int, groups: int) -> None:
+    """Which pads so that only the stride makes the map smaller; and has neither padding nor dilation to set."""
+    arguments = {"in_channels": 32, "out_channels": 48, "kernel_size": kernel_size, "stride": stride, "groups": groups}
+    assert not {"padding", "dilation"} & set(signature(case.mechanism).parameters)
+    module = case.mechanism(**arguments)
+    plain = nn.Conv2d(**arguments, padding=kernel_size // 2)
+    for size in ((11, 13), (6, 4), (1, 7), (1, 1)):
+        x = torch.randn(BATCH, 32, *size)
+        assert module(x).shape == plain(x).shape
+
+
 @every_mechanism
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_large_inputs_stay_finite(case: Case, dtype: torch.dtype) -> None:
@@ -104,21 +188,37 @@ def test_large_inputs_stay_finite(case: Case, dtype: torch.dtype) -> None:
     assert all(x.grad is None or x.grad.isfinite().all() for x in inputs.values())
 
 
-@every_map_refine
+@every_mechanism
+def test_half_precision_holds_what_fits_into_it(case: Case) -> None:
+    """Which ends at 65504: scores of ten times the usual input must not, on the way, run into that."""
+    module = stir(case.build()).eval()
+    inputs = {name: 10 * x for name, x in case.inputs(module).items()}
+    exact = run(module, inputs)
+    halves = run(module.half(), as_type(inputs, torch.float16))
+    for wide, half in zip(exact, halves, strict=True):
+        assert half.dtype == torch.float16
+        assert half.isfinite().all() or wide.abs().max() > 3e4
+
+
+@every_map
 def test_channels_last_is_kept(case: Case) -> None:
     module = stir(case.build()).eval()
-    x = case.inputs(module)["x"]
-    output = module(x.to(memory_format=torch.channels_last))
+    inputs = case.inputs(module)
+    output, *_ = run(module, {name: x.to(memory_format=torch.channels_last) for name, x in inputs.items()})
     assert output.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(output, module(x), rtol=1e-4, atol=1e-5 * _magnitude(output))
+    assert not output.is_contiguous(), "no map of one channel or position, which would be both"
+    torch.testing.assert_close(output, run(module, inputs)[0], rtol=1e-4, atol=1e-5 * _magnitude(output))
 
 
 @every_mechanism
-def test_runs_on_the_device_of_its_input(case: Case) -> None:
-    with torch.device("meta"):
+@pytest.mark.parametrize("device", DEVICES)
+def test_runs_on_the_device_of_its_input(case: Case, device: str) -> None:
+    """Whatever the default device is meanwhile; and is built on the one that is the default then."""
+    with torch.device(device):
         module = case.build()
-        outputs = run(module, case.inputs(module))
-    assert all(output.device.type == "meta" for output in outputs)
+    assert all(x.device.type == device for x in (*module.parameters(), *module.buffers()))
+    outputs = run(module, {name: x.to(device) for name, x in case.inputs(module).items()})
+    assert all(output.device.type == device for output in outputs)
 
 
 # What is refused
@@ -155,6 +255,77 @@ def test_a_mask_is_refused_where_none_is_taken(case: Case) -> None:
 def test_a_misspelt_argument_is_refused(case: Case) -> None:
     with pytest.raises(TypeError, match="redcution"):
         case.build(redcution=2)
+
+
+@every_mechanism
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated:FutureWarning")  # as this refusal says, too
+def test_torchscript_is_refused_by_name(case: Case) -> None:
+    with pytest.raises(NotImplementedError, match=rf"{case.mechanism.__name__} got torch\.jit\.script.*torch\.export"):
+        torch.jit.script(nn.Sequential(case.build()))
+
+
+# Arguments
+
+
+@every_mechanism
+@pytest.mark.slow
+def test_every_argument_is_used(case: Case) -> None:
+    """Two values of each give two results, gradients or sets of parameters, at some choice of at most two others.
+
+    Those that say how wide the input is are tested with the shapes that are refused.
+    """
+    options = {
+        name: list(make.other_values(argument))
+        for name, argument in signature(case.mechanism).parameters.items()
+        if argument.default is not Parameter.empty and name != "dims"
+    }
+    for argument, value in map(_deviation, case.mechanism.deviations):
+        options[argument].append(value)
+    if make.needs_no_query(case.mechanism):
+        options["query_width"] = [None]
+    for name, values in options.items():
+        assert values, f"tests/attention/cases.py knows no other value for {name}"
+        others = [(other, value) for other in options if other != name for value in options[other]]
+        settings = (dict(setting) for count in range(3) for setting in combinations(others, count))
+        assert any(_differ(case, setting, name, values) for setting in settings), f"{name} is not used"
+
+
+@every_mechanism
+def test_starts_as_the_identity_where_it_says_so(case: Case) -> None:
+    module = case.build().train()
+    inputs = case.inputs(module)
+    found = run(module, inputs)[0]
+    says = "starts as the identity" in " ".join((case.mechanism.__doc__ or "").split())
+    assert torch.equal(found, next(iter(inputs.values()))) == says
+
+
+# Order
+
+
+@every_ordered
+def test_positions_may_change_places_where_they_do_not_matter(case: Case) -> None:
+    """Refining and merging gives the same at the new places; reading gives the same."""
+    module = stir(case.build()).double().eval()
+    inputs = as_type(case.inputs(module), torch.float64)
+    moved = [name for name in inputs if name != "query"]
+    order = torch.randperm(inputs[moved[0]].shape[1] if case.rank == 0 else inputs[moved[0]][0, 0].numel())
+    permuted = {name: make.permute(inputs[name], order, tokens=case.rank == 0) for name in moved}
+    expected, found = run(module, inputs)[0], run(module, {**inputs, **permuted})[0]
+    if not isinstance(module, Read):
+        expected = make.permute(expected, order, tokens=case.rank == 0)
+    same = torch.allclose(found, expected, rtol=1e-9, atol=1e-9 * _magnitude(expected))
+    assert same != case.mechanism.positional
+
+
+@every_read_of_queries
+def test_queries_may_change_places_where_they_are_no_steps_in_time(case: Case) -> None:
+    module = stir(case.build()).double().eval()
+    inputs = as_type(case.inputs(module), torch.float64)
+    order = torch.randperm(make.QUERIES)
+    expected = run(module, inputs)[0][:, order]
+    found = run(module, {**inputs, "query": inputs["query"][:, order]})[0]
+    same = torch.allclose(found, expected, rtol=1e-9, atol=1e-9 * _magnitude(expected))
+    assert same != case.mechanism.stepwise
 
 
 # Gradients
@@ -204,16 +375,20 @@ def test_gradient_is_the_derivative(case: Case) -> None:
 
 
 @every_case
-def test_a_forward_changes_nothing_but_buffers(case: Case) -> None:
-    module = case.build().train()
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_a_forward_changes_nothing_but_statistics_of_batches(case: Case, training: bool) -> None:
+    module = case.build().train(training)
     parameters = list(module.parameters())
-    keys = set(module.state_dict())
+    state = deepcopy(module.state_dict())
     attributes = [set(vars(part)) for part in module.modules()]
     inputs = case.inputs(module)
     before = {name: x.clone() for name, x in inputs.items()}
     call(module, inputs)
     assert all(old is new for old, new in zip(parameters, module.parameters(), strict=True))
-    assert set(module.state_dict()) == keys
+    assert module.state_dict().keys() == state.keys()
+    changed = {key for key, x in module.state_dict().items() if not torch.equal(x, state[key])}
+    statistics = {key for key in changed if re.search(r"(^|\.)(running_mean|running_var|num_batches_tracked)$", key)}
+    assert changed <= (statistics if training else set()), f"changed in a forward: {changed}"
     assert [set(vars(part)) for part in module.modules()] == attributes
     kept = [(type(part).__name__, key) for part in module.modules() for key in vars(part) if _holds_tensor(part, key)]
     assert not kept, f"tensors kept on the module: {kept}"
@@ -265,7 +440,83 @@ def test_compiles_as_one_graph_of_any_size(case: Case, training: bool) -> None:
             torch.stack([output.square().sum() for output in found]).sum().backward()
 
 
+@every_mechanism
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_exports_for_any_size(case: Case) -> None:
+    """Batch, positions, tokens and queries may all have other sizes than those it was exported with.
+
+    Of windows, what they leave of the map stays what it was: whether they need padding is fixed in the graph.
+    """
+    module = stir(case.build()).eval()
+    large = make.LARGE[case.rank]
+    example = case.inputs(module, spatial=large, count=large[0])
+    steps = {"query"} if issubclass(case.mechanism, Read) and case.mechanism.stepwise else set()
+    axes = {
+        name: dict.fromkeys((0, *(range(2, x.ndim) if case.rank else [] if name in steps else [1])), Dim.DYNAMIC)
+        for name, x in example.items()
+    }
+    positional = [name for name in example if name.startswith("inputs[")]
+    named = {name: x for name, x in example.items() if name not in positional}
+    # A tuple of all positional inputs, once for each parameter of the signature or as a whole for `*inputs`.
+    several = tuple(axes[name] for name in positional)
+    gathered = any(p.kind is Parameter.VAR_POSITIONAL for p in signature(module.forward).parameters.values())
+    exported = torch.export.export(
+        module,
+        tuple(example[name] for name in positional),
+        named,
+        dynamic_shapes=((several,) if gathered else several) if positional else axes,
+        strict=False,
+    )
+    other = [size + 7 for size in large]
+    inputs = case.inputs(module, batch=2, spatial=tuple(other), count=other[0])
+    inputs |= {name: torch.randn(2, *example[name].shape[1:]) for name in steps}
+    for one, two in zip(run(module, inputs), run(exported.module(), inputs), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5 * _magnitude(one))
+
+
 # Masks
+
+
+@every_masked
+@pytest.mark.parametrize("per_query", [False, True], ids=["mask for all", "mask per query"])
+def test_what_is_masked_has_no_weight(case: Case, per_query: bool) -> None:
+    """Exactly none, in every map over what is masked."""
+    if per_query and not make.takes_mask_per_query(case.mechanism):
+        return  # that such a mask is refused is tested with the wrong shapes
+    module = stir(case.build()).eval()
+    inputs = case.inputs(module)
+    B, N = inputs["memory" if isinstance(module, Read) else "x"].shape[:2]
+    T = _queries(inputs)
+    mask = torch.rand(B, T if per_query else 1, N) < 0.6
+    mask[..., 0], mask[..., 1] = True, False
+    offers: list[Offer] = []
+    with offering.listen(offers.append):
+        call(module, {**inputs, "mask": mask if per_query else mask[:, 0]})
+    for offer in offers:
+        values = _values(offer)
+        axes = offer.fact.named(values.ndim)
+        if "key" not in axes or (per_query and "query" not in axes):
+            continue
+        places = [axes.index(axis) for axis in ("batch", "query", "key") if axis in axes]
+        values = values.movedim(places, list(range(len(places))))
+        allowed = mask.expand(B, values.shape[1], N) if "query" in axes else mask[:, 0]
+        assert not values[~allowed].any(), f"map {offer.fact.label!r} has weights where the mask has none"
+        assert values[allowed].any()
+
+
+@every_read_without_query
+def test_reads_without_a_query(case: Case) -> None:
+    module = stir(case.build(query_width=None))
+    memory = case.inputs(module)["memory"]
+    mask = torch.ones(memory.shape[:2], dtype=torch.bool)
+    mask[:, 2] = False
+    context = module(None, memory, mask)
+    assert context.shape == (BATCH, getattr(module, "seeds", 1), module.context_width)
+    changed = torch.where(mask[..., None], memory, torch.randn_like(memory))
+    assert torch.equal(module(None, changed, mask), context)
+    context.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
 
 
 @every_masked
@@ -357,7 +608,7 @@ def test_offers_what_it_declares(case: Case, training: bool) -> None:
 @every_mechanism
 @pytest.mark.parametrize("mask", ["no mask", "mask for all", "mask per query"])
 def test_a_part_of_a_map_is_that_part_of_the_whole(case: Case, mask: str) -> None:
-    module = stir(case.build()).eval()
+    module = stir(case.build(1)).eval()  # wide enough for several heads where the width chooses their number
     inputs = case.inputs(module)
     if mask != "no mask":
         if not takes_mask(case.mechanism) or (
@@ -403,10 +654,16 @@ def test_watching_does_not_change_the_output(case: Case, training: bool) -> None
 @every_mechanism
 @pytest.mark.parametrize("size", [0, 1], ids=["narrow", "wide"])
 def test_parameter_count_is_as_declared(case: Case, size: int) -> None:
-    module = case.build(size=size)
-    letters = {letter: getattr(module, attribute) for letter, attribute in module.letters.items()}
-    declared = eval(module.parameter_count, {"__builtins__": {}}, letters)
-    assert declared == sum(parameter.numel() for parameter in module.parameters())
+    _check_count(case.build(size))
+
+
+@every_mechanism
+@pytest.mark.parametrize("width", [64, 256, 2048])
+def test_builds_from_its_widths_alone(case: Case, width: int) -> None:
+    """With nothing chosen, and as many parameters as declared."""
+    arguments = signature(case.mechanism).parameters.values()
+    with torch.device("meta"):
+        _check_count(case.mechanism(**{a.name: width for a in arguments if a.default is Parameter.empty}))
 
 
 @every_mechanism
@@ -436,13 +693,10 @@ def test_facts_are_complete(case: Case) -> None:
 def test_every_deviation_is_an_argument_that_is_off_by_default_and_works(case: Case) -> None:
     arguments = signature(case.mechanism).parameters
     for deviation in case.mechanism.deviations:
-        parts = re.fullmatch(r"(\w+)=(.+?): (.+)", deviation, re.DOTALL)
-        assert parts, f"not of the form 'argument=value: text': {deviation!r}"
-        argument, value, _ = parts.groups()
+        argument, value = _deviation(deviation)
         assert argument in arguments, f"{case.mechanism.__name__} takes no argument {argument!r}"
-        value = ast.literal_eval(value)
         assert value != arguments[argument].default, f"{argument}={value} is the default"
-        module = case.build(size=2, **{argument: value})  # query and memory of one width, which some score needs
+        module = case.build(2, **{argument: value})  # query and memory of one width, which some score needs
         inputs = case.inputs(module)
         expected = case.output_shape(module, inputs)
         outputs = run(module, inputs)
@@ -481,6 +735,52 @@ def _loss(module: Attention, inputs: Inputs) -> Tensor:
 def _magnitude(output: Tensor) -> float:
     """The largest value, at least one: what several layers amplify is rounded in proportion to it."""
     return max(1.0, float(output.detach().abs().max()))
+
+
+def _check_count(module: Attention) -> None:
+    letters = {letter: getattr(module, attribute) for letter, attribute in module.letters.items()}
+    declared = eval(module.parameter_count, {"__builtins__": {}}, letters)
+    assert declared == sum(parameter.numel() for parameter in module.parameters())
+
+
+def _deviation(text: str) -> tuple[str, object]:
+    parts = re.fullmatch(r"(\w+)=(.+?): (.+)", text, re.DOTALL)
+    assert parts, f"not of the form 'argument=value: text': {text!r}"
+    return parts[1], ast.literal_eval(parts[2])
+
+
+def _differ(case: Case, setting: dict[str, object], name: str, values: list[object]) -> bool:
+    """Whether some of these values of an argument makes any difference, at least between refused and accepted."""
+    plain = _outcome(case, setting)
+    others = (_outcome(case, {**setting, name: value}) for value in values)
+    accepted = (other for other in others if other is not None)
+    return any(
+        plain is None or [x.shape for x in plain] != [x.shape for x in other] or not all(map(torch.equal, plain, other))
+        for other in accepted
+    )
+
+
+def _outcome(case: Case, arguments: dict[str, object]) -> list[Tensor] | None:
+    """Parameters, outputs and the inputs' gradients, all from the same seeds; in training, for what is drawn there.
+
+    None where the arguments are refused.
+    """
+    torch.manual_seed(0)
+    read = issubclass(case.mechanism, Read)  # some scores need query and memory of one width
+    try:
+        module = stir(case.build(2 if read else 1, **arguments)).train()
+    except ValueError:
+        return None
+    torch.manual_seed(1)
+    inputs = case.inputs(module, batch=2, spatial=make.LARGE[case.rank])
+    inputs = {name: x.requires_grad_() for name, x in inputs.items()}
+    torch.manual_seed(2)
+    try:
+        outputs = run(module, inputs)
+    except ShapeError:  # it takes inputs of another shape
+        return list(module.parameters())
+    torch.stack([output.square().sum() for output in outputs]).sum().backward()
+    return [*module.parameters(), *outputs, *(x.grad for x in inputs.values() if x.grad is not None)]
 
 
 def _may_be_none(module: Attention, name: str) -> bool:
@@ -526,3 +826,12 @@ def test_the_suite_covers_every_contract() -> None:
     assert {case.mechanism.contract for case in make.cases()} == CONTRACTS
     assert {case.mechanism.name for case in make.cases()} == set(mechanisms)
     assert any(issubclass(case.mechanism, Merge) for case in make.cases())
+
+
+def test_every_test_that_the_table_above_names_exists() -> None:
+    """A name after a file's is looked for there, every other here."""
+    here = Path(__file__)
+    named = re.findall(r"(?:([\w./]+\.py)::)?(test_\w+)\b(?!\.py)", __doc__ or "")
+    assert len(named) > 30
+    for file, name in named:
+        assert f"def {name}(" in (here.parent / (file or here.name)).read_text(), f"there is no {file or ''} {name}"

@@ -445,3 +445,47 @@ def randomize(model: nn.Module) -> nn.Module:
             elif name.endswith("running_var"):
                 buffer.uniform_(0.5, 1.5)
     return model
+
+
+SELECTIVE = {
+    "conv1.conv": "conv1",
+    "conv1.bn": "bn1",
+    "conv3.conv": "conv3",
+    "conv3.bn": "bn3",
+    "conv2.paths.0.conv": "convolutions.0.0",
+    "conv2.paths.0.bn": "convolutions.0.1",
+    "conv2.paths.1.conv": "convolutions.1.0",
+    "conv2.paths.1.bn": "convolutions.1.1",
+    "conv2.attn.fc_reduce": "squeeze.0",
+    "conv2.attn.bn": "squeeze.1",
+    "conv2.attn.fc_select": "select",
+}
+
+
+@pytest.mark.slow
+def test_timm_s_selective_kernel_network_is_its_plain_one_with_another_convolution() -> None:
+    """Of timm's, this one has the paper's kernels. They end in norm and ReLU; the host's own norm is made the identity."""
+    theirs = randomize(timm.create_model("skresnext50_32x4d")).eval()
+    ours = timm.create_model("resnext50_32x4d").eval()
+    own = {key: torch.zeros_like(value) for key, value in ours.state_dict().items() if ".bn2." in key}
+    own |= {key: torch.ones_like(value) for key, value in own.items() if key.endswith("running_var")}
+    own |= {key: torch.full_like(value, (1 + 1e-5) ** 0.5) for key, value in own.items() if key.endswith("weight")}
+    insert(ours, "sk", "layer?.*.conv2", start="paper", example=SHAPE)
+    assert all(placed.attention[0].convolutions[0][0].groups == 32 for placed in ours.regard.placed())
+
+    shapes = {key: value.shape for key, value in ours.state_dict().items()}
+    state = own | {key: value for key, value in ours.state_dict().items() if key.endswith(".conv2.weight")}
+    for key, value in theirs.state_dict().items():
+        block, number, rest = key.partition(".")[0], *key.partition(".")[2].partition(".")[::2]
+        layer, _, kind = rest.rpartition(".")
+        if layer.startswith("conv2."):
+            key = f"regard.{block}_{number}_conv2.attention.sk.{SELECTIVE[layer]}.{kind}"
+        elif layer in SELECTIVE:
+            key = f"{block}.{number}.{SELECTIVE[layer]}.{kind}"
+        state[key] = value.reshape(shapes[key])
+    ours.load_state_dict(state)
+    x = torch.randn(SHAPE)
+    with torch.no_grad():
+        expected = theirs(x)
+        torch.testing.assert_close(ours(x), expected, rtol=1e-4, atol=1e-4 * float(expected.std()))
+        assert (remove(ours)(x) - expected).std() > 0.1 * expected.std()

@@ -48,6 +48,8 @@ class Attention(nn.Module):
         formula: its mathematics in plain text.
         maps: the weights that it offers, with named axes.
         growth: how its cost grows with the number of positions `N` (or memory tokens), `"N"` or `"N^2"`.
+        positional: whether it matters where a position (or memory token) lies; where it does not, permuted input gives
+            the same output, permuted.
         parameter_count: closed form of its parameter count at default arguments, in the letters of `letters`.
         letters: which attribute of the module each letter of `parameter_count` stands for.
         deviations: every argument value by which one leaves the paper's formula, and what it changes.
@@ -60,6 +62,7 @@ class Attention(nn.Module):
     formula: ClassVar[str]
     maps: ClassVar[tuple[MapFact, ...]]
     growth: ClassVar[str]
+    positional: ClassVar[bool] = False
     parameter_count: ClassVar[str]
     letters: ClassVar[dict[str, str]] = {}
     deviations: ClassVar[tuple[str, ...]] = ()
@@ -143,9 +146,13 @@ class Read(Attention):
     """Query `(B, T, Dq)` + memory `(B, N, Dm)` + mask → context `(B, T, D)`.
 
     The first arguments are the widths of query and memory. `context_width` is the `D` of what it gives.
+
+    Class attributes:
+        stepwise: whether its queries are steps in time, so that their order matters.
     """
 
     contract: ClassVar[str] = "Read"
+    stepwise: ClassVar[bool] = False
     query_width: int
     memory_width: int
 

@@ -27,7 +27,7 @@ def energy_gate(x: Float[Tensor, "B C *spatial"], regularization: float) -> Floa
     """
     positions = tuple(range(2, x.ndim))
     square = (x - x.mean(dim=positions, keepdim=True)).square()  # (B, C, *spatial)
-    freedom = torch.sym_max(math.prod(x.shape[2:]) - 1, 1)  # Size.numel and max would fix the size in a graph
+    freedom = math.prod(x.shape[2:]) - 1 or 1  # Size.numel would fix the size in an exported graph
     variance = square.sum(dim=positions, keepdim=True) / freedom  # (B, C, *ones)
     return (square / (4 * (variance + regularization)) + 0.5).sigmoid()
 

@@ -60,6 +60,7 @@ class LocalRead(Read):
     )
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "query", "key")),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "Q*M + (Q + 1)*A"
     letters: ClassVar[dict[str, str]] = {"Q": "query_width", "M": "memory_width", "A": "hidden_width"}
     deviations: ClassVar[tuple[str, ...]] = ('score="scaled_dot": the product is divided by √D, Vaswani et al. 2017',)

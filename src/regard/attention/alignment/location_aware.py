@@ -51,6 +51,8 @@ class LocationAwareRead(Read):
     formula: ClassVar[str] = "c_t = Σ_n a_tn m_n, a_t = softmax_n(vᵀ tanh(W q_t + V m_n + U (F ∗ a_{t-1})_n + b))"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "query", "key"), ("key",)),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
+    stepwise: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "(Q + M + F + 2)*A + F*k"
     letters: ClassVar[dict[str, str]] = {
         "Q": "query_width",

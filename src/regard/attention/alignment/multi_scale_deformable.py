@@ -59,6 +59,7 @@ class MultiScaleDeformableAttention(Read):
     )
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key")),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "(Q + 1)*(2 + 3*h*L*K) + (M + 1)*E + (E + 1)*E"
     letters: ClassVar[dict[str, str]] = {
         "Q": "query_width",

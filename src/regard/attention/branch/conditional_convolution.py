@@ -52,6 +52,7 @@ class ConditionallyParameterizedConvolution(Convolve):
     formula: ClassVar[str] = "y = conv(x; Σ_k r_k V_k) with r = sigmoid(R mean(x))"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("expert", ("batch", "expert")),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "K*k*k*I*C + K*I"
     letters: ClassVar[dict[str, str]] = {
         "K": "experts",

@@ -56,6 +56,7 @@ class DynamicConvolution(Convolve):
     )
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("kernel", ("batch", "kernel"), ("kernel",)),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "K*(k*k*I*C + C) + I*d + d + d*K + K"
     letters: ClassVar[dict[str, str]] = {
         "K": "kernels",

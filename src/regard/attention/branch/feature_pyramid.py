@@ -53,6 +53,7 @@ class FeaturePyramidAttention(Refine):
     spatial_ranks = (2,)
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("spatial", ("batch", SPATIAL)),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "2*(C*C + 2*C) + 49*C + 49 + 2*25 + 2*9 + 6*2"
     letters: ClassVar[dict[str, str]] = {"C": "channels"}
     placement: ClassVar[str] = "on the last and smallest map of a segmentation encoder"

@@ -49,6 +49,7 @@ class GlobalAttentionUpsample(Merge):
     formula: ClassVar[str] = "y = upsample(high) + relu(bn(W mean(high))) · (V * low + b)"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("channel", ("batch", "channel")),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "C*C + 2*C + k*k*C*C + C"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "k": "kernel_size"}
     deviations: ClassVar[tuple[str, ...]] = (

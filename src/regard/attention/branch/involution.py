@@ -52,6 +52,7 @@ class Involution(Convolve):
     formula: ClassVar[str] = "y_pc = Σ_u H_p,u,g(c) x_{p+u},c with H_p = W1 relu(bn(W0 x_p)) + b1"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("kernel", ("batch", "groups", "kernel_position", "query")),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "I*d + 2*d + (d + 1)*k*k*G + m*I*C"
     letters: ClassVar[dict[str, str]] = {
         "I": "in_channels",

@@ -55,6 +55,7 @@ class MeanFieldRefinement(Refine):
     layout = "map"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("probability", ("batch", "channel", SPATIAL), ("channel",)),)
     growth: ClassVar[str] = "N^2"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "C + C*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels"}
     deviations: ClassVar[tuple[str, ...]] = (

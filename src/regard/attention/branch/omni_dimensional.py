@@ -64,6 +64,7 @@ class OmniDimensionalDynamicConvolution(Convolve):
         MapFact("output", ("batch", "channel")),
     )
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "K*k*k*I*C + I*d + d + (d + 1)*(k*k + I + C + K)"
     letters: ClassVar[dict[str, str]] = {
         "K": "kernels",

@@ -53,6 +53,7 @@ class SpatialPyramidAttention(Refine):
     spatial_ranks = (2,)
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("channel", ("batch", "channel")),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "P*C*d + d*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels", "P": "grid_cells"}
     deviations: ClassVar[tuple[str, ...]] = ("bias=True: linear layers with biases, as in squeeze-and-excitation",)

@@ -56,6 +56,7 @@ class PyramidSplitAttention(Convolve):
     formula: ClassVar[str] = "y = [a_i · F_i] with F_i = conv_i(x), a = softmax_i(sigmoid(W2 relu(W1 mean(F_i))))"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("split", ("batch", "branch", "split_channel"), ("branch",)),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "I*c*(9//G[0]) + I*c*25//G[1] + I*c*49//G[2] + I*c*81//G[3] + 2*c*d + d + c"
     letters: ClassVar[dict[str, str]] = {
         "I": "in_channels",

@@ -48,6 +48,7 @@ class AttentionToScale(Merge):
     formula: ClassVar[str] = "y = Σ_r softmax_r(V relu(W * [x_1; ..; x_R] + b) + c) · x_r"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("scale", ("batch", "branch", SPATIAL), ("branch",)),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "k*k*R*C*d + d + d*R + R"
     letters: ClassVar[dict[str, str]] = {
         "C": "channels",

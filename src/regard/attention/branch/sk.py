@@ -48,6 +48,7 @@ class SelectiveKernel(Convolve):
     formula: ClassVar[str] = "y = Σ_r softmax_r(A_r relu(bn(W mean(Σ_r u_r)))) · u_r with u_r = relu(bn(conv_r(x)))"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("branch", ("batch", "branch", "channel"), ("branch",)),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "R*(9*I*C + 2*C) + C*d + 2*d + R*C*d"
     letters: ClassVar[dict[str, str]] = {
         "I": "in_channels",

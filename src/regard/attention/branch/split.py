@@ -52,6 +52,7 @@ class SplitAttention(Convolve):
     )
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("branch", ("batch", "radix", "channel"), ("radix",)),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "k*k*I*C + 3*R*C + C*d + 3*d + R*C*d"
     letters: ClassVar[dict[str, str]] = {
         "k": "kernel_size",

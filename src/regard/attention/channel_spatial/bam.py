@@ -55,6 +55,7 @@ class BottleneckAttention(Refine):
     spatial_ranks = (2,)
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("gate", ("batch", "channel", SPATIAL)),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "3*C*d + 3*C + 18*d*d + 5*d + 3"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     deviations: ClassVar[tuple[str, ...]] = (

@@ -58,6 +58,7 @@ class CBAM(Refine):
         MapFact("spatial", ("batch", SPATIAL)),
     )
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "2*C*d + d + C + 2*k*k + 2"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels", "k": "kernel_size"}
     deviations: ClassVar[tuple[str, ...]] = (

@@ -53,6 +53,7 @@ class CoordinateAttention(Refine):
         MapFact("width", ("batch", "channel", "width")),
     )
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "3*C*m + 3*m + 2*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "m": "hidden_channels"}
     placement: ClassVar[str] = "in every inverted residual, after the depthwise convolution"

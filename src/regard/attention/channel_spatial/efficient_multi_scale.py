@@ -54,6 +54,7 @@ class EfficientMultiScaleAttention(Refine):
     spatial_ranks = (2,)
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("spatial", ("batch", "group", "height", "width")),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "10*q*q + 4*q"
     letters: ClassVar[dict[str, str]] = {"q": "group_channels"}
     placement: ClassVar[str] = "after a convolutional block of a backbone or of a detector's neck"

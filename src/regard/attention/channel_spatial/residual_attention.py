@@ -61,6 +61,7 @@ class ResidualAttention(Refine):
     spatial_ranks = (2,)
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("mask", ("batch", "channel", SPATIAL)),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "r*(3*L - 1)*(2*C*d + 9*d*d + 2*C + 4*d) + 2*C*C + 4*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels", "L": "levels", "r": "units"}
     deviations: ClassVar[tuple[str, ...]] = (

@@ -53,6 +53,7 @@ class StripPooling(Refine):
     spatial_ranks = (2,)
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("gate", ("batch", "channel", "height", "width")),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "7*C*C + 3*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels"}
     deviations: ClassVar[tuple[str, ...]] = (

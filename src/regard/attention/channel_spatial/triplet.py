@@ -59,6 +59,7 @@ class TripletAttention(Refine):
         MapFact("spatial", ("batch", "height", "width")),
     )
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "6*k*k + 6"
     letters: ClassVar[dict[str, str]] = {"k": "kernel_size"}
     placement: ClassVar[str] = "in every residual block, before the addition"

@@ -59,6 +59,7 @@ class AttentionAugmentedConvolution(Convolve):
     formula: ClassVar[str] = "y = [conv(x); W concat_h Σ_j softmax_j(q_i · (k_j + r^H_ij + r^W_ij) / √d) v_j + b]"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key"), ("key",)),)
     growth: ClassVar[str] = "N^2"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "(f*f*I + 1)*(C - V) + (I + 1)*(2*K + V) + (V + 1)*V + 2*(2*R - 1)*K//h"
     letters: ClassVar[dict[str, str]] = {
         "I": "in_channels",

@@ -54,6 +54,7 @@ class BottleneckSelfAttention(Refine):
     spatial_ranks: ClassVar[tuple[int, ...]] = (2,)
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key"), ("key",)),)
     growth: ClassVar[str] = "N^2"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "3*C*C + n*(2*R - 1)*d"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "head_width", "R": "reach", "n": "dims"}
     placement: ClassVar[str] = "in place of the 3x3 convolutions in the residual blocks of the last stage"

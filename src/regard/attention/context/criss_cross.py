@@ -49,6 +49,7 @@ class CrissCrossAttention(Refine):
     layout = "map"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "recurrence", "query", "key"), ("key",)),)
     growth: ClassVar[str] = "N^1.5"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "2*(C*d + d) + C*C + C + 1"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     placement: ClassVar[str] = "after the last stage of a segmentation network"

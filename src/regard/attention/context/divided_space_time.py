@@ -61,6 +61,7 @@ class DividedSpaceTimeAttention(Refine):
         MapFact("space", ("batch", "heads", "query", "key"), ("key",)),
     )
     growth: ClassVar[str] = "N^2"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "2*(4*C*C + 4*C) + 4*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels"}
     deviations: ClassVar[tuple[str, ...]] = (

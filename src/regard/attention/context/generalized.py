@@ -60,6 +60,7 @@ class GeneralizedAttention(Refine):
     spatial_ranks: ClassVar[tuple[int, ...]] = (2,)
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key"), ("key",)),)
     growth: ClassVar[str] = "N^2"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "4*C*h*d + n*2*p*h*d + 2*h*d + 1"
     letters: ClassVar[dict[str, str]] = {
         "C": "channels",

@@ -54,6 +54,7 @@ class LambdaLayer(Refine):
     spatial_ranks: ClassVar[tuple[int, ...]] = (2,)
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("content", ("batch", "query_depth", SPATIAL), (SPATIAL,)),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "C*(k*h + k + v) + 2*(k*h + v) + k*r**n"
     letters: ClassVar[dict[str, str]] = {
         "C": "channels",

@@ -63,6 +63,7 @@ class AgentAttention(Refine):
         MapFact("spread", ("batch", "heads", "query", "agent"), ("agent",)),
     )
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "4*C*C + C + C*(k*k + 1) + 2*h*n*(49 + 2*T)"
     letters: ClassVar[dict[str, str]] = {
         "C": "channels",

@@ -66,6 +66,7 @@ class CascadedGroupAttention(Refine):
     spatial_ranks = (2,)
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key"), ("key",)),)
     growth: ClassVar[str] = "N^2"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "h*((d + 2)*(2*K + d) + 25*K + 2*K) + C*C + 2*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "h": "heads", "d": "value_width", "K": "key_width"}
     deviations: ClassVar[tuple[str, ...]] = ('variant="authors": a ReLU before the last projection',)

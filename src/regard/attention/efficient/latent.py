@@ -62,6 +62,7 @@ class MultiHeadLatentAttention(MultiHeadSelfAttention):
     )
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key"), ("key",)),)
     growth: ClassVar[str] = "N^2"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "C*(p + r + s) + 2*p*h*d + s*h*(d + r) + h*d*C"
     letters: ClassVar[dict[str, str]] = {
         "C": "channels",

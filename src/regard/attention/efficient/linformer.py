@@ -56,6 +56,7 @@ class LinformerAttention(MultiHeadSelfAttention):
     formula: ClassVar[str] = "y = Wo concat_h(softmax(q_h (E k_h)ᵀ / √d) F v_h) + bo"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "slot"), ("slot",)),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "4*C*C + 4*C + 2*n*k"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "n": "tokens", "k": "slots"}
     deviations: ClassVar[tuple[str, ...]] = (

@@ -63,6 +63,7 @@ class MultiScaleLinearAttention(Refine):
     spatial_ranks = (2,)
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key")),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "3*C*E + 3*E*(25 + d) + 2*E*C + 2*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "E": "width", "d": "head_width"}
     placement: ClassVar[str] = "in the last stages of a network, before a depthwise feed-forward block, in a residual"

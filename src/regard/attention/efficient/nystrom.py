@@ -66,6 +66,7 @@ class NystromAttention(MultiHeadSelfAttention):
         MapFact("key", ("batch", "heads", "landmark", "key")),
     )
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "4*C*C + 4*C + h*k"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "h": "heads", "k": "kernel_size"}
     deviations: ClassVar[tuple[str, ...]] = (

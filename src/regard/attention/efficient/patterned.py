@@ -55,6 +55,7 @@ class PatternedAttention(MultiHeadSelfAttention):
     formula: ClassVar[str] = "y_t = Wo concat_h(Σ_n∈S_t softmax_n∈S_t(q_t · k_n / √d) v_n) + bo"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key"), ("key",)),)
     growth: ClassVar[str] = "N^2"
+    positional: ClassVar[bool] = True
     deviations: ClassVar[tuple[str, ...]] = (
         'pattern="sliding_window": a window to both sides, Beltagy et al. 2020 (Longformer)',
         'pattern="prefix": causal behind a prefix that all tokens read, Raffel et al. 2020 (T5)',

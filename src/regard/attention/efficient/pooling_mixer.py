@@ -41,6 +41,7 @@ class PoolingMixer(Refine):
     layout = "map"
     maps: ClassVar[tuple[MapFact, ...]] = ()
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "0"
     placement: ClassVar[str] = "where a transformer's block has its attention, after a normalisation, inside a residual"
 

@@ -63,6 +63,7 @@ class SpatialReductionAttention(Refine):
     spatial_ranks = (2,)
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key"), ("key",)),)
     growth: ClassVar[str] = "N^2"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "4*C*C + 4*C + P*C*C + 3*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "P": "patch_positions"}
     deviations: ClassVar[tuple[str, ...]] = ("bias=False: queries, keys and values without biases",)

@@ -58,6 +58,7 @@ class CLIPAttentionPooling(Read):
     )
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key")),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "(P + 1)*C + 3*(C*C + C) + C*D + D"
     letters: ClassVar[dict[str, str]] = {"P": "positions", "C": "memory_width", "D": "width"}
     placement: ClassVar[str] = "after the last stage of a convolutional image encoder, in place of mean pooling"

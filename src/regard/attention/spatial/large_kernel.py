@@ -45,6 +45,7 @@ class LargeKernelAttention(Refine):
     spatial_ranks = (2,)
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "channel", SPATIAL)),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "C*C + (a*a + b*b + 3)*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "a": "near_size", "b": "far_size"}
     placement: ClassVar[str] = "in a transformer's block in place of its attention, behind a linear layer and a GELU"

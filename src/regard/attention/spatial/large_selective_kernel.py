@@ -51,6 +51,7 @@ class LargeSelectiveKernel(Refine):
     spatial_ranks = (2,)
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("branch", ("batch", "branch", "height", "width")),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "3*C*d + 2*d + 77*C + 198"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     deviations: ClassVar[tuple[str, ...]] = ("reduction=1: both views keep all channels, as the equations are written",)

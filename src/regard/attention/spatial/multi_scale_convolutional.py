@@ -47,6 +47,7 @@ class MultiScaleConvolutionalAttention(Refine):
     spatial_ranks = (2,)
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "channel", "height", "width")),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "C*C + C + (25 + 1 + 2*(7 + 1) + 2*(11 + 1) + 2*(21 + 1))*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels"}
     placement: ClassVar[str] = "in a transformer's block in place of its attention, behind a linear layer and a GELU"

@@ -46,6 +46,7 @@ class SpatialGate(Refine):
     spatial_ranks = (2,)
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("spatial", ("batch", SPATIAL)),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "2*k*k + 2"
     letters: ClassVar[dict[str, str]] = {"k": "kernel_size"}
     deviations: ClassVar[tuple[str, ...]] = (

@@ -54,6 +54,7 @@ class AxialAttention(Refine):
         MapFact("width", ("batch", "heads", "query", "key"), ("key",)),
     )
     growth: ClassVar[str] = "N^1.5"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "8*C*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels"}
     deviations: ClassVar[tuple[str, ...]] = (

@@ -59,6 +59,7 @@ class BiLevelRoutingAttention(Refine):
     spatial_ranks = (2,)
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key"), ("key",)),)
     growth: ClassVar[str] = "N^2"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "4*C*C + 5*C + k*k*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "k": "kernel_size"}
     placement: ClassVar[str] = "in every block of a transformer of maps, after a normalisation and inside a residual"

@@ -67,6 +67,7 @@ class ContextualTransformer(Refine):
         MapFact("branch", ("batch", "branch", "channel"), ("branch",)),
     )
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "k*k*C*C//g + 4*C + C*C + 2*C*e + 2*e + (e + 1)*k*k*h + 3*C*d + 2*d"
     letters: ClassVar[dict[str, str]] = {
         "C": "channels",

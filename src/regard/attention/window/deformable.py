@@ -68,6 +68,7 @@ class DeformableAttention(Refine):
     spatial_ranks = (2,)
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key")),)
     growth: ClassVar[str] = "N^2"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "4*C*C + 4*C + g*(k*k + 3) + h*(2*T - 1)*(2*T - 1)"
     letters: ClassVar[dict[str, str]] = {
         "C": "channels",

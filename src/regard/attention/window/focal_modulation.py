@@ -51,6 +51,7 @@ class FocalModulation(Refine):
     spatial_ranks = (2,)
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("gate", ("batch", "range", SPATIAL)),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "(C + 1)*(4*C + L + 1) + C*(L*k*k + 2*k*L*(L - 1) + 2*L*(L - 1)*(2*L - 1)//3)"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "L": "levels", "k": "kernel_size"}
     deviations: ClassVar[tuple[str, ...]] = (

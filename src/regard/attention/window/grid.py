@@ -55,6 +55,7 @@ class GridAttention(Refine):
     spatial_ranks = (2,)
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key"), ("key",)),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "4*C*C + 4*C + (2*G - 1)*(2*G - 1)*h"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "G": "size", "h": "heads"}
     deviations: ClassVar[tuple[str, ...]] = ("partition='block': attention within blocks, which precedes the grid's",)

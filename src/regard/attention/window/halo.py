@@ -57,6 +57,7 @@ class HaloAttention(Refine):
     spatial_ranks = (2,)
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key"), ("key",)),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "3*C*C + 2*(2*(b + s) - 1)*C//h"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "b": "block", "s": "halo", "h": "heads"}
     placement: ClassVar[str] = "in place of the 3x3 convolution of the late residual blocks"

@@ -53,6 +53,7 @@ class NeighbourhoodAttention(Refine):
     spatial_ranks = (2,)
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key"), ("key",)),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "4*C*C + 4*C + (2*k - 1)*(2*k - 1)*h"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "k": "kernel_size", "h": "heads"}
     deviations: ClassVar[tuple[str, ...]] = ("dilation=2: of every second row and column (Hassani and Shi 2022)",)

@@ -55,6 +55,7 @@ class OutlookAttention(Refine):
         MapFact("attention", ("batch", "heads", SPATIAL, "target", "source"), ("source",)),
     )
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "2*C*C + C + (C + 1)*k*k*k*k*h"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "k": "kernel_size", "h": "heads"}
     deviations: ClassVar[tuple[str, ...]] = (

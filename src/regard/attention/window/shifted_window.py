@@ -65,6 +65,7 @@ class ShiftedWindowAttention(Refine):
     spatial_ranks = (2,)
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key"), ("key",)),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "4*C*C + 4*C + (2*M - 1)*(2*M - 1)*h"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "M": "window", "h": "heads"}
     deviations: ClassVar[tuple[str, ...]] = (

@@ -54,6 +54,7 @@ class StandAloneSelfAttention(Refine):
     spatial_ranks = (2,)
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key"), ("key",)),)
     growth: ClassVar[str] = "N"
+    positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "3*C*C + k*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "k": "kernel_size"}
     deviations: ClassVar[tuple[str, ...]] = (
