@@ -464,7 +464,7 @@ SELECTIVE = {
 
 @pytest.mark.slow
 def test_timm_s_selective_kernel_network_is_its_plain_one_with_another_convolution() -> None:
-    """Of timm's, this one has the paper's kernels. They end in norm and ReLU; the host's own norm is made the identity."""
+    """Of timm's, this one has the paper's kernels. They end in norm and ReLU: the host's norm becomes the identity."""
     theirs = randomize(timm.create_model("skresnext50_32x4d")).eval()
     ours = timm.create_model("resnext50_32x4d").eval()
     own = {key: torch.zeros_like(value) for key, value in ours.state_dict().items() if ".bn2." in key}

@@ -30,11 +30,15 @@ def build() -> typer.Typer:
     """The application with all its commands."""
     from regard.cli.catalog import catalog
     from regard.cli.compare import compare
+    from regard.cli.cost import cost
+    from regard.cli.places import places
 
     application = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)
     application.callback()(_root)
     application.command()(compare)
     application.command()(catalog)
+    application.command()(places)
+    application.command()(cost)
     return application
 
 

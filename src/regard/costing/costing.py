@@ -1,16 +1,16 @@
-"""Parameters, multiply-accumulates and time of one forward."""
+"""Parameters, multiply-accumulates, bytes and time of one forward."""
 
 import statistics
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
+from regard.costing.counting import Counts, count
 from regard.errors import UserError
 from regard.running import Inputs, inputs_of, undisturbed
 
@@ -18,39 +18,88 @@ _WARM_UP = 3
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What one forward of a model costs.
+class Cost(Counts):
+    """What one forward of a model costs: what `Counts` counts, and beside it parameters and time.
+
+    One cost less another is what the change between them adds:
+
+        before, after = costs([model, attended], images)
+        print(after - before, (after / before)["macs"])
 
     Attributes:
         parameters: all parameters, shared ones once.
         trainable_parameters: those that require a gradient.
-        macs: multiply-accumulates of one forward of the example as it was given, its whole batch. One of them is two
-            FLOPs. Convolutions, linear layers and all matrix products count, those inside attention too; elementwise
-            operations, biases, activations, normalisation and pooling do not.
-        milliseconds: median time of one forward in evaluation mode without gradients.
-        spread: the interquartile range of that time, in milliseconds.
-        repeats: how many forwards were timed.
+        times: milliseconds of each forward in evaluation mode without gradients. Those of a difference are differences
+            forward by forward, which is why both must come from one call of `costs`.
     """
 
     parameters: int
     trainable_parameters: int
-    macs: int
-    milliseconds: float
-    spread: float
-    repeats: int
+    times: tuple[float, ...] = field(repr=False)
+
+    @property
+    def milliseconds(self) -> float:
+        """Median time of one forward."""
+        return statistics.median(self.times)
+
+    @property
+    def spread(self) -> float:
+        """The interquartile range of that time, in milliseconds."""
+        if len(self.times) == 1:
+            return 0.0
+        low, _, high = statistics.quantiles(self.times, n=4, method="inclusive")
+        return high - low
+
+    @property
+    def repeats(self) -> int:
+        """How many forwards were timed."""
+        return len(self.times)
+
+    def as_dict(self) -> dict[str, int | float]:
+        """Its numbers by name, the time as median and spread."""
+        counted = {attribute.name: getattr(self, attribute.name) for attribute in fields(self)}
+        del counted["times"]
+        return {**counted, "milliseconds": self.milliseconds, "spread": self.spread, "repeats": self.repeats}
+
+    def __sub__(self, other: Counts) -> "Cost":
+        if not isinstance(other, Cost):
+            return NotImplemented
+        if other.repeats != self.repeats:
+            raise UserError(
+                f"these costs come from {other.repeats} and {self.repeats} timed forwards: measure both in one call, "
+                "costs([before, after], example)"
+            )
+        counts = Counts.__sub__(self, other)
+        return Cost(
+            macs=counts.macs,
+            bytes_moved=counts.bytes_moved,
+            activation_bytes=counts.activation_bytes,
+            parameters=self.parameters - other.parameters,
+            trainable_parameters=self.trainable_parameters - other.trainable_parameters,
+            times=tuple(mine - theirs for mine, theirs in zip(self.times, other.times, strict=True)),
+        )
+
+    def __truediv__(self, other: "Cost") -> dict[str, float | None]:
+        """How many times the other cost this is, by measure; None where the other costs nothing."""
+        mine, theirs = self.as_dict(), other.as_dict()
+        return {name: mine[name] / theirs[name] if theirs[name] else None for name in mine if name not in _NO_RATIO}
 
     def __str__(self) -> str:
         return (
-            f"{self.parameters:,} parameters ({self.trainable_parameters:,} trainable), {_scaled(self.macs)} MACs, "
+            f"{self.parameters:,} parameters ({self.trainable_parameters:,} trainable), {scaled(self.macs)} MACs, "
+            f"{scaled(self.bytes_moved, 'B')} moved, {scaled(self.activation_bytes, 'B')} kept for backward, "
             f"{self.milliseconds:.3g} ms ± {self.spread:.2g} (median and interquartile range of {self.repeats})"
         )
+
+
+_NO_RATIO = ("spread", "repeats")
 
 
 # `Any`: a model takes what it takes.
 def cost(model: nn.Module, *example: Any, repeats: int = 20) -> Cost:
     """Count and time one forward of a model or mechanism.
 
-    The model is run in evaluation mode without gradients; its modes and the random state are afterwards as before.
+    The model is run in evaluation mode; its modes, its gradients and the random state are afterwards as before.
 
         cost(model, (1, 3, 224, 224))
         cost(AdditiveRead(64, 128), query, memory)
@@ -64,58 +113,74 @@ def cost(model: nn.Module, *example: Any, repeats: int = 20) -> Cost:
     Raises:
         UserError: there is no example and the model knows no input size, or `repeats` is not at least 1.
     """
+    return costs([model], *example, repeats=repeats)[0]
+
+
+def costs(models: Sequence[nn.Module], *example: Any, repeats: int = 20) -> list[Cost]:
+    """The costs of several models on one example, timed in turn, so that a busy minute falls on all of them alike.
+
+        attended = regard.insert(deepcopy(model), "cbam", at="branch")
+        before, after = costs([model, attended])
+        print(after - before)  # what the attention costs there
+
+    Args:
+        models: at least one module; all take the example.
+        example, repeats: as of `cost`; without an example, the input size that the first model knows.
+
+    Raises:
+        UserError: as `cost`; there is no model; a model has lazy layers that have not seen any input yet.
+    """
     if repeats < 1:
         raise UserError(f"repeats is {repeats}: at least one forward must be timed")
-    inputs = Inputs(example) if len(example) > 1 else inputs_of(model, example[0] if example else None)
-    parameters = list(model.parameters())
-    with undisturbed(model):
-        macs = _macs(model, inputs)
-        times = _times(model, inputs, repeats)
-    quartiles = statistics.quantiles(times, n=4, method="inclusive") if repeats > 1 else [times[0]] * 3
-    return Cost(
-        parameters=sum(parameter.numel() for parameter in parameters),
-        trainable_parameters=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
-        macs=macs,
-        milliseconds=quartiles[1],
-        spread=quartiles[2] - quartiles[0],
-        repeats=repeats,
-    )
-
-
-def _macs(model: nn.Module, inputs: Inputs) -> int:
-    """Count with every fused kernel taken apart, since the counter sees only the products that torch is asked for."""
-    fast_path = torch.backends.mha.get_fastpath_enabled()
+    if not models:
+        raise UserError("no model was given: give at least one")
+    for model in models:
+        if any(nn.parameter.is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+            raise UserError(
+                f"{type(model).__name__} has lazy layers, which have no parameters before they see an input: "
+                "run the model once first"
+            )
+    inputs = Inputs(example) if len(example) > 1 else inputs_of(models[0], example[0] if example else None)
     with ExitStack() as stack:
-        torch.backends.mha.set_fastpath_enabled(False)
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
-            mkldnn, *_ = torch.backends.mkldnn.set_flags(_enabled=False)
-            stack.callback(torch.backends.mkldnn.set_flags, _enabled=mkldnn)
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        counter = stack.enter_context(FlopCounterMode(display=False))
-        inputs.run(model)
-    return counter.get_total_flops() // 2
+        for model in models:
+            stack.enter_context(undisturbed(model))
+        counted = [count(model, inputs) for model in models]
+        times = _times(models, inputs, repeats)
+    return [
+        Cost(
+            macs=counts.macs,
+            bytes_moved=counts.bytes_moved,
+            activation_bytes=counts.activation_bytes,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            trainable_parameters=sum(value.numel() for value in model.parameters() if value.requires_grad),
+            times=tuple(taken),
+        )
+        for model, counts, taken in zip(models, counted, times, strict=True)
+    ]
 
 
-def _times(model: nn.Module, inputs: Inputs, repeats: int) -> list[float]:
-    on_gpu = any(tensor.device.type == "cuda" for tensor in (*model.parameters(), *inputs.tensors()))
-    times: list[float] = []
+def scaled(number: int, unit: str = "") -> str:
+    """A count with four digits and the prefix of its unit, `"4.089 G"`, `"1.234 kB"`: prefixes are powers of 1000."""
+    for size, letter in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.4g} {letter}{unit}"
+    return f"{number} {unit}".rstrip()
+
+
+def _times(models: Sequence[nn.Module], inputs: Inputs, repeats: int) -> list[list[float]]:
+    """Milliseconds of each forward, model by model; each round runs all models, every other one in reverse."""
+    tensors = (*inputs.tensors(), *(tensor for model in models for tensor in model.parameters()))
+    on_gpu = any(tensor.device.type == "cuda" for tensor in tensors)
+    times: list[list[float]] = [[] for _ in models]
     for run in range(_WARM_UP + repeats):
-        if on_gpu:
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        inputs.run(model)
-        if on_gpu:
-            torch.cuda.synchronize()
-        if run >= _WARM_UP:
-            times.append((time.perf_counter() - start) * 1000)
+        turns = list(zip(models, times, strict=True))
+        for model, taken in turns if run % 2 else reversed(turns):
+            if on_gpu:
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            inputs.run(model)
+            if on_gpu:
+                torch.cuda.synchronize()
+            if run >= _WARM_UP:
+                taken.append((time.perf_counter() - start) * 1000)
     return times
-
-
-def _scaled(count: int) -> str:
-    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if count >= size:
-            return f"{count / size:.4g} {letter}"
-    return str(count)

@@ -105,9 +105,9 @@ def build(place: Place, makers: Sequence[Maker], host: nn.Module, start: Start, 
                 )
             sources = _sources(place, inner)
         attention.add_module(unique(inner.name, taken), _fit(inner, place) if isinstance(inner, Refine) else inner)
-    attention.to(device=place.device, dtype=place.dtype)
     if start == "identity" and not sources and _gives_its_input(attention, place):
         start = "paper"
+    attention.to(device=place.device, dtype=place.dtype)
     placed = Placed(place, attention, start, sources, turn)
     if sources:
         _try(placed, place)
@@ -119,10 +119,13 @@ def _gives_its_input(attention: InOrder, place: Place) -> bool:
 
     A strength would then only do harm: behind a gain of zero it has no gradient, and before one it gives none.
     """
+    if any(parameter.is_meta for parameter in attention.parameters()):
+        return False  # it has no values to tell by
     tokens = place.layout == "BNC"
     few = [min(size, 7) for size in place.grid or ()]
     shape = (1, *place.shape[1:]) if tokens else (1, place.channels, *few)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(place.device, place.dtype)
+    where = next(iter(attention.parameters()), torch.empty(0))
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=where.dtype).to(where.device)
     with undisturbed(attention):
         return torch.equal(attention(noise), noise)
 

@@ -6,7 +6,6 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from regard.attention import Convolve
 from regard.errors import UserError
 from regard.placing.building import Makers, build, unique, wanted
 from regard.placing.place import CONTAINER, LAYOUTS, PlaceLayout, Where
@@ -103,18 +102,12 @@ def insert(
     container.train(model.training)
     taken = {name for name, _ in container.named_children()}
     for placed in built:
-        host = modules[placed.place]
+        host = modules[placed.host]
         container.add_module(unique(_name(placed), taken), placed.train(host.training))
-        if placed.slot.side == "input":
-            host.register_forward_pre_hook(placed.before, with_kwargs=True)
-        elif placed.strength is None and isinstance(placed.attention[0], Convolve):
-            host.forward = placed.instead
-        else:
-            host.register_forward_hook(placed.after, with_kwargs=True)
-        if placed.turn is not None:
-            model.register_forward_pre_hook(placed.begin)
+        placed.attach(host)
     if held is None:
         model.add_module(CONTAINER, container)
+        model.register_forward_pre_hook(container.begin)
     return model
 
 
@@ -127,20 +120,12 @@ def remove(model: nn.Module) -> nn.Module:
     Raises:
         UserError: nothing was inserted.
     """
-    placed = {id(module) for module in _insertions(model).placed()}
-
-    def ours(method: object) -> bool:
-        return id(getattr(method, "__self__", None)) in placed
-
-    for module in model.modules():
-        after = (module._forward_hooks, module._forward_hooks_with_kwargs)
-        before = (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs)
-        for hooks, with_kwargs in (after, before):
-            for key in [key for key, hook in hooks.items() if ours(hook)]:
-                del hooks[key]
-                with_kwargs.pop(key, None)
-        if ours(vars(module).get("forward")):
-            del module.forward
+    insertions = _insertions(model)
+    for placed in insertions.placed():
+        for module in model.modules():
+            if placed.is_attached(module):
+                placed.detach(module)
+    insertions.leave(model)
     delattr(model, CONTAINER)
     return model
 
@@ -187,9 +172,15 @@ def _insertions(model: nn.Module) -> Insertions:
 
 
 def _refuse_wrapped(model: nn.Module) -> None:
-    if hasattr(model, "_orig_mod"):
-        raise UserError("the model is compiled, which ignores hooks added afterwards: insert first, then torch.compile")
+    compiled = [name for name, module in model.named_modules() if _is_compiled(module)]
+    if compiled:
+        what = "the model is" if compiled[0] == "" else f"{', '.join(map(repr, compiled))} in the model is"
+        raise UserError(f"{what} compiled, which ignores hooks added afterwards: insert first, then torch.compile")
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise UserError(f"the model is wrapped in {type(model).__name__}: insert into the model first, then wrap it")
     if isinstance(model, torch.jit.ScriptModule):
         raise UserError("the model is TorchScript, which takes no hooks: insert into the Python model first")
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None

@@ -62,6 +62,8 @@ class Place:
         calls: how often one forward of the model calls the module.
         slot: where at the module it stands; its output, if nothing else is said.
         partner: of a skip, where the coarser tensor stands that it meets, None where the module is not given it.
+        host: the module whose hook reaches it: the last one of a `nn.Sequential`, which gives the same tensor, since
+            some callers (gradient checkpointing) call the children alone; else the module of `path`.
         inputs: the shapes of the tensors that the module is given, and where each stands.
         extra_tokens: of tokens, how many at the front are no positions (a class token, registers).
         grid: of a map its spatial sizes, of tokens those of the map that they are, None if that cannot be told.
@@ -76,6 +78,7 @@ class Place:
     calls: int = 1
     slot: Slot = Slot()
     partner: Slot | None = None
+    host: str = ""
     inputs: tuple[tuple[Key, tuple[int, ...]], ...] = ()
     extra_tokens: int = 0
     grid: tuple[int, ...] | None = None
@@ -187,7 +190,7 @@ class PlaceTable(Sequence[Place]):
             return f"no place passes the test that was given: the model has {roles}, and {len(self)} places in all"
         if where in self.refused:
             return f"no attention can go to {where!r}: it {self.refused[where]}"
-        paths = nearest(where, dict.fromkeys(place.path for place in self))
+        paths = nearest(where, dict.fromkeys(place.path for place in self if place.path))
         close = f"; the nearest paths are {', '.join(paths)}" if paths else ""
         return f"no place {where!r} in this model: it has {roles}{close}"
 

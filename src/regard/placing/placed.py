@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from regard.attention import Convolve
 from regard.errors import UserError
 from regard.placing.place import LAYOUTS, Place, Slot
 from regard.placing.tracing import Key
@@ -38,6 +39,8 @@ class Placed(nn.Module):
 
     Attributes:
         place: the path of the module at which it is.
+        host: the path of the module whose hook it is.
+        frozen: the parameters of a convolution that it replaces which were trainable; nothing is computed from them.
         extra_tokens: how many tokens at the front are no positions.
     """
 
@@ -53,6 +56,8 @@ class Placed(nn.Module):
     ) -> None:
         super().__init__()
         self.place = place.path
+        self.host = place.host
+        self.frozen: tuple[str, ...] = ()
         self.slot = place.slot
         self.sources = tuple(sources)
         self.extra_tokens = place.extra_tokens
@@ -108,15 +113,41 @@ class Placed(nn.Module):
         """Forward of the host that it replaces."""
         return self(x, x)
 
-    def begin(self, module: nn.Module, given: tuple[Any, ...]) -> None:
-        """Forward pre-hook of the model: its calls are counted from here."""
-        self.called = 0
+    def attach(self, host: nn.Module) -> None:
+        """Stand at the host from now on."""
+        if self.slot.side == "input":
+            host.register_forward_pre_hook(self.before, with_kwargs=True)
+        elif self.strength is None and isinstance(self.attention[0], Convolve):
+            host.forward = self.instead
+            self.frozen = tuple(name for name, value in host.named_parameters() if value.requires_grad)
+            for name in self.frozen:
+                host.get_parameter(name).requires_grad_(False)
+        else:
+            host.register_forward_hook(self.after, with_kwargs=True)
+            # What the host itself gives comes before what a Sequential gives, whose last child it is.
+            hooks = host._forward_hooks
+            ours = {key: owner for key, hook in hooks.items() if isinstance(owner := _owner(hook), Placed)}
+            inner_first = sorted(ours, key=lambda key: -ours[key].place.count("."))
+            hooks.update(zip(ours, [hooks[key] for key in inner_first], strict=True))
+
+    def detach(self, host: nn.Module) -> None:
+        """Leave the host as it was."""
+        _unhook(host, self)
+        if _owner(vars(host).get("forward")) is self:
+            del host.forward
+            for name in self.frozen:
+                host.get_parameter(name).requires_grad_(True)
+
+    def is_attached(self, host: nn.Module) -> bool:
+        """Whether it stands there."""
+        hooks = (*host._forward_hooks.values(), *host._forward_pre_hooks.values(), vars(host).get("forward"))
+        return any(_owner(hook) is self for hook in hooks)
 
     def _due(self) -> bool:
         """Whether this call of the host is the one that it belongs to."""
         if self.turn is None:
             return True
-        if torch._C._current_graph_task_id() != -1:
+        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
             raise UserError(
                 f"{self.place!r} has separate attention for each of its {self.calls} calls and is run again by "
                 "gradient checkpointing, where its calls cannot be told apart: insert with calls='shared', or leave "
@@ -146,11 +177,58 @@ class Insertions(nn.Module):
         """The attention at each place, in the order of insertion."""
         return [module for module in self.children() if isinstance(module, Placed)]
 
+    def begin(self, model: nn.Module, given: tuple[Any, ...]) -> None:
+        """Forward pre-hook of the model: calls are counted from here, and what was inserted must still be there.
+
+        Raises:
+            UserError: a module with attention was replaced by another one.
+        """
+        for placed in self.placed():
+            if placed.turn is not None:
+                placed.called = 0
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return
+        lost = [placed.place for placed in self.placed() if not self._find(model, placed)]
+        if lost:
+            raise UserError(
+                f"{', '.join(map(repr, lost))} was replaced after attention was inserted there, which would no longer "
+                "be run: call regard.remove first, change the model (convert its norms, reset its classifier, copy it "
+                "to several devices), and insert again"
+            )
+
+    def leave(self, model: nn.Module) -> None:
+        """Leave the model as it was."""
+        _unhook(model, self)
+
+    def _find(self, model: nn.Module, placed: Placed) -> bool:
+        module: Any = model
+        for name in placed.host.split(".") if placed.host else ():
+            module = module._modules.get(name)
+            if module is None:
+                break
+        # A wrapper around the host (of sharding, of checkpointing) leaves the hook on what it wraps.
+        return (module is not None and placed.is_attached(module)) or any(map(placed.is_attached, model.modules()))
+
     # `Any`: the signature of torch's own method.
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any, **named: Any) -> None:
         if not any(key.startswith(prefix) for key in state_dict):  # a checkpoint of the plain model
             state_dict.update({prefix + key: value for key, value in self.state_dict(keep_vars=True).items()})
         super()._load_from_state_dict(state_dict, prefix, *rest, **named)
+
+
+def _owner(hook: object) -> object:
+    """Whose method it is."""
+    return getattr(hook, "__self__", None)
+
+
+def _unhook(module: nn.Module, owner: nn.Module) -> None:
+    """Take the hooks out that are methods of `owner`."""
+    after = (module._forward_hooks, module._forward_hooks_with_kwargs)
+    before = (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs)
+    for hooks, with_kwargs in (after, before):
+        for key in [key for key, hook in hooks.items() if _owner(hook) is owner]:
+            del hooks[key]
+            with_kwargs.pop(key, None)
 
 
 # `Any` below: arguments and outputs of somebody's module.

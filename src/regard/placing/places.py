@@ -1,7 +1,8 @@
 """Where attention can go in a model, found by its structure."""
 
 from collections import Counter
-from math import prod
+from collections.abc import Iterable
+from math import inf, prod
 from typing import Literal, cast
 
 from torch import nn
@@ -11,6 +12,7 @@ from regard.placing.tracing import Call, Join, Key, Mark, Trace, trace
 from regard.running import Example, inputs_of
 
 _MOST_EXTRA_TOKENS = 16
+_LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def places(model: nn.Module, example: Example = None, *, layout: Literal["auto"] | PlaceLayout = "auto") -> PlaceTable:
@@ -46,6 +48,20 @@ def _parent(path: str) -> str:
     return path.rpartition(".")[0]
 
 
+def _ancestors(marks: Iterable[Mark]) -> set[int]:
+    """What these were computed from, by `id`, with themselves; nothing if that does not lead back to the input."""
+    found: set[int] = set()
+    waiting = list(marks)
+    reaches_input = False
+    while waiting:
+        mark = waiting.pop()
+        if id(mark) not in found:
+            found.add(id(mark))
+            waiting.extend(mark.sources)
+            reaches_input = reaches_input or mark.depth == 0
+    return found if reaches_input else set()
+
+
 class _Reader:
     """Reads roles from the calls of one run."""
 
@@ -59,6 +75,7 @@ class _Reader:
             self.by_path.setdefault(call.path, []).append(call)
         self.whole = self.by_path[""][-1]
         self.feature_paths = self._feature_paths(model)
+        self.used = _ancestors(self.whole.outputs.values())
         prefix = getattr(model, "num_prefix_tokens", 0)
         self.extra_tokens = prefix if isinstance(prefix, int) else 0
 
@@ -71,7 +88,7 @@ class _Reader:
             roles[stem] = "stem"
         roles |= dict.fromkeys(self.branches(blocks), "branch")
         roles |= dict.fromkeys(blocks, "block")
-        ends = self.last_of_each_resolution(blocks) if len(stages) < 2 else []
+        ends = self.last_of_each_resolution(blocks or self.layers()) if len(stages) < 2 else []
         roles |= dict.fromkeys([] if ends else stages, "stage")
         spots: dict[str, list[tuple[Role, Slot, Slot | None]]] = {}
         for path in ends:
@@ -122,6 +139,8 @@ class _Reader:
             return f"gives {len(several)} tensors, not one" if len(several) > 1 else "does not give one tensor"
         if len(keys) > 1:
             return "gives its tensor in another place in each of its calls"
+        if self.used and role in ("stem", "stage", "block", "branch", "pool") and id(first) not in self.used:
+            return "gives a tensor that no output of the model is computed from"
         if not first.dtype.is_floating_point:
             return f"gives a tensor of {first.dtype}, which attention cannot refine"
         layouts: set[PlaceLayout | None] = {self.layout_of(mark) for mark in marks if mark}
@@ -152,12 +171,27 @@ class _Reader:
             calls=len(calls),
             slot=slot,
             partner=partner,
+            host=self._host(path) if slot.side == "output" else path,
             inputs=tuple((key, mark.shape) for key, mark in calls[0].arguments.items()),
             extra_tokens=extra_tokens,
             grid=grid,
             dtype=first.dtype,
             device=first.device,
         )
+
+    def _host(self, path: str) -> str:
+        """The innermost last child of a `nn.Sequential` that gives the very tensor that it gives."""
+        module = self.modules[path]
+        while type(module).forward is nn.Sequential.forward and len(list(module.children())):
+            *_, (name, module) = module.named_children()
+            child = f"{path}.{name}" if path else name
+            given = [call.output for call in self.by_path.get(child, [])]
+            if len(given) != len(self.by_path[path]) or any(
+                mark is not call.output for mark, call in zip(given, self.by_path[path], strict=True)
+            ):
+                break
+            path = child
+        return path
 
     def _positions(self, mark: Mark, layout: PlaceLayout) -> tuple[int, tuple[int, ...] | None]:
         """The extra tokens and the grid: tokens are as many as the positions of the map that they were, and a few."""
@@ -238,9 +272,9 @@ class _Reader:
 
     def blocks(self) -> list[str]:
         """Residual modules and others of their types; in a model without any, repeated composite children."""
-        residual = {call.path for call in self.calls if call.branches and call.path}
-        groups = {path for path in residual if self._holds_groups_of(residual, path)}
-        residual -= groups
+        adding = {call.path for call in self.calls if call.branches and call.path}
+        groups = {path for path in adding if self._holds_groups_of(adding, path)}
+        residual = {self._climbed(path, adding - groups) for path in adding - groups}
         types = {type(self.modules[path]) for path in residual} - {nn.Sequential}
         chosen = residual | {path for path in self.by_path if path and type(self.modules[path]) in types}
         chosen -= groups
@@ -251,12 +285,31 @@ class _Reader:
 
     def _holds_groups_of(self, residual: set[str], path: str) -> bool:
         inner = [other for other in residual if _inside(other, path)]
-        return sum(isinstance(self.modules[_parent(other)], (nn.Sequential, nn.ModuleList)) for other in inner) > 1
+        return sum(self._is_listed(other) for other in inner) > 1
+
+    def _is_listed(self, path: str) -> bool:
+        return isinstance(self.modules[_parent(path)], _LISTS)
+
+    def _climbed(self, path: str, adding: set[str]) -> str:
+        """The block that a module which adds is a part of, as BERT's output layers are: of these it has one a type."""
+        block = path
+        while block and not self._is_listed(block):
+            block = _parent(block)
+        parts = [type(self.modules[other]) for other in adding if other == block or _inside(other, block)]
+        return block if block and len(parts) == len(set(parts)) else path
 
     def _repeated(self) -> set[str]:
-        """Composite children of one type: of the lists in a model, and where there are none, of any module."""
-        lists = (nn.Sequential, nn.ModuleList)
-        return self._repeated_in(lists) or self._repeated_in(nn.Module)
+        """Composite modules of one type: in a list of the model, else in any module, else anywhere."""
+        return self._repeated_in(_LISTS) or self._repeated_in(nn.Module) or self._repeated_anywhere()
+
+    def _repeated_anywhere(self) -> set[str]:
+        called = {path: type(self.modules[path]) for path in self.by_path if path and self._is_composite(path)}
+        counts = Counter(called.values())
+        return {path for path, kind in called.items() if counts[kind] > 1 and kind not in _LISTS}
+
+    def _is_composite(self, path: str) -> bool:
+        parts = self.modules[path].modules()
+        return sum(any(True for _ in inner.parameters(recurse=False)) for inner in parts) > 1
 
     def _repeated_in(self, kinds: type[nn.Module] | tuple[type[nn.Module], ...]) -> set[str]:
         chosen: set[str] = set()
@@ -266,24 +319,39 @@ class _Reader:
             children = {f"{path}.{name}" if path else name: child for name, child in module.named_children()}
             called = {p: child for p, child in children.items() if p in self.by_path and not _inserted(p)}
             counts = Counter(type(child) for child in called.values())
-            for child_path, child in called.items():
-                layers = sum(any(True for _ in inner.parameters(recurse=False)) for inner in child.modules())
-                if layers > 1 and counts[type(child)] > 1:
-                    chosen.add(child_path)
+            chosen |= {p for p, child in called.items() if counts[type(child)] > 1 and self._is_composite(p)}
         return chosen
 
     def stages(self, blocks: list[str]) -> list[str]:
-        """The feature modules that a timm model names, else the modules that directly hold blocks."""
+        """The feature modules that a timm model names, else the innermost called modules that hold blocks."""
         holding = [path for path in self.feature_paths if any(_inside(block, path) for block in blocks)]
         if holding:
             alike = {(_parent(path), type(self.modules[path])) for path in holding}
             chosen = {path for path in self.feature_paths if (_parent(path), type(self.modules[path])) in alike}
         else:
-            chosen = {_parent(block) for block in blocks} & self.by_path.keys() - {""}
+            chosen = {self._called_parent(block) for block in blocks} - {""}
         return [path for path in self.modules if path in chosen]
 
+    def layers(self) -> list[str]:
+        """In a model without blocks, the layers that make maps, in the order of calls, up to the global pooling."""
+        leaves = [call for call in self.calls if call.path and not any(self.modules[call.path].children())]
+        pools = [call.began for call in leaves if self._pools(call)]
+        maps = {
+            call.path: call.output.shape[2:]
+            for call in leaves
+            if call.output and prod(call.output.shape[2:]) > 1 and call.ended < min(pools, default=inf)
+        }
+        weighted = {sizes for path, sizes in maps.items() if any(True for _ in self.modules[path].parameters())}
+        return [path for path, sizes in maps.items() if sizes in weighted]
+
+    def _called_parent(self, path: str) -> str:
+        path = _parent(path)
+        while path and path not in self.by_path:
+            path = _parent(path)
+        return path
+
     def last_of_each_resolution(self, blocks: list[str]) -> list[str]:
-        """The last block of each resolution, of a trunk that holds all its blocks in one list; none of a single one."""
+        """The last block (or layer) of each resolution, of a trunk that holds all in one list; none of a single one."""
         last: dict[tuple[int, ...], str] = {}
         for path in blocks:
             mark = self.by_path[path][0].output
@@ -312,7 +380,8 @@ class _Reader:
         """In each block, the modules whose output enters an addition as the deeper operand."""
         found: list[str] = []
         for path in blocks:
-            for block in self.by_path.get(path, []):
+            own = [call for call in self.by_path.get(path, []) if call.branches]
+            for block in own or [call for call in self.calls if call.branches and _inside(call.path, path)]:
                 children = [call for call in self.calls if call.parent is block and call.output]
                 for operand in block.branches:
                     if block.output is None or prod(operand.shape) != prod(block.output.shape):
@@ -348,14 +417,8 @@ class _Reader:
         if reducing:
             pooling = reducing[0 if blocks else -1]
             return pooling.path, Slot("input", next(iter(pooling.arguments)))
-        vectors = [call for call in self.calls if call.output and len(call.output.shape) == 2]
-        if not vectors:
-            return None
-        maps = [
-            call
-            for call in self.calls
-            if call.path and call.ended < vectors[0].began and self.layout_of(call.output) is not None
-        ]
+        vectors = [call.output for call in self.calls if call.output and len(call.output.shape) == 2]
+        maps = [call for call in self.calls if call.path and self._becomes_one_of(vectors, call.output)]
         if not maps:
             return None
         last = maps[-1]
@@ -363,6 +426,14 @@ class _Reader:
         while last.parent and last.parent.path and last.parent in same:
             last = last.parent
         return last.path, Slot()
+
+    def _becomes_one_of(self, vectors: list[Mark], mark: Mark | None) -> bool:
+        """Whether a vector of as many samples and channels is made from a map or tokens without a layer between."""
+        layout = self.layout_of(mark)
+        if mark is None or layout is None:
+            return False
+        same = (mark.shape[0], mark.shape[LAYOUTS[layout][1]])
+        return any(vector.shape == same and vector.depth == mark.depth and vector.origins([mark]) for vector in vectors)
 
     def _pools(self, call: Call) -> bool:
         module = self.modules[call.path]

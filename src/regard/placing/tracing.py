@@ -223,14 +223,16 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     def on_join(operands: list[Mark], result: Mark, concatenation: bool) -> None:
         if not stack or len(result.shape) < 3 or any(mark.depth is None for mark in operands):
             return
-        raised = [mark for mark in operands if mark.raised]
-        if len(raised) == 1 and len(operands) > 1:
+        *others, coarse = sorted(operands, key=lambda mark: (mark.raised, mark.depth or 0))
+        shallower = [mark for mark in others if (mark.depth or 0) < (coarse.depth or 0)]
+        # A skip is shallower than the one raised tensor that it meets. What is raised beside it and as deep makes the
+        # two branches of a pyramid pooling; two raised tensors that are added are a residual block of a decoder.
+        beside = [mark for mark in others if mark.raised and (not concatenation or mark.depth == coarse.depth)]
+        if coarse.raised and shallower and not beside:
             spans = _spans(operands, result) if concatenation else {}
-            # What lies beside the raised tensor but deeper is no skip: the branches of a pyramid pooling are that.
-            for mark in operands:
-                if mark is not raised[0] and (mark.depth or 0) < (raised[0].depth or 0):
-                    both = (spans[id(mark)], spans[id(raised[0])]) if spans else None
-                    told.joins.append(Join(stack[-1], mark, raised[0], result, both))
+            for mark in shallower:
+                both = (spans[id(mark)], spans[id(coarse)]) if spans else None
+                told.joins.append(Join(stack[-1], mark, coarse, result, both))
         elif not concatenation and operands[0].depth != operands[1].depth:
             stack[-1].branches.append(max(operands, key=lambda mark: mark.depth or 0))
 
