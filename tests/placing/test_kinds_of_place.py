@@ -381,6 +381,16 @@ def test_the_leading_tensor_of_several_outputs_is_refined(kind: type) -> None:
     assert len(given) == 2
 
 
+def test_an_output_that_changes_its_form_is_told() -> None:
+    class Fickle(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return {"train": x} if self.training else (x, None)
+
+    model = insert(nn.Sequential(Fickle()).eval(), "se", "0", example=SHAPE)
+    with pytest.raises(UserError, match=r"'0' gave its tensor under '0' of several outputs .* now gives a dict"):
+        model.train()(image())
+
+
 def test_of_several_maps_none_is_the_one_that_is_meant() -> None:
     with pytest.raises(UserError, match="'several': it gives 2 tensors, not one"):
         insert(built(Around(list)), "se", "several", example=SHAPE)

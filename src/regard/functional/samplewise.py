@@ -27,7 +27,7 @@ def convolve_each(
     B, C, _, size, _ = kernel.shape
     if torch.compiler.is_exporting() or torch.jit.is_tracing():
         # A graph for other runtimes has a fixed number of groups, and the batch is none: products instead.
-        cells = F.unfold(x, size, padding=size // 2, stride=stride)  # (B, Cin·k·k, h·w)
+        cells = F.unfold(x, int(size), padding=int(size) // 2, stride=stride)  # (B, Cin·k·k, h·w)
         product = kernel.reshape(B, groups, C // groups, -1) @ cells.unflatten(1, (groups, -1))
         y = product.reshape(B, C, (x.shape[2] - 1) // stride + 1, (x.shape[3] - 1) // stride + 1)
         return y if bias is None else y + bias[..., None, None]

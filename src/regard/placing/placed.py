@@ -87,7 +87,14 @@ class Placed(nn.Module):
         if not self._due():
             return output
         taken = [self._read(_at(given, named, source.key), source) for source in self.sources]
-        return _changed(output, self.slot.key, lambda y: self(y, *taken))
+        try:
+            return _changed(output, self.slot.key, lambda y: self(y, *taken))
+        except LookupError as error:
+            key = ".".join(map(str, self.slot.key))
+            raise UserError(
+                f"{self.place!r} gave its tensor under {key!r} of several outputs when attention was inserted, and now "
+                f"gives a {type(output).__name__} without that, as some models do in training: choose another place"
+            ) from error
 
     def before(self, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
         """Forward pre-hook of the host: refine one of its inputs."""

@@ -428,12 +428,13 @@ class _Reader:
         return last.path, Slot()
 
     def _becomes_one_of(self, vectors: list[Mark], mark: Mark | None) -> bool:
-        """Whether a vector of as many samples and channels is made from a map or tokens without a layer between."""
+        """Whether a vector of as many samples and channels comes from a map or tokens, with at most a norm between."""
         layout = self.layout_of(mark)
         if mark is None or layout is None:
             return False
         same = (mark.shape[0], mark.shape[LAYOUTS[layout][1]])
-        return any(vector.shape == same and vector.depth == mark.depth and vector.origins([mark]) for vector in vectors)
+        depths = (mark.depth, (mark.depth or 0) + 1)
+        return any(one.shape == same and one.depth in depths and one.origins([mark]) for one in vectors)
 
     def _pools(self, call: Call) -> bool:
         module = self.modules[call.path]
