@@ -437,3 +437,18 @@ def test_channels_that_change_between_calls_are_refused() -> None:
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         insert(built(Given()), **{"attention": "se", "at": "fine", "example": SHAPE, **options})
+
+
+def test_what_a_block_gives_is_refined_before_what_its_stage_gives() -> None:
+    """Both hang on the last block, in whatever order they came."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Sequential(layer(8, 8), layer(8, 8)), nn.ReLU())
+    x = image()
+    plain = copy.deepcopy(built(model))[:2](x)
+    for order in (["1", "1.1"], ["1.1", "1"]):
+        twin = copy.deepcopy(model)
+        for number, path in enumerate(order):
+            insert(twin, ["se", "eca"][path == "1"], path, start="paper", example=SHAPE)
+            assert len(insertions(twin).placed()) == number + 1
+        placed = {one.place: one for one in insertions(twin).placed()}
+        torch.testing.assert_close(twin(x), placed["1"](placed["1.1"](plain)).relu())
+        assert torch.equal(remove(twin)(x), plain.relu())
