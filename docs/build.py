@@ -28,6 +28,7 @@ def write(folder: Path) -> None:
         "index": pages.index(texts["README.md"]),
         "contributing": pages.contributing(texts["CONTRIBUTING.md"]),
         "changelog": texts["CHANGELOG.md"],
+        "placing": (HERE / "placing.md").read_text(encoding="utf-8"),
         "mechanisms/index": pages.table(),
     }
     for entry in catalogue.catalog():

@@ -79,6 +79,7 @@ def navigation() -> list[dict[str, object]]:
     return [
         {"regard": "index.md"},
         {"Mechanisms": ["mechanisms/index.md", *families]},
+        {"Models": "placing.md"},
         {"Contributing": "contributing.md"},
         {"Changelog": "changelog.md"},
     ]

@@ -1,7 +1,7 @@
 """A place of a model where attention can go, and the table of all of them."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, cast, get_args, overload
@@ -20,12 +20,13 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 _COUNTED: tuple[Role, ...] = ("stage", "skip", "decoder")
 
-PlaceLayout = Literal["BCL", "BCHW", "BHWC", "BCDHW", "BNC"]
+PlaceLayout = Literal["BCL", "BCHW", "BHWC", "BCDHW", "BDHWC", "BNC"]
 LAYOUTS: dict[PlaceLayout, tuple[int, int]] = {
     "BCL": (3, 1),
     "BCHW": (4, 1),
     "BHWC": (4, 3),
     "BCDHW": (5, 1),
+    "BDHWC": (5, 4),
     "BNC": (3, 2),
 }
 """The layouts of a place, each with its number of axes and the one that holds the channels."""
@@ -57,7 +58,7 @@ class Place:
             block, before the addition), `"skip"` (from encoder to decoder), `"decoder"` (a block of it), `"pool"` (what
             enters global pooling), `"output"` of the model where that is a map or tokens, or None for any other module.
         shape: its shape in the run on the example.
-        layout: `"BCHW"`, `"BHWC"`, `"BCL"`, `"BCDHW"` or `"BNC"` (tokens).
+        layout: `"BCHW"`, `"BHWC"`, `"BCL"`, `"BCDHW"`, `"BDHWC"` or `"BNC"` (tokens).
         channels: its channel count.
         calls: how often one forward of the model calls the module.
         slot: where at the module it stands; its output, if nothing else is said.
@@ -112,11 +113,15 @@ class PlaceTable(Sequence[Place]):
 
     Attributes:
         refused: the modules that are no place, each with the reason.
+        roles_refused: of them, those that a role was meant for.
     """
 
-    def __init__(self, places: Sequence[Place], refused: dict[str, str]) -> None:
+    def __init__(
+        self, places: Sequence[Place], refused: dict[str, str], roles_refused: Mapping[str, Role] | None = None
+    ) -> None:
         self._places = tuple(places)
         self.refused = refused
+        self.roles_refused = dict(roles_refused or {})
 
     @overload
     def __getitem__(self, index: int) -> Place: ...
@@ -190,6 +195,10 @@ class PlaceTable(Sequence[Place]):
             return f"no place passes the test that was given: the model has {roles}, and {len(self)} places in all"
         if where in self.refused:
             return f"no attention can go to {where!r}: it {self.refused[where]}"
+        meant = [path for path, role in self.roles_refused.items() if role == where]
+        if meant:
+            listed = ", ".join(meant[:3]) + (f" and {len(meant) - 3} more" if len(meant) > 3 else "")
+            return f"no attention can go to {where!r} in this model, which is {listed}: each {self.refused[meant[0]]}"
         paths = nearest(where, dict.fromkeys(place.path for place in self if place.path))
         close = f"; the nearest paths are {', '.join(paths)}" if paths else ""
         return f"no place {where!r} in this model: it has {roles}{close}"

@@ -62,7 +62,7 @@ class Placed(nn.Module):
         self.sources = tuple(sources)
         self.extra_tokens = place.extra_tokens
         self.channel_axis = LAYOUTS[place.layout][1]
-        self.channels_at_end = place.layout == "BHWC"
+        self.channels_at_end = place.layout in ("BHWC", "BDHWC")
         self.turn = turn
         self.calls = place.calls
         self.called = 0
@@ -87,14 +87,13 @@ class Placed(nn.Module):
         if not self._due():
             return output
         taken = [self._read(_at(given, named, source.key), source) for source in self.sources]
-        try:
-            return _changed(output, self.slot.key, lambda y: self(y, *taken))
-        except LookupError as error:
+        if not _has(output, self.slot.key):
             key = ".".join(map(str, self.slot.key))
             raise UserError(
                 f"{self.place!r} gave its tensor under {key!r} of several outputs when attention was inserted, and now "
                 f"gives a {type(output).__name__} without that, as some models do in training: choose another place"
-            ) from error
+            )
+        return _changed(output, self.slot.key, lambda y: self(y, *taken))
 
     def before(self, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
         """Forward pre-hook of the host: refine one of its inputs."""
@@ -246,6 +245,16 @@ def _at(given: tuple[Any, ...], named: Mapping[str, Any], key: Key) -> Any:
     for step in rest:
         value = value[step]
     return value
+
+
+def _has(values: Any, key: Key) -> bool:
+    """Whether there is something at `key` of a nest of tuples, lists and mappings."""
+    for step in key:
+        try:
+            values = values[step]
+        except (LookupError, TypeError):
+            return False
+    return True
 
 
 def _changed(values: Any, key: Key, change: Callable[[Tensor], Tensor]) -> Any:

@@ -84,6 +84,8 @@ class _Reader:
         stages = self.stages(blocks)
         roles: dict[str, Role] = {}
         stem = self.stem(stages) or self.stem(blocks)
+        inner = [*blocks, stem or ""]  # what holds all of them is no stage but the trunk
+        stages = [path for path in stages if not all(_inside(one, path) for one in inner)]
         if stem:
             roles[stem] = "stem"
         roles |= dict.fromkeys(self.branches(blocks), "branch")
@@ -119,7 +121,7 @@ class _Reader:
                     found.append(place)
         if gives_map and isinstance(output := self.place("", "output", Slot()), Place):
             found.append(output)
-        return PlaceTable(found, refused)
+        return PlaceTable(found, refused, {path: role for path, role in roles.items() if path in refused})
 
     def place(self, path: str, role: Role | None, slot: Slot, partner: Slot | None = None) -> Place | str:
         """The place at a module, or why it is none."""
@@ -139,7 +141,7 @@ class _Reader:
             return f"gives {len(several)} tensors, not one" if len(several) > 1 else "does not give one tensor"
         if len(keys) > 1:
             return "gives its tensor in another place in each of its calls"
-        if self.used and role in ("stem", "stage", "block", "branch", "pool") and id(first) not in self.used:
+        if role and slot.side == "output" and not any(self._is_used(call) for call in calls):
             return "gives a tensor that no output of the model is computed from"
         if not first.dtype.is_floating_point:
             return f"gives a tensor of {first.dtype}, which attention cannot refine"
@@ -178,6 +180,14 @@ class _Reader:
             dtype=first.dtype,
             device=first.device,
         )
+
+    def _is_used(self, call: Call) -> bool:
+        """Whether what it gives is taken by an operation afterwards, and by way of it comes into an output."""
+        mark = call.output
+        if mark is None or not self.used:
+            return True
+        given = any(mark is other for other in self.whole.outputs.values())
+        return id(mark) in self.used and (given or mark.uses > call.uses)
 
     def _host(self, path: str) -> str:
         """The innermost last child of a `nn.Sequential` that gives the very tensor that it gives."""
@@ -296,31 +306,33 @@ class _Reader:
         while block and not self._is_listed(block):
             block = _parent(block)
         parts = [type(self.modules[other]) for other in adding if other == block or _inside(other, block)]
-        return block if block and len(parts) == len(set(parts)) else path
+        return block if block and len(parts) == len(set(parts)) > 1 else path
 
     def _repeated(self) -> set[str]:
-        """Composite modules of one type: in a list of the model, else in any module, else anywhere."""
-        return self._repeated_in(_LISTS) or self._repeated_in(nn.Module) or self._repeated_anywhere()
+        """Composite modules of one type: children of one module, the larger ones of these; else anywhere."""
+        return self._repeated_children() or self._repeated_anywhere()
+
+    def _repeated_children(self) -> set[str]:
+        chosen: set[str] = set()
+        for path, module in self.modules.items():
+            children = {f"{path}.{name}" if path else name: type(child) for name, child in module.named_children()}
+            sizes = {child: self._layers(child) for child in children if self._gives_map(child)}
+            counts = Counter(children[child] for child in sizes)
+            sizes = {child: size for child, size in sizes.items() if size > 1 and counts[children[child]] > 1}
+            chosen |= {child for child, size in sizes.items() if 2 * size >= max(sizes.values())}
+        return chosen
+
+    def _gives_map(self, path: str) -> bool:
+        calls = self.by_path.get(path, [])
+        return bool(calls) and self.layout_of(calls[0].output) is not None
 
     def _repeated_anywhere(self) -> set[str]:
-        called = {path: type(self.modules[path]) for path in self.by_path if path and self._is_composite(path)}
+        called = {path: type(self.modules[path]) for path in self.by_path if path and self._layers(path) > 1}
         counts = Counter(called.values())
         return {path for path, kind in called.items() if counts[kind] > 1 and kind not in _LISTS}
 
-    def _is_composite(self, path: str) -> bool:
-        parts = self.modules[path].modules()
-        return sum(any(True for _ in inner.parameters(recurse=False)) for inner in parts) > 1
-
-    def _repeated_in(self, kinds: type[nn.Module] | tuple[type[nn.Module], ...]) -> set[str]:
-        chosen: set[str] = set()
-        for path, module in self.modules.items():
-            if not isinstance(module, kinds) or _inserted(path):
-                continue
-            children = {f"{path}.{name}" if path else name: child for name, child in module.named_children()}
-            called = {p: child for p, child in children.items() if p in self.by_path and not _inserted(p)}
-            counts = Counter(type(child) for child in called.values())
-            chosen |= {p for p, child in called.items() if counts[type(child)] > 1 and self._is_composite(p)}
-        return chosen
+    def _layers(self, path: str) -> int:
+        return sum(any(True for _ in inner.parameters(recurse=False)) for inner in self.modules[path].modules())
 
     def stages(self, blocks: list[str]) -> list[str]:
         """The feature modules that a timm model names, else the innermost called modules that hold blocks."""
@@ -417,7 +429,8 @@ class _Reader:
         if reducing:
             pooling = reducing[0 if blocks else -1]
             return pooling.path, Slot("input", next(iter(pooling.arguments)))
-        vectors = [call.output for call in self.calls if call.output and len(call.output.shape) == 2]
+        seen = [mark for call in self.calls for mark in (*call.arguments.values(), *call.outputs.values())]
+        vectors = list({id(mark): mark for mark in seen if len(mark.shape) == 2}.values())
         maps = [call for call in self.calls if call.path and self._becomes_one_of(vectors, call.output)]
         if not maps:
             return None

@@ -48,7 +48,7 @@ class Mark:
         depth: the layers (convolutions, linear layers, normalisations) between the input and it, None if it does not
             come from the input.
         sources: the marks of the tensors that it was computed from.
-        raised: whether its resolution was raised on the way, as a decoder's is.
+        raised: the result of the last operation on the way that raised its resolution, as a decoder does.
         grid: the sizes of the map that it was, spatial axes only, None if it never was one.
         uses: how many operations took it.
     """
@@ -59,7 +59,7 @@ class Mark:
     channel: int | None = None
     depth: int | None = None
     sources: tuple["Mark", ...] = ()
-    raised: bool = False
+    raised: "Mark | None" = None
     grid: tuple[int, ...] | None = None
     uses: int = 0
 
@@ -108,6 +108,7 @@ class Call:
         parent: the call inside which it happened.
         arguments: the tensors among its arguments, and where each stands.
         outputs: the tensors that it returned, and where each stands.
+        uses: how many operations had taken its output when it ended.
         branches: the deeper operand of each residual addition that its own forward makes.
     """
 
@@ -117,6 +118,7 @@ class Call:
     arguments: dict[Key, Mark]
     ended: int = -1
     outputs: dict[Key, Mark] = field(default_factory=dict)
+    uses: int = 0
     branches: list[Mark] = field(default_factory=list)
 
     @property
@@ -192,9 +194,11 @@ class _Marker(TorchFunctionMode):
                 channel=channel,
                 depth=max(depths) + layer if depths else None,
                 sources=tuple(inputs),
-                raised=(name in _RAISES and max(depths, default=0) > 0) or any(mark.raised for mark in inputs),
+                raised=max(inputs, key=lambda mark: mark.depth or 0).raised if inputs else None,
                 grid=grid or next((mark.grid for mark in inputs if mark.grid), None),
             )
+            if name in _RAISES and max(depths, default=0) > 0:
+                self.marks[tensor].raised = self.marks[tensor]
         joined = (name in _ADDS and len(inputs) == 2 and inputs[0].shape == inputs[1].shape) or name in _JOINS
         if joined and isinstance(result, Tensor):
             self.on_join(inputs, self.marks[result], name in _JOINS)
@@ -223,14 +227,14 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     def on_join(operands: list[Mark], result: Mark, concatenation: bool) -> None:
         if not stack or len(result.shape) < 3 or any(mark.depth is None for mark in operands):
             return
-        *others, coarse = sorted(operands, key=lambda mark: (mark.raised, mark.depth or 0))
-        shallower = [mark for mark in others if (mark.depth or 0) < (coarse.depth or 0)]
-        # A skip is shallower than the one raised tensor that it meets. What is raised beside it and as deep makes the
-        # two branches of a pyramid pooling; two raised tensors that are added are a residual block of a decoder.
-        beside = [mark for mark in others if mark.raised and (not concatenation or mark.depth == coarse.depth)]
-        if coarse.raised and shallower and not beside:
-            spans = _spans(operands, result) if concatenation else {}
-            for mark in shallower:
+        *others, coarse = sorted(operands, key=lambda mark: mark.depth or 0)
+        # A skip is shallower than what it meets and was not raised with it. Branches of a pyramid pooling are as deep
+        # as each other; what was raised together makes a residual block, or a dense one, of the decoder.
+        skips = [mark for mark in others if mark.raised is not coarse.raised and mark.depth != coarse.depth]
+        beside = any(mark.raised and mark.depth == coarse.depth for mark in others)
+        spans = _spans(operands, result) if concatenation else {}
+        if coarse.raised and skips and not beside and (spans or not concatenation):
+            for mark in skips:
                 both = (spans[id(mark)], spans[id(coarse)]) if spans else None
                 told.joins.append(Join(stack[-1], mark, coarse, result, both))
         elif not concatenation and operands[0].depth != operands[1].depth:
@@ -253,6 +257,7 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
             call.outputs = {(): marker.mark(output)}
         else:
             call.outputs = {key: marker.mark(tensor) for key, tensor in _keyed(output)}
+        call.uses = call.output.uses if call.output else 0
         told.calls.append(call)
 
     with ExitStack() as cleanup:
