@@ -471,5 +471,10 @@ def test_parameter_groups_part_the_model() -> None:
     assert (backbone["lr"], inserted["lr"]) == (1e-4, 1e-2)
     assert {id(value) for value in inserted["params"]} == {id(value) for value in model.regard.parameters()}
     assert len(backbone["params"]) + len(inserted["params"]) == len(list(model.parameters()))
+    (only,) = parameter_groups(model, lr=None, new_lr=1e-2)
+    assert only["params"] == inserted["params"]
+    assert {name for name, value in model.named_parameters() if value.requires_grad} == {
+        f"regard.{name}" for name, _ in model.regard.named_parameters()
+    }
     with pytest.raises(UserError, match="no inserted attention"):
         parameter_groups(remove(model), 1.0, 1.0)
