@@ -1,9 +1,11 @@
 """What mechanisms are built with: the narrowest widths, the scale of initial values, the pace of running statistics."""
 
 import math
+from inspect import signature
 
 import pytest
 import torch
+from cases import first_cases
 from oracle import count
 
 from regard.attention import (
@@ -209,3 +211,13 @@ def test_the_statistics_of_spatial_maps_follow_a_batch_by_a_hundredth(build):
     for norm, values in normed.items():
         torch.testing.assert_close(norm.running_mean, 0.01 * values.mean()[None])
         torch.testing.assert_close(norm.running_var, 0.99 + 0.01 * values.var()[None])
+
+
+REDUCING = [case for case in first_cases() if "reduction" in signature(case.mechanism).parameters]
+
+
+@pytest.mark.parametrize("case", REDUCING, ids=str)
+@pytest.mark.parametrize("reduction", [0, -2])
+def test_a_reduction_below_one_is_refused(case, reduction):
+    with pytest.raises(ValueError, match=f"reduction={reduction}"):
+        case.build(reduction=reduction)

@@ -24,6 +24,13 @@ def choose_heads(width: int, heads: int | None, most: int | None = None) -> int:
     return heads
 
 
+def reduced(channels: int, reduction: int, least: int = 1) -> int:
+    """The width of a bottleneck: `channels / reduction` rounded down, at least `least`."""
+    if reduction < 1:
+        raise ValueError(f"reduction={reduction} is no divisor of {channels} channels: give 1 or more.")
+    return max(channels // reduction, least)
+
+
 def convolution_over(dims: int) -> type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]:
     """The convolution over that many spatial axes."""
     if dims not in CONVOLUTIONS:

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, get_args
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from regard.attention.arguments import reduced
 from regard.attention.contract import Merge, Paper
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import SPATIAL, MapFact
@@ -33,7 +34,7 @@ class AttentionalFeatureFusion(Merge):
         gate: the weight of `x`, `(batch, channel, *spatial)`, each in 0..1; that of `y` is one minus it.
 
     Raises:
-        ValueError: there is no such variant.
+        ValueError: `reduction` is less than one; there is no such variant.
         ShapeError: the inputs differ in shape or have another channel count.
     """
 
@@ -52,7 +53,7 @@ class AttentionalFeatureFusion(Merge):
         if variant not in get_args(Literal["paper", "code"]):
             raise ValueError(f"there is no variant {variant!r}: choose 'paper' or 'code'.")
         self.channels = channels
-        self.hidden_channels = max(1, channels // reduction)
+        self.hidden_channels = reduced(channels, reduction)
         self.variant = variant
         self.local_context = bottleneck(channels, self.hidden_channels)
         self.global_context = bottleneck(channels, self.hidden_channels)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard import functional
-from regard.attention.arguments import require_groups, require_odd
+from regard.attention.arguments import reduced, require_groups, require_odd
 from regard.attention.contract import Convolve, Paper
 from regard.attention.layout import memory_format
 from regard.attention.offering import MapFact
@@ -43,7 +43,7 @@ class DynamicConvolution(Convolve):
         kernel: `(batch, kernel)`, sums to one over the kernels.
 
     Raises:
-        ValueError: the kernel size is even, or the groups do not divide a channel count.
+        ValueError: `reduction` is less than one; the kernel size is even, or the groups do not divide a channel count.
         ShapeError: the input has another channel count.
     """
 
@@ -93,7 +93,7 @@ class DynamicConvolution(Convolve):
         self.groups = groups
         self.kernels = kernels
         self.temperature = temperature
-        self.hidden_channels = max(1, in_channels // reduction)
+        self.hidden_channels = reduced(in_channels, reduction)
         self.squeeze = nn.Linear(in_channels, self.hidden_channels)
         self.select = nn.Linear(self.hidden_channels, kernels)
         self.weight = nn.Parameter(torch.empty(kernels, out_channels, in_channels // groups, kernel_size, kernel_size))

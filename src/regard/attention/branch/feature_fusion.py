@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard import functional
+from regard.attention.arguments import reduced
 from regard.attention.contract import Merge, Paper
 from regard.attention.layout import memory_format
 from regard.attention.norm import BatchNorm
@@ -34,6 +35,7 @@ class FeatureFusion(Merge):
         channel: the gate `(batch, channel)`, each in 0..1.
 
     Raises:
+        ValueError: `reduction` is less than one.
         ShapeError: the inputs differ in shape or have another channel count.
     """
 
@@ -52,7 +54,7 @@ class FeatureFusion(Merge):
     def __init__(self, channels: int, reduction: int = 1) -> None:
         super().__init__()
         self.channels = channels
-        self.hidden_channels = max(1, channels // reduction)
+        self.hidden_channels = reduced(channels, reduction)
         self.project = nn.Sequential(nn.Conv1d(2 * channels, channels, 1, bias=False), BatchNorm(channels), nn.ReLU())
         self.squeeze = nn.Linear(channels, self.hidden_channels, bias=False)
         self.excite = nn.Linear(self.hidden_channels, channels, bias=False)

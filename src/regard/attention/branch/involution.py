@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard import functional
-from regard.attention.arguments import require_odd
+from regard.attention.arguments import reduced, require_odd
 from regard.attention.contract import Convolve, Paper
 from regard.attention.layout import memory_format
 from regard.attention.norm import BatchNorm
@@ -41,7 +41,7 @@ class Involution(Convolve):
             positions around it, row by row, of any sign.
 
     Raises:
-        ValueError: the kernel size is even, or `groups` does not divide `out_channels`.
+        ValueError: `reduction` is less than one; the kernel size is even, or `groups` does not divide `out_channels`.
         ShapeError: the input has another channel count.
     """
 
@@ -85,7 +85,7 @@ class Involution(Convolve):
         self.kernel_positions = kernel_size**2
         self.stride = stride
         self.groups = groups
-        self.hidden_channels = max(1, out_channels // reduction)
+        self.hidden_channels = reduced(out_channels, reduction)
         self.changes_channels = in_channels != out_channels
         # At the border, where the stride leaves fewer pixels, their mean.
         self.pool = nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity()

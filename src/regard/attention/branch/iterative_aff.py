@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, get_args
 from jaxtyping import Float
 from torch import Tensor
 
+from regard.attention.arguments import reduced
 from regard.attention.branch.aff import bottleneck, multi_scale_gate
 from regard.attention.contract import Merge, Paper
 from regard.attention.offering import SPATIAL, MapFact
@@ -35,7 +36,7 @@ class IterativeAttentionalFeatureFusion(Merge):
         gate: `M2`, the weight of `x` in the output, of the same shape; that of `y` is one minus it.
 
     Raises:
-        ValueError: there is no such variant.
+        ValueError: `reduction` is less than one; there is no such variant.
         ShapeError: the inputs differ in shape or have another channel count.
     """
 
@@ -59,7 +60,7 @@ class IterativeAttentionalFeatureFusion(Merge):
         if variant not in get_args(Literal["paper", "code"]):
             raise ValueError(f"there is no variant {variant!r}: choose 'paper' or 'code'.")
         self.channels = channels
-        self.hidden_channels = max(1, channels // reduction)
+        self.hidden_channels = reduced(channels, reduction)
         self.first_local = bottleneck(channels, self.hidden_channels)
         self.first_global = bottleneck(channels, self.hidden_channels)
         self.second_local = bottleneck(channels, self.hidden_channels)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard import functional
-from regard.attention.arguments import require_groups, require_odd
+from regard.attention.arguments import reduced, require_groups, require_odd
 from regard.attention.contract import Convolve, Paper
 from regard.attention.layout import memory_format
 from regard.attention.norm import BatchNorm
@@ -50,7 +50,7 @@ class OmniDimensionalDynamicConvolution(Convolve):
         output: `o`, `(batch, channel)`, each in 0..1.
 
     Raises:
-        ValueError: the kernel size is even, or the groups do not divide a channel count.
+        ValueError: `reduction` is less than one; the kernel size is even, or the groups do not divide a channel count.
         ShapeError: the input has another channel count.
     """
 
@@ -103,7 +103,7 @@ class OmniDimensionalDynamicConvolution(Convolve):
         self.groups = groups
         self.kernels = kernels
         self.temperature = temperature
-        self.hidden_channels = max(in_channels // reduction, minimum_width)
+        self.hidden_channels = reduced(in_channels, reduction, least=minimum_width)
         self.squeeze = nn.Linear(in_channels, self.hidden_channels, bias=not norm)
         self.norm = BatchNorm(self.hidden_channels) if norm else nn.Identity()
         self.position = nn.Linear(self.hidden_channels, self.kernel_positions)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard import functional
+from regard.attention.arguments import reduced
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import MapFact
 
@@ -40,7 +41,7 @@ class SpatialPyramidAttention(Refine):
         channel: the gate `(batch, channel)`, each in 0..1.
 
     Raises:
-        ValueError: `dims` is not 1, 2 or 3, or a grid has no cells.
+        ValueError: `reduction` is less than one; `dims` is not 1, 2 or 3, or a grid has no cells.
         ShapeError: the input has another channel count or number of spatial axes.
     """
 
@@ -73,7 +74,7 @@ class SpatialPyramidAttention(Refine):
         if not sizes or min(sizes) < 1:
             raise ValueError(f"sizes={sizes} holds no grid or one without cells: give positive numbers, as (4, 2, 1).")
         self.channels = channels
-        self.hidden_channels = max(1, channels // reduction)
+        self.hidden_channels = reduced(channels, reduction)
         self.sizes = tuple(sizes)
         self.grid_cells = sum(size**dims for size in sizes)
         self.spatial_ranks = (dims,)  # pyright: ignore[reportAttributeAccessIssue]

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.attention.arguments import require_odd
+from regard.attention.arguments import reduced, require_odd
 from regard.attention.contract import Convolve, Paper
 from regard.attention.offering import MapFact
 
@@ -42,7 +42,7 @@ class PyramidSplitAttention(Convolve):
         split: `(batch, branch, split_channel)`, sums to one over the branches.
 
     Raises:
-        ValueError: the kernel size is even, or `out_channels` is no multiple of 4.
+        ValueError: `reduction` is less than one; the kernel size is even, or `out_channels` is no multiple of 4.
         ShapeError: the input has another channel count.
     """
 
@@ -90,7 +90,7 @@ class PyramidSplitAttention(Convolve):
         self.stride = stride
         self.split_channels = out_channels // self.branches
         self.split_groups = tuple(gcd(groups * wanted, in_channels, self.split_channels) for wanted in GROUPS)
-        self.hidden_channels = max(1, self.split_channels // reduction)
+        self.hidden_channels = reduced(self.split_channels, reduction)
         sizes = range(kernel_size, kernel_size + 2 * self.branches, 2)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(

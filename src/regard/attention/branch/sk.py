@@ -5,6 +5,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from regard.attention.arguments import reduced
 from regard.attention.contract import Convolve, Paper
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import MapFact
@@ -39,7 +40,7 @@ class SelectiveKernel(Convolve):
         branch: `(batch, branch, channel)`, sums to one over the branches.
 
     Raises:
-        ValueError: the kernel size is even.
+        ValueError: `reduction` is less than one; the kernel size is even.
         ShapeError: the input has another channel count.
     """
 
@@ -78,7 +79,7 @@ class SelectiveKernel(Convolve):
         self.out_channels = out_channels
         self.stride = stride
         self.branches = branches
-        self.hidden_channels = max(out_channels // reduction, minimum_width)
+        self.hidden_channels = reduced(out_channels, reduction, least=minimum_width)
         self.convolutions = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(

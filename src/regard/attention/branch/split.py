@@ -5,7 +5,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.attention.arguments import require_odd
+from regard.attention.arguments import reduced, require_odd
 from regard.attention.contract import Convolve, Paper
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import MapFact
@@ -41,7 +41,7 @@ class SplitAttention(Convolve):
         branch: `(batch, radix, channel)`, sums to one over the splits; of one split a gate in 0..1.
 
     Raises:
-        ValueError: the kernel size is even, or the groups do not divide a channel count.
+        ValueError: `reduction` is less than one; the kernel size is even, or the groups do not divide a channel count.
         ShapeError: the input has another channel count.
     """
 
@@ -76,7 +76,7 @@ class SplitAttention(Convolve):
     ) -> None:
         super().__init__()
         require_odd(kernel_size)
-        hidden_channels = max(in_channels * radix // reduction, minimum_width)
+        hidden_channels = reduced(in_channels * radix, reduction, least=minimum_width)
         if in_channels % (groups * radix) or out_channels % groups or hidden_channels % groups:
             raise ValueError(
                 f"SplitAttention got {in_channels} channels in, {hidden_channels} hidden and {out_channels} out, "

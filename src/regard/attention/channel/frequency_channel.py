@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from regard import functional
+from regard.attention.arguments import reduced
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import MapFact
 
@@ -49,7 +50,7 @@ class FrequencyChannelAttention(Refine):
         channel: the gate `(batch, channel)`, each in 0..1.
 
     Raises:
-        ValueError: there are no `frequencies`, or they are not pairs in 0..6.
+        ValueError: `reduction` is less than one; there are no `frequencies`, or they are not pairs in 0..6.
         ShapeError: the input has another channel count or number of spatial axes.
     """
 
@@ -73,7 +74,7 @@ class FrequencyChannelAttention(Refine):
                 f"frequencies={frequencies} are no pairs of numbers in 0..{GRID - 1}: give such as (0, 1)."
             )
         self.channels = channels
-        self.hidden_channels = max(1, channels // reduction)
+        self.hidden_channels = reduced(channels, reduction)
         pairs = [frequencies[channel * len(frequencies) // channels] for channel in range(channels)]
         self.register_buffer("frequencies", torch.tensor(pairs), persistent=False)  # (C, 2)
         self.squeeze = nn.Linear(channels, self.hidden_channels, bias=False)

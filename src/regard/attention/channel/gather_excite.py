@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regard.attention.arguments import reduced
 from regard.attention.contract import Paper, Refine
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import SPATIAL, MapFact
@@ -50,8 +51,8 @@ class GatherExcite(Refine):
         gate: `(batch, channel, *spatial)`, each in 0..1.
 
     Raises:
-        ValueError: there is no such `variant`, `extent` is too small or no power of two where it has to be one, `size`
-            is missing or not of `dims` numbers, or `dims` is not 1, 2 or 3.
+        ValueError: `reduction` is less than one; there is no such `variant`, `extent` is too small or no power of two
+            where it has to be one, `size` is missing or not of `dims` numbers, or `dims` is not 1, 2 or 3.
         ShapeError: the input has another channel count or number of spatial axes.
     """
 
@@ -91,7 +92,7 @@ class GatherExcite(Refine):
         self.channels = channels
         self.variant = variant
         self.extent = extent
-        self.hidden_channels = max(1, channels // reduction)
+        self.hidden_channels = reduced(channels, reduction)
         self.spatial_ranks = (dims,)  # pyright: ignore[reportAttributeAccessIssue]
         self.kernel = None
         self.steps = nn.Sequential()

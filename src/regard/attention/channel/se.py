@@ -5,6 +5,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from regard.attention.arguments import reduced
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import MapFact
 
@@ -30,6 +31,7 @@ class SqueezeExcitation(Refine):
         channel: the gate `(batch, channel)`, each in 0..1.
 
     Raises:
+        ValueError: `reduction` is less than one.
         ShapeError: the input has another channel count.
     """
 
@@ -47,7 +49,7 @@ class SqueezeExcitation(Refine):
     def __init__(self, channels: int, reduction: int = 16, bias: bool = True) -> None:
         super().__init__()
         self.channels = channels
-        self.hidden_channels = max(1, channels // reduction)
+        self.hidden_channels = reduced(channels, reduction)
         self.squeeze = nn.Linear(channels, self.hidden_channels, bias=bias)
         self.excite = nn.Linear(self.hidden_channels, channels, bias=bias)
 

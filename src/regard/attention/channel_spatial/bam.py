@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard import functional
-from regard.attention.arguments import convolution_over
+from regard.attention.arguments import convolution_over, reduced
 from regard.attention.contract import Paper, Refine
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import SPATIAL, MapFact
@@ -44,7 +44,7 @@ class BottleneckAttention(Refine):
         gate: `(batch, channel, *spatial)`, each in 0..1; the input is multiplied by one plus it.
 
     Raises:
-        ValueError: `dims` is not 1, 2 or 3, or there is no such variant.
+        ValueError: `reduction` is less than one; `dims` is not 1, 2 or 3, or there is no such variant.
         ShapeError: the input has another channel count or number of spatial axes.
     """
 
@@ -71,7 +71,7 @@ class BottleneckAttention(Refine):
             raise ValueError(f"variant={variant!r} is none of {', '.join(get_args(Variant))}: choose one of them.")
         Convolution = convolution_over(dims)
         self.channels = channels
-        self.hidden_channels = max(1, channels // reduction)
+        self.hidden_channels = reduced(channels, reduction)
         self.variant = variant
         self.spatial_ranks = (dims,)  # pyright: ignore[reportAttributeAccessIssue]
         d = self.hidden_channels

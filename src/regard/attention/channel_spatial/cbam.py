@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard import functional
-from regard.attention.arguments import convolution_over, require_odd
+from regard.attention.arguments import convolution_over, reduced, require_odd
 from regard.attention.contract import Paper, Refine
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import SPATIAL, MapFact
@@ -42,7 +42,7 @@ class CBAM(Refine):
         spatial: the gate `(batch, *spatial)`, each in 0..1.
 
     Raises:
-        ValueError: `kernel_size` is even or less than one, or `dims` is not 1, 2 or 3.
+        ValueError: `reduction` is less than one; `kernel_size` is even or less than one, or `dims` is not 1, 2 or 3.
         ShapeError: the input has another channel count or number of spatial axes.
     """
 
@@ -79,7 +79,7 @@ class CBAM(Refine):
         super().__init__()
         require_odd(kernel_size)
         self.channels = channels
-        self.hidden_channels = max(1, channels // reduction)
+        self.hidden_channels = reduced(channels, reduction)
         self.kernel_size = kernel_size
         self.spatial_ranks = (dims,)  # pyright: ignore[reportAttributeAccessIssue]
         self.squeeze = nn.Linear(channels, self.hidden_channels, bias=bias)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard import functional
+from regard.attention.arguments import reduced
 from regard.attention.contract import Paper, Refine
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import MapFact
@@ -36,6 +37,7 @@ class CoordinateAttention(Refine):
         width: the gate of every column `(batch, channel, width)`, each in 0..1.
 
     Raises:
+        ValueError: `reduction` is less than one.
         ShapeError: the input has another channel count or is not two-dimensional.
     """
 
@@ -61,7 +63,7 @@ class CoordinateAttention(Refine):
     def __init__(self, channels: int, reduction: int = 32) -> None:
         super().__init__()
         self.channels = channels
-        self.hidden_channels = max(8, channels // reduction)
+        self.hidden_channels = reduced(channels, reduction, least=8)
         self.squeeze = nn.Conv1d(channels, self.hidden_channels, 1)
         self.norm = BatchNorm(self.hidden_channels)
         self.height = nn.Conv1d(self.hidden_channels, channels, 1)

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.attention.arguments import convolution_over
+from regard.attention.arguments import convolution_over, reduced
 from regard.attention.contract import Paper, Refine
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import SPATIAL, MapFact
@@ -50,7 +50,8 @@ class ResidualAttention(Refine):
         mask: `(batch, channel, *spatial)`, each in 0..1, in -1..1 of the mask `"channel"`.
 
     Raises:
-        ValueError: `levels` or `units` is less than one, there is no such mask, or `dims` is not 1, 2 or 3.
+        ValueError: `reduction` is less than one; `levels` or `units` is less than one, there is no such mask, or `dims`
+            is not 1, 2 or 3.
         ShapeError: the input has another channel count or number of spatial axes.
     """
 
@@ -88,7 +89,7 @@ class ResidualAttention(Refine):
         self.channels = channels
         self.levels = levels
         self.units = units
-        self.hidden_channels = max(1, channels // reduction)
+        self.hidden_channels = reduced(channels, reduction)
         self.mask = mask
         self.spatial_ranks = (dims,)  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard import functional
+from regard.attention.arguments import reduced
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import SPATIAL, MapFact
 
@@ -36,7 +37,7 @@ class ConcurrentSqueezeExcitation(Refine):
         spatial: the gate `(batch, *spatial)`, each in 0..1.
 
     Raises:
-        ValueError: there is no such `fusion`.
+        ValueError: `reduction` is less than one; there is no such `fusion`.
         ShapeError: the input has another channel count.
     """
 
@@ -66,7 +67,7 @@ class ConcurrentSqueezeExcitation(Refine):
         if fusion not in get_args(Fusion):
             raise ValueError(f"fusion={fusion!r} is none of {', '.join(get_args(Fusion))}: choose one of them.")
         self.channels = channels
-        self.hidden_channels = max(1, channels // reduction)
+        self.hidden_channels = reduced(channels, reduction)
         self.fusion = fusion
         self.squeeze = nn.Linear(channels, self.hidden_channels)
         self.excite = nn.Linear(self.hidden_channels, channels)

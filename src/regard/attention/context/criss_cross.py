@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from regard import functional
 from regard.attention import offering
+from regard.attention.arguments import reduced
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import MapFact, Request
 
@@ -37,7 +38,7 @@ class CrissCrossAttention(Refine):
         attention: `(batch, recurrence, query, key)`, sums to one over the keys, zero off the lines.
 
     Raises:
-        ValueError: `recurrence` is less than one.
+        ValueError: `reduction` is less than one; `recurrence` is less than one.
         ShapeError: the input has another channel count.
     """
 
@@ -59,7 +60,7 @@ class CrissCrossAttention(Refine):
         if recurrence < 1:
             raise ValueError(f"recurrence={recurrence} attends to nothing: give 1, or 2 to reach every position.")
         self.channels = channels
-        self.hidden_channels = max(1, channels // reduction)
+        self.hidden_channels = reduced(channels, reduction)
         self.recurrence = recurrence
         self.query = nn.Linear(channels, self.hidden_channels)
         self.key = nn.Linear(channels, self.hidden_channels)

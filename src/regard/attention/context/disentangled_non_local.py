@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from regard import functional
 from regard.attention import offering
+from regard.attention.arguments import reduced
 from regard.attention.contract import Paper, Refine
 from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.norm import BatchNorm
@@ -39,6 +40,7 @@ class DisentangledNonLocal(Refine):
         unary: `b`, `(batch, *spatial)`, sums to one over all positions.
 
     Raises:
+        ValueError: `reduction` is less than one.
         ShapeError: the input has another channel count.
     """
 
@@ -60,7 +62,7 @@ class DisentangledNonLocal(Refine):
     def __init__(self, channels: int, reduction: int = 2) -> None:
         super().__init__()
         self.channels = channels
-        self.hidden_channels = max(1, channels // reduction)
+        self.hidden_channels = reduced(channels, reduction)
         self.query = nn.Linear(channels, self.hidden_channels, bias=False)
         self.key = nn.Linear(channels, self.hidden_channels, bias=False)
         self.value = nn.Linear(channels, self.hidden_channels)

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard import functional
+from regard.attention.arguments import reduced
 from regard.attention.contract import Paper, Refine
 from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.offering import SPATIAL, MapFact
@@ -33,6 +34,7 @@ class DoubleAttention(Refine):
         distribute: `(batch, code, *spatial)`, what each position takes: sums to one over the codes.
 
     Raises:
+        ValueError: `reduction` is less than one.
         ShapeError: the input has another channel count.
     """
 
@@ -52,7 +54,7 @@ class DoubleAttention(Refine):
     def __init__(self, channels: int, reduction: int = 4) -> None:
         super().__init__()
         self.channels = channels
-        self.hidden_channels = self.codes = max(1, channels // reduction)
+        self.hidden_channels = self.codes = reduced(channels, reduction)
         self.project = nn.Linear(channels, self.hidden_channels + 2 * self.codes)
         self.output = nn.Linear(self.hidden_channels, channels)
 

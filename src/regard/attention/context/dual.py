@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from regard import functional
 from regard.attention import offering
+from regard.attention.arguments import reduced
 from regard.attention.contract import Paper, Refine
 from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.offering import MapFact, Request
@@ -45,7 +46,7 @@ class DualAttention(Refine):
         channel: `(batch, channel, key_channel)`, sums to one over the key channels.
 
     Raises:
-        ValueError: there is no such `variant`.
+        ValueError: `reduction` is less than one; there is no such `variant`.
         ShapeError: the input has another channel count.
     """
 
@@ -73,7 +74,7 @@ class DualAttention(Refine):
         if variant not in get_args(Variant):
             raise ValueError(f"variant={variant!r} is none of {', '.join(get_args(Variant))}: choose one of them.")
         self.channels = self.key_channels = channels
-        self.hidden_channels = max(1, channels // reduction)
+        self.hidden_channels = reduced(channels, reduction)
         self.variant = variant
         self.shared_residual = shared_residual
         self.query = nn.Linear(channels, self.hidden_channels)

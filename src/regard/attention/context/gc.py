@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard import functional
+from regard.attention.arguments import reduced
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import SPATIAL, MapFact
 
@@ -37,7 +38,7 @@ class GlobalContext(Refine):
         attention: `(batch, *spatial)`, sums to one over all positions.
 
     Raises:
-        ValueError: there is no such `fusion`.
+        ValueError: `reduction` is less than one; there is no such `fusion`.
         ShapeError: the input has another channel count.
     """
 
@@ -64,7 +65,7 @@ class GlobalContext(Refine):
         if fusion not in get_args(Fusion):
             raise ValueError(f"fusion={fusion!r} is none of {', '.join(get_args(Fusion))}: choose one of them.")
         self.channels = channels
-        self.hidden_channels = max(1, channels // reduction)
+        self.hidden_channels = reduced(channels, reduction)
         self.fusion = fusion
         self.score = nn.Linear(channels, 1)
         self.squeeze = nn.Linear(channels, self.hidden_channels)

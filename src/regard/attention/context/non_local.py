@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from regard import functional
 from regard.attention import offering
+from regard.attention.arguments import reduced
 from regard.attention.contract import Paper, Refine
 from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.norm import BatchNorm
@@ -42,7 +43,7 @@ class NonLocal(Refine):
             divided by the number of positions and sums to anything.
 
     Raises:
-        ValueError: there is no such `mode`.
+        ValueError: `reduction` is less than one; there is no such `mode`.
         ShapeError: the input has another channel count.
     """
 
@@ -61,7 +62,7 @@ class NonLocal(Refine):
         if mode not in get_args(Mode):
             raise ValueError(f"mode={mode!r} is none of {', '.join(get_args(Mode))}: choose one of them.")
         self.channels = channels
-        self.hidden_channels = max(1, channels // reduction)
+        self.hidden_channels = reduced(channels, reduction)
         self.mode = mode
         if mode == "gaussian":
             self.query = self.key = nn.Identity()

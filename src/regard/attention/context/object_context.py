@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard import functional
+from regard.attention.arguments import reduced
 from regard.attention.contract import Paper, Refine
 from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.norm import BatchNorm
@@ -41,6 +42,7 @@ class ObjectContext(Refine):
         relation: `(batch, region, *spatial)`, what each position reads: sums to one over the regions.
 
     Raises:
+        ValueError: `reduction` is less than one.
         ShapeError: the input has another channel count.
     """
 
@@ -67,7 +69,7 @@ class ObjectContext(Refine):
         super().__init__()
         self.channels = channels
         self.regions = regions
-        self.hidden_channels = max(1, channels // reduction)
+        self.hidden_channels = reduced(channels, reduction)
         self.scaled = scaled
         self.logit = nn.Linear(channels, regions)
         self.query = PositionwiseLayer(channels, self.hidden_channels)  # φ

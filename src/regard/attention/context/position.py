@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from regard import functional
 from regard.attention import offering
+from regard.attention.arguments import reduced
 from regard.attention.contract import Paper, Refine
 from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.offering import MapFact, Request
@@ -36,6 +37,7 @@ class PositionAttention(Refine):
         attention: `(batch, query, key)`, sums to one over the keys.
 
     Raises:
+        ValueError: `reduction` is less than one.
         ShapeError: the input has another channel count.
     """
 
@@ -52,7 +54,7 @@ class PositionAttention(Refine):
     def __init__(self, channels: int, reduction: int = 8) -> None:
         super().__init__()
         self.channels = channels
-        self.hidden_channels = max(1, channels // reduction)
+        self.hidden_channels = reduced(channels, reduction)
         self.query = nn.Linear(channels, self.hidden_channels)
         self.key = nn.Linear(channels, self.hidden_channels)
         self.value = nn.Linear(channels, channels)

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from regard.attention.arguments import reduced
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import MapFact
 
@@ -36,6 +37,7 @@ class LargeSelectiveKernel(Refine):
         branch: how much of the near and of the far view `(batch, branch, height, width)`, each in 0..1.
 
     Raises:
+        ValueError: `reduction` is less than one.
         ShapeError: the input has another channel count or is not two-dimensional.
     """
 
@@ -62,7 +64,7 @@ class LargeSelectiveKernel(Refine):
     def __init__(self, channels: int, reduction: int = 2) -> None:
         super().__init__()
         self.channels = channels
-        self.hidden_channels = max(1, channels // reduction)
+        self.hidden_channels = reduced(channels, reduction)
         self.near = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
         self.far = nn.Conv2d(channels, channels, 7, padding=9, dilation=3, groups=channels)
         self.near_view = nn.Conv2d(channels, self.hidden_channels, 1)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard import functional
-from regard.attention.arguments import choose_heads, require_odd
+from regard.attention.arguments import choose_heads, reduced, require_odd
 from regard.attention.contract import Paper, Refine
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import SPATIAL, MapFact
@@ -53,7 +53,8 @@ class ContextualTransformer(Refine):
         branch: `(batch, branch, channel)`, the static and the dynamic context's part, sums to one over the two.
 
     Raises:
-        ValueError: `heads` or `groups` does not divide `channels`, `kernel_size` is even, or there is no such variant.
+        ValueError: `reduction` is less than one; `heads` or `groups` does not divide `channels`, `kernel_size` is even,
+            or there is no such variant.
         ShapeError: the input has another channel count or number of spatial axes.
     """
 
@@ -104,7 +105,7 @@ class ContextualTransformer(Refine):
         self.neighbours = kernel_size**2
         self.heads = choose_heads(channels, heads, most=channels // 8)
         self.groups = functional.largest_divisor(channels, 4) if groups is None else groups
-        self.hidden_channels = max(1, 2 * channels // reduction)
+        self.hidden_channels = reduced(2 * channels, reduction)
         self.fusion_channels = max(channels // 2, minimum_width)
         self.variant = variant
         self.key = nn.Sequential(
