@@ -44,6 +44,7 @@ def test_shows_all_about_one(name: str) -> None:
     assert all(fact.label in shown for fact in mechanism.maps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", mechanisms)
 def test_its_example_runs(name: str) -> None:
     line = example(mechanisms[name])

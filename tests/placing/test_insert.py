@@ -64,7 +64,10 @@ FOUND = {
 }
 
 
-@pytest.fixture(params=MODELS)
+EVERYDAY = ("timm_resnet18", "timm_vit", "sequential")
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[] if name in EVERYDAY else [pytest.mark.slow]) for name in MODELS])
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -187,13 +190,14 @@ def test_identity_at_the_start_is_exact_to_rounding(name: str, at: str) -> None:
 @pytest.mark.parametrize("mechanism", sorted(key for key, kind in mechanisms.items() if issubclass(kind, Refine)))
 def test_every_refinement_can_be_inserted(mechanism: str) -> None:
     model = build("sequential")
-    expected = model(image())
+    shape = (2, 3, 21, 27)
+    expected = model(image(*shape))
     kind = mechanisms[mechanism]
     if kind.layout == "map" and 2 not in kind.spatial_ranks:
         with pytest.raises(UserError, match=f"{mechanism!r} takes 3 spatial axes"):
-            insert(model, mechanism, example=SHAPE)
+            insert(model, mechanism, example=shape)
         return
-    torch.testing.assert_close(insert(model, mechanism, example=SHAPE)(image()), expected)
+    torch.testing.assert_close(insert(model, mechanism, example=shape)(image(*shape)), expected)
 
 
 def test_identity_start_trains_all_new_parameters_from_the_first_step(name: str) -> None:

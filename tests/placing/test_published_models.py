@@ -113,6 +113,7 @@ RESNET_50: dict[str, tuple[Maker, str, int]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("attention", "at", "total"), RESNET_50.values(), ids=RESNET_50)
 def test_resnet_50_with_one_module_in_every_block(attention: Maker, at: str, total: int) -> None:
     assert total_of("resnet50", attention, at) == total

@@ -208,7 +208,10 @@ CASES = {
 }
 
 
-@pytest.fixture(params=CASES)
+EVERY_CASE = [pytest.param(name, marks=[pytest.mark.slow] if name.startswith("timm") else []) for name in CASES]
+
+
+@pytest.fixture(params=EVERY_CASE)
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
 
