@@ -21,7 +21,7 @@ What a mechanism does not take (a mask, another number of axes, channels) it mus
                                   test_nothing_to_attend_to_is_finite_forward_and_backward
     identity at the start         test_starts_as_the_identity_where_it_says_so
     device of the input           test_runs_on_the_device_of_its_input
-    types, large values           test_types_are_kept, test_large_inputs_stay_finite,
+    types, large values           test_types_are_kept, test_runs_under_autocast, test_large_inputs_stay_finite,
                                   test_half_precision_holds_what_fits_into_it
     batch of one, map of one      test_trains_on_a_batch_of_one, test_shape_is_what_the_contract_says
     order                         test_positions_may_change_places_where_they_do_not_matter,
@@ -186,6 +186,17 @@ def test_large_inputs_stay_finite(case: Case, dtype: torch.dtype) -> None:
     total.backward()
     assert all(output.isfinite().all() for output in outputs)
     assert all(x.grad is None or x.grad.isfinite().all() for x in inputs.values())
+
+
+@every_mechanism
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
+def test_runs_under_autocast(case: Case) -> None:
+    module = stir(case.build()).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = run(module, case.inputs(module))
+    assert all(output.isfinite().all() for output in outputs)
+    if any(output.requires_grad for output in outputs):
+        sum(output.float().square().sum() for output in outputs).backward()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @every_mechanism

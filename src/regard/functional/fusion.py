@@ -52,7 +52,7 @@ def count_sketch(
         bins: where each entry goes, in `0..width - 1`, drawn once.
         signs: -1 or 1 for each entry, drawn once.
     """
-    return x.new_zeros(*x.shape[:-1], width).index_add(-1, bins, x * signs)
+    return x.new_zeros(*x.shape[:-1], width).index_add(-1, bins, x * signs.to(x.dtype))
 
 
 def compact_bilinear(one: Float[Tensor, "... K"], other: Float[Tensor, "... K"]) -> Float[Tensor, "... K"]:

@@ -1,0 +1,153 @@
+"""No attention: what every reader is compared with."""
+
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regard.attention.contract import Paper
+from regard.models.vqa.core import Core, Loss
+from regard.models.vqa.sight import Sight
+from regard.models.vqa.words import Words
+
+ANTOL = Paper("VQA: Visual Question Answering", "Antol et al.", "ICCV", 2015)
+
+
+class _Fused(Core):
+    """A network of two hidden layers behind what is joined, as Antol et al. have it for all their baselines."""
+
+    paper: ClassVar[Paper] = ANTOL
+    loss: ClassVar[Loss] = "consensus"
+    attends: ClassVar[bool] = False
+    joint_width: int
+
+    def __init__(self, hidden_width: int, dropout: float) -> None:
+        super().__init__()
+        self.hidden_width = hidden_width
+        self.dropout = dropout
+
+    def classifier(self, answers: int) -> nn.Module:
+        widths = (self.joint_width, self.hidden_width, self.hidden_width)
+        hidden = [
+            layer
+            for width, out_width in pairwise(widths)
+            for layer in (nn.Linear(width, out_width), nn.Dropout(self.dropout), nn.Tanh())
+        ]
+        return nn.Sequential(*hidden, nn.Linear(self.hidden_width, answers))
+
+
+class QuestionOnly(_Fused):
+    """Answers without looking: what the questions alone give away.
+
+    Paper: Antol et al., "VQA: Visual Question Answering", ICCV 2015, the model "LSTM Q".
+
+    Args:
+        sight_width: not used.
+        words_width: width of the questions.
+        hidden_width: width of the classifier's hidden layers; default 1000, the paper's.
+        dropout: of the classifier; default 0.5, the paper's.
+    """
+
+    name: ClassVar[str] = "question_only"
+
+    def __init__(self, sight_width: int, words_width: int, hidden_width: int = 1000, dropout: float = 0.5) -> None:
+        super().__init__(hidden_width, dropout)
+        self.joint_width = words_width
+
+    def forward(self, sight: Sight, words: Words) -> Float[Tensor, "B Q J"]:
+        return words.summary
+
+
+class ImageOnly(_Fused):
+    """Answers without listening: the mean of the picture's tokens, at length one ("norm I").
+
+    Paper: Antol et al., "VQA: Visual Question Answering", ICCV 2015, the model "I".
+
+    Args:
+        sight_width: width of a picture's token.
+        words_width: not used.
+        hidden_width: width of the classifier's hidden layers; default 1000, the paper's.
+        dropout: of the classifier; default 0.5, the paper's.
+    """
+
+    name: ClassVar[str] = "image_only"
+
+    def __init__(self, sight_width: int, words_width: int, hidden_width: int = 1000, dropout: float = 0.5) -> None:
+        super().__init__(hidden_width, dropout)
+        self.joint_width = sight_width
+
+    def forward(self, sight: Sight, words: Words) -> Float[Tensor, "B Q J"]:
+        return F.normalize(sight.mean(), dim=1)[:, None].expand(-1, words.summary.shape[1], -1)
+
+
+class Concatenation(Core):
+    """The mean of the picture's tokens beside the question, and a linear classifier.
+
+        y = W [mean of v; q] + b
+
+    Paper: Zhou, Tian, Sukhbaatar, Szlam, Fergus, "Simple Baseline for Visual Question Answering", arXiv 2015, iBOWIMG,
+    whose question is a bag of words: `BagOfWords`.
+
+    Args:
+        sight_width: width of a picture's token.
+        words_width: width of the questions.
+        hidden_width: of a layer with a ReLU between the two; default None: none, as in the paper.
+    """
+
+    name: ClassVar[str] = "concatenation"
+    paper: ClassVar[Paper] = Paper("Simple Baseline for Visual Question Answering", "Zhou et al.", "arXiv", 2015)
+    loss: ClassVar[Loss] = "consensus"
+    attends: ClassVar[bool] = False
+
+    def __init__(self, sight_width: int, words_width: int, hidden_width: int | None = None) -> None:
+        super().__init__()
+        width = sight_width + words_width
+        self.mix = nn.Identity() if hidden_width is None else nn.Sequential(nn.Linear(width, hidden_width), nn.ReLU())
+        self.joint_width = width if hidden_width is None else hidden_width
+
+    def forward(self, sight: Sight, words: Words) -> Float[Tensor, "B Q J"]:
+        image = sight.mean()[:, None].expand(-1, words.summary.shape[1], -1)  # (B, Q, D)
+        return self.mix(torch.cat((image, words.summary), 2))
+
+
+class Product(_Fused):
+    """Picture and question, each through a layer of its own, multiplied entry by entry.
+
+        z = tanh(W_v v / |v| + b_v) ∘ tanh(W_q q + b_q)        with v the mean of the picture's tokens
+
+    Paper: Antol et al., "VQA: Visual Question Answering", ICCV 2015, "deeper LSTM Q + norm I", whose question is a
+    `QuestionEncoder` of two layers.
+
+    Args:
+        sight_width: width of a picture's token.
+        words_width: width of the questions.
+        width: width of the product; default 1024, the paper's.
+        hidden_width: width of the classifier's hidden layers; default 1000, the paper's.
+        dropout: of the classifier; default 0.5, the paper's.
+        activation: `"tanh"`, the paper's and the default, or `"relu"`.
+    """
+
+    name: ClassVar[str] = "product"
+
+    def __init__(
+        self,
+        sight_width: int,
+        words_width: int,
+        width: int = 1024,
+        hidden_width: int = 1000,
+        dropout: float = 0.5,
+        activation: Literal["tanh", "relu"] = "tanh",
+    ) -> None:
+        super().__init__(hidden_width, dropout)
+        self.sight = nn.Linear(sight_width, width)
+        self.words = nn.Linear(words_width, width)
+        self.activation = activation
+        self.joint_width = width
+
+    def forward(self, sight: Sight, words: Words) -> Float[Tensor, "B Q J"]:
+        act = torch.tanh if self.activation == "tanh" else torch.relu
+        image = act(self.sight(F.normalize(sight.mean(), dim=1)))  # (B, J)
+        return image[:, None] * act(self.words(words.summary))

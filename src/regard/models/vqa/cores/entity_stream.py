@@ -1,0 +1,180 @@
+"""Relationships from an entity stream, read softly or hard."""
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regard import functional
+from regard.attention import Attention
+from regard.attention.contract import Paper
+from regard.attention.offering import MapFact
+from regard.models.vqa.core import Core, Loss
+from regard.models.vqa.sight import Sight
+from regard.models.vqa.words import Words
+
+
+class EntityRead(Attention):
+    """One entity, or none: a learned blank key stands beside those of the picture, and its value is zero.
+
+        a = softmax over n of qᵀ k_n, the blank's among them,  y = Σ_n a_n v_n
+
+    Hard, one entity is read: in training the one with the highest sum of score and Gumbel noise, with the gradient of
+    the softmax of those sums (Jang et al. 2017); in evaluation the one with the highest score.
+
+    Args:
+        key_width: width of queries and keys.
+        hard: whether one entity is read, and not their mean.
+        temperature: of the softmax behind the gradient, if hard; default 1.
+
+    Maps:
+        attention: of the picture's tokens, `(batch, query, key)`; what is missing to one is the blank's.
+        choice: if hard, one at the token that was read, `(batch, query, key)`.
+    """
+
+    name: ClassVar[str] = "entity"
+    maps: ClassVar[tuple[MapFact, ...]] = (
+        MapFact("attention", ("batch", "query", "key")),
+        MapFact("choice", ("batch", "query", "key")),
+    )
+
+    def __init__(self, key_width: int, hard: bool, temperature: float = 1.0) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"EntityRead got temperature={temperature}, expected a positive number.")
+        self.blank = nn.Parameter(torch.randn(key_width) * key_width**-0.5)
+        self.hard = hard
+        self.temperature = temperature
+
+    def forward(
+        self,
+        query: Float[Tensor, "B T K"],
+        keys: Float[Tensor, "B N K"],
+        values: Float[Tensor, "B N V"],
+        mask: Bool[Tensor, "B N"] | None = None,
+    ) -> Float[Tensor, "B T V"]:
+        scores = torch.cat((query @ keys.transpose(1, 2), (query @ self.blank)[..., None]), 2)  # (B, T, N + 1)
+        there = None if mask is None else F.pad(mask, (0, 1), value=True)[:, None]
+        weights = functional.masked_softmax(scores, there)
+        self.offer("attention", weights[..., :-1])
+        if self.hard:
+            soft = weights
+            if self.training:
+                noise = -functional.standard_exponential(scores).log().to(scores.dtype)
+                soft = functional.masked_softmax((scores + noise) / self.temperature, there)
+            choice = F.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
+            self.offer("choice", choice[..., :-1])
+            weights = choice + soft - soft.detach()
+        return functional.read(weights[..., :-1], values)
+
+
+class EntityStream(Core):
+    """Relationships from an entity stream: a recurrent network asks for one entity after the other, another listens.
+
+        h_i = GRU1(v_{i-1}; h_{i-1}),  g_i = GRU2(h_i; g_{i-1})        with h_0 = [q; a learned rest], v_0 = 0
+        v_i = Σ_n softmax_n(k_nᵀ (W relu(g_i) + b)) v_n                 over the entities and a blank one, not scaled
+        z   = last state of GRU4(GRU3(v_1, ..., v_S)),  which starts as GRU1 does
+
+    A token is cut into its key and its value, and where it lies is put beside both.
+
+    Paper: Andrews, Witteveen, "Relationships from Entity Stream", ViGIL workshop at NeurIPS 2017 (in the form of the
+    authors' code, github.com/mdda/relationships-from-entity-stream).
+
+    Args:
+        sight_width: width of a picture's token; where it is not `token_width`, a linear layer brings it there.
+        words_width: width of the questions; where it is not below `width`, a linear layer brings it there.
+        width: width of the recurrent networks; default 32, the paper's.
+        token_width: default 24, the paper's.
+        key_width: how much of a token is its key; default 10, the paper's.
+        steps: how many entities are read; default 6, the paper's.
+        coordinates: whether where a token lies is put beside it; default True. Without it regions need no boxes.
+        temperature: of the hard reading's gradient.
+
+    Class attributes:
+        hard: whether one entity is read at a time, and not the mean of them.
+    """
+
+    name: ClassVar[str] = "entity_stream"
+    paper: ClassVar[Paper] = Paper(
+        "Relationships from Entity Stream", "Andrews and Witteveen", "NeurIPS ViGIL workshop", 2017
+    )
+    loss: ClassVar[Loss] = "consensus"
+    hard: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        sight_width: int,
+        words_width: int,
+        width: int = 32,
+        token_width: int = 24,
+        key_width: int = 10,
+        steps: int = 6,
+        coordinates: bool = True,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not 0 < key_width < token_width:
+            raise ValueError(f"a key of {key_width} cannot be cut off a token of {token_width}: give both some.")
+        self.sight = nn.Identity() if sight_width == token_width else nn.Linear(sight_width, token_width)
+        self.question = nn.Identity() if words_width < width else nn.Linear(words_width, width)
+        self.rest = nn.Parameter(torch.zeros(max(0, width - words_width))) if words_width < width else None
+        self.coordinates = coordinates
+        self.key_width = key_width
+        self.steps = steps
+        asked, value_width = key_width + 2 * coordinates, token_width - key_width + 2 * coordinates
+        self.listen = nn.GRUCell(value_width, width)
+        self.think = nn.GRUCell(width, width)
+        self.ask = nn.Linear(width, asked)
+        self.read = EntityRead(asked, self.hard, temperature)
+        self.hear = nn.GRU(value_width, width, batch_first=True)
+        self.conclude = nn.GRU(width, width, batch_first=True)
+        self.joint_width = width
+
+    def forward(self, sight: Sight, words: Words) -> Float[Tensor, "B Q J"]:
+        token = self.sight(sight.tokens)
+        keys, values = token[..., : self.key_width], token[..., self.key_width :]
+        if self.coordinates:
+            where = sight.coordinates()  # (B, N, 2)
+            keys, values = torch.cat((keys, where), 2), torch.cat((values, where), 2)
+        start = self.question(words.summary).flatten(0, 1)  # (B·Q, _)
+        if self.rest is not None:
+            start = torch.cat((start, self.rest.expand(start.shape[0], -1)), 1)  # (B·Q, D)
+        value = values.new_zeros(start.shape[0], values.shape[2])
+        heard, thought = start, torch.zeros_like(start)
+        stream: list[Tensor] = []
+        for _ in range(self.steps):
+            heard = self.listen(value, heard)
+            thought = self.think(heard, thought)
+            query = words.apart(self.ask(thought.relu()))  # (B, Q, K)
+            with sight.looking():
+                value = self.read(query, keys, values, sight.mask).flatten(0, 1)  # (B·Q, V)
+            stream.append(value)
+        states, _ = self.hear(torch.stack(stream, 1), start[None].contiguous())
+        return words.apart(self.conclude(states)[0][:, -1])
+
+
+class HardEntityStream(EntityStream):
+    """Relationships from an entity stream, each step reading one entity alone: `EntityStream` with `EntityRead` hard.
+
+    Args:
+        sight_width, words_width, token_width, key_width, steps, coordinates, temperature: as of `EntityStream`.
+        width: default 64, the paper's for hard reading.
+    """
+
+    name: ClassVar[str] = "hard_entity_stream"
+    hard: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        sight_width: int,
+        words_width: int,
+        width: int = 64,
+        token_width: int = 24,
+        key_width: int = 10,
+        steps: int = 6,
+        coordinates: bool = True,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__(sight_width, words_width, width, token_width, key_width, steps, coordinates, temperature)

@@ -1,0 +1,201 @@
+"""Vision-language models of `transformers`, with the interface of all others: asked, answering, and watched."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regard.attention import Attention, offering
+from regard.attention.layout import map_to_tokens
+from regard.attention.offering import MapFact, Request
+from regard.errors import UserError
+from regard.models.vqa.model import Answering, Vocabulary
+from regard.models.vqa.sight import Sight
+
+
+class PictureAttention(Attention):
+    """The attention of a model of `transformers` to the picture, shown as every other is.
+
+    Maps:
+        attention: of every word to the picture's patches, `(batch, layer, heads, query, key)`, a row a question of a
+            picture. What is missing to a sum of one is what goes to the words, or to the token of the whole picture.
+    """
+
+    name: ClassVar[str] = "picture_attention"
+    maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "layer", "heads", "query", "key")),)
+
+    def show(self, layers: tuple[Tensor, ...], grid: tuple[int, int], words: int) -> None:
+        """Offer what every layer's words give to the patches, which are the last keys.
+
+        Args:
+            layers: the weights of each layer, `(B·Q, h, tokens, keys)`, words first.
+            grid: of the patches.
+            words: how many words there are.
+        """
+        patches = grid[0] * grid[1]
+
+        def stack(request: Request) -> Tensor:
+            return torch.stack([request.pick(one[:, :, :words, -patches:], heads=1, queries=2) for one in layers], 1)
+
+        with offering.over_grid(grid):
+            self.offer("attention", stack)
+
+
+class ViltAnswering(Answering):
+    """ViLT: one transformer over the words of a question and the patches of a picture, and a classifier of answers.
+
+    Patches keep their order and all of them take part, where `transformers` shuffles them: their attention lies on the
+    picture then, and the answers are the same.
+
+    Paper: Kim, Son, Kim, "ViLT: Vision-and-Language Transformer Without Convolution or Region Supervision", ICML 2021.
+
+    Args:
+        model: a `transformers.ViltForQuestionAnswering`, such as `from_pretrained("dandelin/vilt-b32-finetuned-vqa")`.
+        vocabulary: its tokenizer; only `answer` needs it.
+        answers: the answers' texts; default the labels of the model's configuration.
+        view: as of `Answering`; what `model` was trained to take: a picture whose sides are multiples of its patches'.
+
+    Shapes:
+        pictures `(B, 3, H, W)`, questions `(B, L)` or `(B, Q, L)`, mask of their shape with True = a word.
+        Gives the answers' logits `(B, answers)` or `(B, Q, answers)`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        vocabulary: Vocabulary | None = None,
+        answers: Sequence[str] | None = None,
+        view: Callable[[Any], Tensor] | None = None,
+    ) -> None:
+        from transformers import ViltForQuestionAnswering
+
+        if not isinstance(model, ViltForQuestionAnswering):
+            raise UserError(f"ViltAnswering got a {type(model).__name__}, expected a ViltForQuestionAnswering")
+        config: Any = model.config  # `Any`: what it holds is declared as one of many things
+        labels = config.id2label
+        super().__init__(vocabulary, [labels[at] for at in sorted(labels)] if answers is None else answers, view)
+        self.model = model
+        self.config = config
+        self.attention = PictureAttention()
+        self.independent = True
+
+    def see(self, pictures: Float[Tensor, "B 3 H W"]) -> Sight:
+        parts = self.model.vilt.embeddings
+        patches: Tensor = parts.patch_embeddings(pictures)  # (B, D, h, w)
+        side = self.config.image_size // self.config.patch_size
+        places = parts.position_embeddings[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+        places = F.interpolate(places, size=patches.shape[2:], mode="bilinear", align_corners=True)
+        whole = (parts.cls_token + parts.position_embeddings[:, :1]).expand(len(patches), -1, -1)
+        tokens = torch.cat((whole, map_to_tokens(patches + places)), 1)  # (B, 1 + h·w, D)
+        return Sight(parts.dropout(tokens), grid=(patches.shape[2], patches.shape[3]))
+
+    def read(
+        self, sight: Sight, questions: Int[Tensor, "B Q L"], mask: Bool[Tensor, "B Q L"] | None
+    ) -> Float[Tensor, "B Q answers"]:
+        each, asked, there = _asked(sight, questions, mask, self.config.pad_token_id or 0)
+        watched = offering.listening()
+        given = self.model(
+            input_ids=asked,
+            attention_mask=there,
+            image_embeds=each.tokens,
+            pixel_mask=there.new_ones(each.tokens.shape[:2]),
+            output_attentions=watched,
+        )
+        if watched and sight.grid is not None:
+            self.attention.show(given.attentions, sight.grid, asked.shape[1])
+        return given.logits.unflatten(0, questions.shape[:2])
+
+
+class BlipAnswering(Answering):
+    """BLIP: the question reads the picture, and every answer is as likely as a decoder finds its words.
+
+        logit of an answer = Σ_k log p(word k of it; the words before, the question, the picture)
+
+    A decoder could say anything; among given answers, as here, the paper ranks them likewise. Every question is decoded
+    with every answer: give some hundreds, not all of a language.
+
+    Paper: Li, Li, Xiong, Hoi, "BLIP: Bootstrapping Language-Image Pre-training for Unified Vision-Language
+    Understanding and Generation", ICML 2022, section 5.4.
+
+    Args:
+        model: a `transformers.BlipForQuestionAnswering`, such as `from_pretrained("Salesforce/blip-vqa-base")`.
+        answer_words: every answer's numbers of words, `(answers, K)`: the first one is the decoder's start, the last
+            one its end, and the model's padding fills up the shorter ones.
+        vocabulary: its tokenizer; only `answer` needs it.
+        answers: the answers' texts; only `answer` needs them.
+        view: as of `Answering`.
+
+    Shapes:
+        pictures `(B, 3, H, W)`, questions `(B, L)` or `(B, Q, L)`, mask of their shape with True = a word.
+        Gives the answers' log-likelihoods `(B, answers)` or `(B, Q, answers)`.
+    """
+
+    answer_words: Int[Tensor, "answers K"]
+
+    def __init__(
+        self,
+        model: nn.Module,
+        answer_words: Int[Tensor, "answers K"],
+        vocabulary: Vocabulary | None = None,
+        answers: Sequence[str] | None = None,
+        view: Callable[[Any], Tensor] | None = None,
+    ) -> None:
+        from transformers import BlipForQuestionAnswering
+
+        if not isinstance(model, BlipForQuestionAnswering):
+            raise UserError(f"BlipAnswering got a {type(model).__name__}, expected a BlipForQuestionAnswering")
+        super().__init__(vocabulary, answers, view)
+        self.model = model
+        self.config: Any = model.config  # `Any`: as in ViltAnswering
+        self.attention = PictureAttention()
+        self.register_buffer("answer_words", answer_words)
+        self.independent = False
+
+    def see(self, pictures: Float[Tensor, "B 3 H W"]) -> Sight:
+        side = self.config.vision_config.patch_size
+        grid = (pictures.shape[2] // side, pictures.shape[3] // side)
+        own = self.config.vision_config.image_size
+        resized = tuple(pictures.shape[2:]) != (own, own)
+        encoded = self.model.vision_model(pixel_values=pictures, interpolate_pos_encoding=resized)
+        return Sight(encoded.last_hidden_state, grid=grid)
+
+    def read(
+        self, sight: Sight, questions: Int[Tensor, "B Q L"], mask: Bool[Tensor, "B Q L"] | None
+    ) -> Float[Tensor, "B Q answers"]:
+        padding = self.config.text_config.pad_token_id
+        each, asked, there = _asked(sight, questions, mask, padding)
+        watched = offering.listening()
+        read = self.model.text_encoder(
+            input_ids=asked,
+            attention_mask=there,
+            encoder_hidden_states=each.tokens,
+            encoder_attention_mask=there.new_ones(each.tokens.shape[:2]),
+            output_attentions=watched,
+        )
+        if watched and sight.grid is not None:
+            self.attention.show(read.cross_attentions, sight.grid, asked.shape[1])
+        M, A = len(asked), len(self.answer_words)
+        said = self.answer_words.expand(M, -1, -1).flatten(0, 1)  # (M·A, K)
+        states, there = (x[:, None].expand(-1, A, *x.shape[1:]).flatten(0, 1) for x in (read.last_hidden_state, there))
+        logits = self.model.text_decoder(
+            input_ids=said[:, :-1],
+            attention_mask=(said[:, :-1] != padding).long(),
+            encoder_hidden_states=states,
+            encoder_attention_mask=there,
+            use_cache=False,
+        ).logits  # (M·A, K - 1, words)
+        following = said[:, 1:]
+        likelihood = logits.log_softmax(2).gather(2, following[..., None])[..., 0]
+        likelihood = likelihood.masked_fill(following == padding, 0.0).sum(1)  # (M·A,)
+        return likelihood.reshape(*questions.shape[:2], A)
+
+
+def _asked(
+    sight: Sight, questions: Int[Tensor, "B Q L"], mask: Bool[Tensor, "B Q L"] | None, padding: int
+) -> tuple[Sight, Int[Tensor, "M L"], Int[Tensor, "M L"]]:
+    """Every question with its picture, and where it has words, as numbers."""
+    there = questions != padding if mask is None else mask
+    return sight.repeated(questions.shape[1]), questions.flatten(0, 1), there.flatten(0, 1).long()

@@ -1,0 +1,676 @@
+"""Every core against its paper's equations, written slowly, one question and one pair at a time."""
+
+import math
+from inspect import signature
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from vqa_small import SIGHT, WORDS, small_core
+
+from regard.attention import Read, mechanisms, offering
+from regard.errors import UserError
+from regard.models.vqa import Core, Sight, Words, cores
+from regard.models.vqa.layers import QuestionAttention, SelfAttentiveRead, WeightNormLinear
+
+GRID = (2, 3)
+
+
+def sight() -> Sight:
+    return Sight(torch.randn(2, 6, SIGHT, dtype=torch.float64), grid=GRID)
+
+
+def words() -> Words:
+    mask = torch.tensor([[[1, 1, 1, 1], [1, 0, 1, 1], [0, 1, 1, 0]], [[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 1]]]).bool()
+    tokens = torch.randn(2, 3, 4, WORDS, dtype=torch.float64).masked_fill(~mask[..., None], 0.0)
+    return Words(tokens, mask, torch.randn(2, 3, WORDS, dtype=torch.float64))
+
+
+def core(name: str, **arguments: object) -> Core:
+    return small_core(name, **arguments).double().eval()
+
+
+def one_at_a_time(name_or_core: str | Core, answer, **arguments: object) -> None:
+    """`answer(v, h, q)`, from the picture's tokens, one question's words and its summary, is what the core gives."""
+    model = core(name_or_core, **arguments) if isinstance(name_or_core, str) else name_or_core
+    seen, asked = sight(), words()
+    joint = model(seen, asked)
+    for b in range(2):
+        for q in range(3):
+            said = asked.tokens[b, q][asked.mask[b, q]]
+            torch.testing.assert_close(joint[b, q], answer(model, seen.tokens[b], said, asked.summary[b, q]))
+
+
+def softmax(scores: list[Tensor]) -> list[Tensor]:
+    powers = [score.exp() for score in scores]
+    return [power / sum(powers) for power in powers]
+
+
+def weighed(scores: list[Tensor], tokens: Tensor) -> Tensor:
+    return sum((a * token for a, token in zip(softmax(scores), tokens, strict=True)), torch.zeros(tokens.shape[1]))
+
+
+def length_one(x: Tensor) -> Tensor:
+    return x / x.square().sum().sqrt()
+
+
+def rooted(x: Tensor) -> Tensor:
+    return length_one(x.sign() * x.abs().sqrt())
+
+
+def additive(score, q: Tensor, m: Tensor) -> Tensor:
+    return score.vector.weight[0] @ torch.tanh(score.query(q) + score.memory(m))
+
+
+def coordinates() -> Tensor:
+    """Two rows of three cells: x, then y."""
+    return torch.tensor([[-1, -1], [0, -1], [1, -1], [-1, 1], [0, 1], [1, 1]], dtype=torch.float64)
+
+
+def test_baselines_are_means_and_products() -> None:
+    one_at_a_time("question_only", lambda model, v, h, q: q)
+    one_at_a_time("image_only", lambda model, v, h, q: length_one(v.sum(0)))
+    one_at_a_time("concatenation", lambda model, v, h, q: torch.cat((v.sum(0) / 6, q)))
+    for act in (torch.tanh, torch.relu):
+        one_at_a_time(
+            "product",
+            lambda model, v, h, q, act=act: act(model.sight(length_one(v.sum(0)))) * act(model.words(q)),
+            activation=act.__name__,
+        )
+
+
+def test_a_reader_puts_what_any_mechanism_reads_beside_the_question() -> None:
+    for read in ("additive", "top_down"):
+
+        def reader(model, v, h, q):
+            return torch.cat((model.read(q[None, None], v[None])[0, 0], q))
+
+        one_at_a_time("reader", reader, read=read)
+    for query_less in ("perceiver_resampler", "se", "sorcery"):
+        with pytest.raises(UserError, match=f"guide '{query_less}': choose a Read among .*additive"):
+            cores["reader"](SIGHT, WORDS, read=query_less)
+
+
+# What lies in the memory is, for these, more than tokens.
+ASKS_MORE = {"multi_scale_deformable", "class_residual", "clip_pool"}
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        name
+        for name, kind in mechanisms.items()
+        if issubclass(kind, Read) and name not in ASKS_MORE and next(iter(signature(kind).parameters)) == "query_width"
+    ],
+)
+def test_questions_do_not_see_each_other_whatever_mechanism_reads(read: str) -> None:
+    model = cores["reader"](8, 8, read=read).double().eval()
+    seen = Sight(torch.randn(2, 6, 8, dtype=torch.float64), grid=GRID)
+    asked = Words(
+        torch.zeros(2, 3, 1, 8, dtype=torch.float64),
+        torch.ones(2, 3, 1, dtype=torch.bool),
+        torch.randn(2, 3, 8, dtype=torch.float64),
+    )
+    alone = Words(asked.tokens[:, 1:2], asked.mask[:, 1:2], asked.summary[:, 1:2])
+    torch.testing.assert_close(model(seen, asked)[:, 1:2], model(seen, alone))
+
+
+def test_the_question_weighs_channels_then_positions() -> None:
+    def channels(model, v: Tensor, q: Tensor) -> Tensor:
+        mean = v.sum(0) / 6
+        return torch.stack(softmax([additive(model.channel.score, q, mean[c : c + 1]) for c in range(SIGHT)]))
+
+    def both(model, v, h, q):
+        scaled = v * channels(model, v, q)
+        return torch.cat((weighed([additive(model.spatial.score, q, token) for token in scaled], scaled), q))
+
+    one_at_a_time("question_channel_spatial", both)
+    one_at_a_time("question_channel", lambda model, v, h, q: torch.cat((v.sum(0) / 6 * channels(model, v, q), q)))
+    one_at_a_time(
+        "question_spatial",
+        lambda model, v, h, q: torch.cat((weighed([additive(model.spatial.score, q, token) for token in v], v), q)),
+    )
+
+
+def test_the_question_chooses_one_token_and_learns_from_what_it_chose() -> None:
+    def hard(model, v, h, q):
+        scores = torch.stack([additive(model.spatial.score, q, token) for token in v])
+        return torch.cat((v[int(scores.argmax())], q))
+
+    one_at_a_time("question_hard", hard)
+    model = small_core("question_hard", estimator="score_function").double().train()
+    with offering.recording_choices() as choices:
+        model(sight(), words())
+    assert [tuple(one.shape) for one in choices.log_probabilities] == [(2, 3)]
+
+
+def test_picture_and_question_guide_each_other_in_turn() -> None:
+    def alternating(model, v, h, q):
+        pool = model.summarize
+        summary = weighed([pool.vector(torch.tanh(pool.hidden(word)))[0] for word in h], h)
+        seen = weighed([additive(model.look.score, summary, token) for token in v], v)
+        return torch.cat((seen, weighed([additive(model.listen.score, seen, word) for word in h], h)))
+
+    def guided(model, v, h, q):
+        mean = v.sum(0) / 6
+        return torch.cat((mean, weighed([additive(model.listen.score, mean, word) for word in h], h)))
+
+    one_at_a_time("alternating_co_attention", alternating)
+    one_at_a_time("image_guided", guided)
+
+
+def test_words_phrases_and_question_each_attend_to_the_picture_and_it_to_them() -> None:
+    def co_attention(read, h: Tensor, v: Tensor) -> Tensor:
+        affinity = torch.tanh(h @ read.affinity.weight @ v.T)  # (L, N)
+        of_picture = [
+            read.memory_score.weight[0]
+            @ torch.tanh(read.memory(v[n]) + sum(affinity[t, n] * read.query(h[t]) for t in range(len(h))))
+            for n in range(len(v))
+        ]
+        of_words = [
+            read.query_score.weight[0]
+            @ torch.tanh(read.query(h[t]) + sum(affinity[t, n] * read.memory(v[n]) for n in range(len(v))))
+            for t in range(len(h))
+        ]
+        return weighed(of_words, h) + weighed(of_picture, v)
+
+    def hierarchical(model, v, h, q):
+        v = torch.tanh(model.sight(v))
+        padded = torch.cat((h, torch.zeros(2, WORDS, dtype=torch.float64)))
+        phrases = []
+        for t in range(len(h)):
+            grams = [
+                torch.tanh(sum(gram.weight[:, :, at] @ padded[t + at] for at in range(size)) + gram.bias)
+                for size, gram in enumerate(model.phrases.grams, 1)
+            ]
+            phrases.append(torch.stack(grams).max(0).values)
+        phrases = torch.stack(phrases)
+        sentence = model.sentence.layers[0][0](phrases[None])[0][0]
+        joint = torch.zeros(0, dtype=torch.float64)
+        for level, read, output in zip((h, phrases, sentence), model.levels, model.outputs, strict=True):
+            joint = torch.tanh(output(torch.cat((co_attention(read, level, v), joint))))
+        return joint
+
+    one_at_a_time("hierarchical_co_attention", hierarchical)
+
+
+def test_one_memory_guides_the_look_at_the_picture_and_the_reading_of_words() -> None:
+    def attend(read, memory: Tensor, tokens: Tensor) -> Tensor:
+        asking = torch.tanh(read.query(memory))
+        return weighed([read.score[0] @ (asking * torch.tanh(read.memory(token))) for token in tokens], tokens)
+
+    def dual(model, v, h, q):
+        memory = torch.tanh(model.project[0](v.sum(0) / len(v))) * h.sum(0) / len(h)
+        for project, look, listen in zip(model.project[1:], model.look, model.listen, strict=True):
+            memory = memory + torch.tanh(project(attend(look, memory, v))) * attend(listen, memory, h)
+        return memory
+
+    one_at_a_time("dual_attention", dual, steps=3)
+
+
+def test_stacked_attention_adds_what_it_saw_to_the_question_hop_after_hop() -> None:
+    def stacked(model, v, h, q):
+        tokens = torch.tanh(model.project(v))
+        for score in model.read.scores:
+            q = q + weighed([additive(score, q, token) for token in tokens], tokens)
+        return q
+
+    one_at_a_time("stacked_attention", stacked, hops=3)
+
+
+def test_show_ask_attend_answer_takes_glimpses_of_normalised_cells() -> None:
+    def glimpses(model, v, h, q):
+        v = torch.stack([length_one(token) for token in v])
+        hidden = [torch.relu(model.read.memory(token) + model.read.query(q)) for token in v]
+        seen = [weighed([model.read.score(x)[g] for x in hidden], v) for g in range(2)]
+        return torch.cat((*seen, q))
+
+    one_at_a_time("show_ask_attend_answer", glimpses)
+    classifier = core("show_ask_attend_answer").classifier(5)
+    assert [layer.out_features for layer in classifier if isinstance(layer, nn.Linear)] == [17, 5]
+
+
+def test_top_down_multiplies_gated_layers_of_the_question_and_of_what_it_attended_to() -> None:
+    def gated(layer, x: Tensor) -> Tensor:
+        return torch.tanh(layer.content(x)) * torch.sigmoid(layer.gate(x))
+
+    def top_down(model, v, h, q):
+        v = torch.stack([length_one(token) for token in v])
+        scores = []
+        for token in v:
+            content, gate = (model.read.query(q) + model.read.memory(token)).chunk(2)
+            scores.append(model.read.vector(torch.tanh(content) * torch.sigmoid(gate))[0])
+        return gated(model.words, q) * gated(model.sight, weighed(scores, v))
+
+    one_at_a_time("top_down", top_down)
+
+
+def test_the_product_form_of_top_down_normalises_its_weights() -> None:
+    def linear(layer, x: Tensor) -> Tensor:
+        y = layer.norm * (layer.weight / layer.weight.square().sum().sqrt()) @ x
+        return y if layer.bias is None else y + layer.bias
+
+    def top_down(model, v, h, q):
+        read = model.read
+        asking = torch.relu(linear(read.query, q))
+        scores = [linear(read.score, asking * torch.relu(linear(read.memory, token)))[0] for token in v]
+        return torch.relu(linear(model.words, q)) * torch.relu(linear(model.sight, weighed(scores, v)))
+
+    model = core("top_down_product")
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, WeightNormLinear):
+                layer.norm.mul_(1.7)  # a norm that the weights do not have
+    one_at_a_time(model, top_down)
+
+
+def test_weight_normalisation_is_pytorchs_with_one_norm_for_the_matrix() -> None:
+    ours = WeightNormLinear(5, 3)
+    reference = nn.utils.parametrizations.weight_norm(nn.Linear(5, 3), dim=None)
+    with torch.no_grad():
+        ours.norm.mul_(2.3)
+        reference.parametrizations.weight.original0.copy_(ours.norm)
+        reference.parametrizations.weight.original1.copy_(ours.weight)
+        reference.bias.copy_(ours.bias)
+    x = torch.randn(7, 5)
+    torch.testing.assert_close(ours(x), reference(x))
+
+
+def test_words_are_weighed_by_themselves_a_glimpse_each() -> None:
+    question = QuestionAttention(WORDS, 11, glimpses=3).double()
+    asked = words()
+    given = question(asked)
+    first, _, _, second = question.read.score
+    for b in range(2):
+        for q in range(3):
+            said = asked.tokens[b, q][asked.mask[b, q]]
+            scores = [second(torch.relu(first(word))) for word in said]
+            expected = torch.cat([weighed([score[g] for score in scores], said) for g in range(3)])
+            torch.testing.assert_close(given[b, q], expected)
+    assert isinstance(question.read, SelfAttentiveRead)
+
+
+def test_the_low_rank_model_multiplies_what_tanh_leaves() -> None:
+    def low_rank(model, v, h, q):
+        read, fuse = model.read, model.fuse
+        hidden = [torch.tanh(read.query(q)) * torch.tanh(read.memory(token)) for token in v]
+        seen = torch.cat([weighed([read.score[g] @ x for x in hidden], v) for g in range(2)])
+        return torch.tanh(fuse.words(q)) * torch.tanh(fuse.sight(seen))
+
+    one_at_a_time("mlb", low_rank)
+
+
+def test_mutan_is_tuckers_decomposition_whose_core_has_slices_of_a_rank() -> None:
+    def mutan(model, v, h, q):
+        read, fuse = model.read, model.fuse
+        K, R = 11, 3
+        scores = []
+        for token in v:
+            asking, asked = (
+                factor(torch.tanh(x)).reshape(R, K)
+                for factor, x in ((read.query_core, read.query(q)), (read.memory_core, read.memory(token)))
+            )
+            scores.append(read.score @ (asking * asked).sum(0))
+        seen = torch.cat([weighed([score[g] for score in scores], v) for g in range(2)])
+        a, b = torch.tanh(fuse.words(q)), torch.tanh(fuse.sight(seen))
+        # The core written out: T[i, j, k] = Σ_r M[r, k, i] N[r, k, j].
+        M, N = fuse.words_core.weight.reshape(R, K, K), fuse.sight_core.weight.reshape(R, K, K)
+        core_tensor = torch.einsum("rki,rkj->ijk", M, N)
+        assert not fuse.words_core.bias.any()
+        return torch.einsum("i,j,ijk->k", a, b, core_tensor)
+
+    model = core("mutan")
+    nn.init.zeros_(model.fuse.words_core.bias)
+    nn.init.zeros_(model.fuse.sight_core.bias)
+    one_at_a_time(model, mutan)
+
+
+def test_tucker_has_the_whole_core() -> None:
+    def tucker(model, v, h, q):
+        read, fuse = model.read, model.fuse
+        asking = torch.tanh(read.query(q))
+        scores = [[asking @ matrix @ torch.tanh(read.memory(token)) for token in v] for matrix in read.core]
+        seen = torch.cat([weighed(score, v) for score in scores])
+        a, b = torch.tanh(fuse.words(q)), torch.tanh(fuse.sight(seen))
+        return torch.stack([a @ matrix @ b for matrix in fuse.core])
+
+    one_at_a_time("tucker", tucker)
+
+
+def test_compact_bilinear_pooling_is_the_sketch_of_the_outer_product() -> None:
+    def sketch(q, m, parts) -> Tensor:
+        z = torch.zeros(23, dtype=torch.float64)
+        for i, x in enumerate(q):
+            for j, y in enumerate(m):
+                query_bins, query_signs, memory_bins, memory_signs = parts
+                z[(query_bins[i] + memory_bins[j]) % 23] += query_signs[i] * memory_signs[j] * x * y
+        return rooted(z)
+
+    def compact(model, v, h, q):
+        read, fuse = model.read, model.fuse
+        v = torch.stack([length_one(token) for token in v])
+        parts = (read.query_bins, read.query_signs, read.memory_bins, read.memory_signs)
+        seen = weighed([read.score(sketch(q, token, parts))[0] for token in v], v)
+        return sketch(q, seen, (fuse.query_bins, fuse.query_signs, fuse.sight_bins, fuse.sight_signs))
+
+    with torch.no_grad():
+        one_at_a_time("mcb", compact)
+
+
+@pytest.mark.parametrize(("name", "order"), [("mfb", 1), ("mfh", 2)])
+def test_factorized_pooling_sums_factors_and_chains_blocks(name: str, order: int) -> None:
+    def factorized(model, v, h, q):
+        first, _, _, second = model.question.read.score
+        scores = [second(torch.relu(first(word))) for word in h]
+        asked = torch.cat([weighed([score[g] for score in scores], h) for g in range(2)])
+        pooled = [rooted((model.read.query(asked) * model.read.memory(token)).reshape(3, 11).sum(0)) for token in v]
+        scores = [model.read.score(x) for x in pooled]
+        seen = torch.cat([weighed([score[g] for score in scores], v) for g in range(2)])
+        parts, before = [], torch.ones(33, dtype=torch.float64)
+        for of_words, of_sight in zip(model.fuse.words, model.fuse.sight, strict=True):
+            before = of_words(asked) * of_sight(seen) * before
+            parts.append(rooted(before.reshape(3, 11).sum(0)))
+        assert len(parts) == order
+        return torch.cat(parts)
+
+    one_at_a_time(name, factorized)
+
+
+def test_block_fusion_has_a_core_of_blocks_on_its_superdiagonal() -> None:
+    fuse = core("block").fuse
+    q, v = torch.randn(1, 1, 12, dtype=torch.float64), torch.randn(1, 1, 14, dtype=torch.float64)
+    for layer in (fuse.words_core, fuse.sight_core):
+        nn.init.zeros_(layer.bias)
+    a, b = fuse.words(q)[0, 0], fuse.sight(v)[0, 0]  # 15 each: five parts of three
+    whole = torch.zeros(15, 15, 15, dtype=torch.float64)
+    for p in range(5):
+        for r in range(2):
+            M, N = fuse.words_core.weight[p, r], fuse.sight_core.weight[p, r]
+            for o in range(3):
+                for i in range(3):
+                    for j in range(3):
+                        whole[3 * p + i, 3 * p + j, 3 * p + o] += M[o, i] * N[o, j]
+    z = torch.einsum("i,j,ijk->k", a, b, whole).detach()
+    expected = torch.cat([rooted(part) for part in z.reshape(5, 3)])
+    torch.testing.assert_close(fuse(q, v)[0, 0].detach(), expected)
+
+
+def test_bilinear_attention_adds_what_all_pairs_give_glimpse_after_glimpse() -> None:
+    def ban(model, v, h, q):
+        read = model.read
+        maps = []
+        for g in range(3):
+            scores = [
+                read.score[g] @ (torch.relu(read.score_query(word)) * torch.relu(read.score_memory(token)))
+                for word in h
+                for token in v
+            ]
+            maps.append(softmax(scores))
+        for g, weights in enumerate(maps):
+            value = read.values.weight[g * 11 : (g + 1) * 11]
+            joint = sum(
+                a * torch.relu(read.queries[g](word)) * torch.relu(value @ token)
+                for a, (word, token) in zip(weights, [(word, token) for word in h for token in v], strict=True)
+            )
+            h = h + read.outputs[g](joint)
+        return h.sum(0)
+
+    one_at_a_time("ban", ban)
+
+
+def heads_of(layer) -> nn.MultiheadAttention:
+    """PyTorch's own multi-head attention with these weights."""
+    width = layer.query.in_features
+    reference = nn.MultiheadAttention(width, layer.heads, batch_first=True, dtype=torch.float64)
+    parts = (layer.query, layer.key, layer.value)
+    with torch.no_grad():
+        reference.in_proj_weight.copy_(torch.cat([part.weight for part in parts]))
+        reference.in_proj_bias.copy_(torch.cat([part.bias for part in parts]))
+        reference.out_proj.weight.copy_(layer.output.weight)
+        reference.out_proj.bias.copy_(layer.output.bias)
+    return reference
+
+
+def test_modular_co_attention_is_an_encoder_and_a_decoder_of_pytorchs_post_norm_layers() -> None:
+    def fill(layer, unit, attentions, norms) -> None:
+        layer.self_attn = heads_of(attentions[0])
+        if len(attentions) == 2:
+            layer.multihead_attn = heads_of(attentions[1])
+        layer.linear1, _, layer.linear2 = unit.feed_forward
+        for number, norm in enumerate(norms, 1):
+            setattr(layer, f"norm{number}", norm)
+
+    def flat(read, tokens: Tensor) -> Tensor:
+        first, _, _, second = read.score
+        return weighed([second(torch.relu(first(token)))[0] for token in tokens], tokens)
+
+    def mcan(model, v, h, q):
+        arguments = {"d_model": 10, "nhead": 2, "dim_feedforward": 40, "dropout": 0.0, "batch_first": True}
+        said, seen = model.words(h)[None], model.sight(v)[None]
+        for unit in model.encoder:
+            layer = nn.TransformerEncoderLayer(**arguments, dtype=torch.float64).train()
+            fill(layer, unit, [unit.among], unit.norms)
+            said = layer(said)
+        for unit in model.decoder:
+            layer = nn.TransformerDecoderLayer(**arguments, dtype=torch.float64).train()
+            fill(layer, unit, [unit.among, unit.guide], unit.norms)
+            seen = layer(seen, said)
+        joint = model.words_output(flat(model.flatten_words, said[0]))
+        return model.norm(joint + model.sight_output(flat(model.flatten_sight, seen[0])))
+
+    with torch.no_grad():
+        one_at_a_time("mcan", mcan)
+
+
+def test_the_relation_network_split_by_parts_is_the_plain_one_over_all_pairs() -> None:
+    def plain(model, v, h, q):
+        first = torch.cat((model.first.weight, model.second.weight, model.question.weight), 1)
+        objects = torch.cat((v, coordinates()), 1)
+        total = torch.zeros(19, dtype=torch.float64)
+        for one in objects:
+            for other in objects:
+                total = total + model.g(torch.relu(first @ torch.cat((one, other, q)) + model.question.bias))
+        return model.f(total)
+
+    one_at_a_time("relation_network", plain)
+
+
+def test_film_scales_and_shifts_the_channels_of_residual_blocks() -> None:
+    model = core("film")
+    with torch.no_grad():
+        for module in model.modules():
+            if hasattr(module, "running_mean"):
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2.0)
+
+    def norm(layer, x: Tensor) -> Tensor:
+        mean, deviation = layer.running_mean[:, None, None], (layer.running_var + layer.eps).sqrt()[:, None, None]
+        y = (x - mean) / deviation
+        return y if layer.weight is None else y * layer.weight[:, None, None] + layer.bias[:, None, None]
+
+    def film(model, v, h, q):
+        where = coordinates().T.reshape(2, *GRID)
+        x = torch.cat((v.T.reshape(SIGHT, *GRID), where))
+        x = torch.relu(norm(model.stem[1], F.conv2d(x, model.stem[0].weight, padding=1)))
+        for block in model.blocks:
+            x = torch.relu(F.conv2d(torch.cat((x, where)), block.mix.weight, block.mix.bias))
+            y = norm(block.norm, F.conv2d(x, block.convolve.weight, padding=1))
+            change, shift = block.film.generate(q).chunk(2)
+            x = x + torch.relu((1 + change[:, None, None]) * y + shift[:, None, None])
+        x = torch.relu(norm(model.head[1], F.conv2d(torch.cat((x, where)), model.head[0].weight)))
+        return x.flatten(1).max(1).values
+
+    one_at_a_time(model, film)
+
+
+@pytest.mark.parametrize("self_attention", [False, True])
+@pytest.mark.parametrize("gate", [False, True])
+@pytest.mark.parametrize("stem", ["convolution", "linear"])
+def test_a_chain_of_mac_cells_controls_reads_and_writes(self_attention: bool, gate: bool, stem: str) -> None:
+    def mac(model, v, h, q):
+        if stem == "linear":
+            k = F.elu(model.stem[0](v))
+        else:
+            x = v.T.reshape(SIGHT, *GRID)
+            for layer in (model.stem[0], model.stem[2]):
+                x = F.elu(F.conv2d(x, layer.weight, layer.bias, padding=1))
+            k = x.flatten(1).T
+        h, q = model.words(h), model.summary(q)
+        read = model.read
+        both = torch.cat((read.interaction.weight, read.alone.weight), 1)
+        controls, memories = [model.first_control], [model.first_memory]
+        for position in model.positions:
+            asking = model.ask(torch.cat((controls[-1], position(q))))
+            control = weighed([model.control.score.weight[0] @ (asking * word) for word in h], h)
+            scores = []
+            for cell in k:
+                interaction = read.query(memories[-1]) * (read.memory.weight @ cell)
+                scores.append(read.score.weight[0] @ (control * (both @ torch.cat((interaction, cell)))))
+            memory = model.write(torch.cat((weighed(scores, k), memories[-1])))
+            if self_attention:
+                memory = model.written(memory)
+                if len(memories) > 1:
+                    recalled = [model.recall.score.weight[0] @ (control * past) for past in controls[1:]]
+                    memory = memory + model.recalled(weighed(recalled, torch.stack(memories[1:])))
+            if gate:
+                keep = torch.sigmoid(model.gate(control))
+                memory = keep * memories[-1] + (1 - keep) * memory
+            controls.append(control)
+            memories.append(memory)
+        return torch.cat((q, memories[-1]))
+
+    one_at_a_time("mac", mac, self_attention=self_attention, gate=gate, stem=stem)
+
+
+@pytest.mark.parametrize("name", ["entity_stream", "hard_entity_stream"])
+def test_an_entity_stream_asks_for_one_entity_after_the_other(name: str) -> None:
+    def stream(model, v, h, q):
+        tokens = model.sight(v)
+        keys, values = torch.cat((tokens[:, :3], coordinates()), 1), torch.cat((tokens[:, 3:], coordinates()), 1)
+        keys = torch.cat((keys, model.read.blank[None]))  # the blank's value is zero
+        values = torch.cat((values, torch.zeros(1, 9, dtype=torch.float64)))
+        heard = start = torch.cat((q, model.rest))
+        thought, value, read = torch.zeros(11, dtype=torch.float64), torch.zeros(9, dtype=torch.float64), []
+        for _ in range(3):
+            heard = model.listen(value, heard)
+            thought = model.think(heard, thought)
+            asking = model.ask(torch.relu(thought))
+            scores = [asking @ key for key in keys]
+            value = values[int(torch.stack(scores).argmax())] if model.hard else weighed(scores, values)
+            read.append(value)
+        state, last = start, torch.zeros(11, dtype=torch.float64)
+        cells = []
+        for layer in (model.hear, model.conclude):
+            cell = nn.GRUCell(layer.input_size, layer.hidden_size, dtype=torch.float64)
+            cell.load_state_dict({key.removesuffix("_l0"): value for key, value in layer.state_dict().items()})
+            cells.append(cell)
+        for value in read:
+            state = cells[0](value, state)
+            last = cells[1](state, last)
+        return last
+
+    model = core(name)
+    nn.init.normal_(model.rest)
+    with torch.no_grad():
+        one_at_a_time(model, stream)
+
+
+def test_hard_reading_learns_through_a_choice_that_it_did_not_make() -> None:
+    model = small_core("hard_entity_stream").double().train()
+    seen, asked = sight(), words()
+    model(seen, asked).sum().backward()
+    assert model.ask.weight.grad.abs().max() > 0
+    assert model.read.blank.grad.abs().max() > 0
+    draws = torch.stack([model(seen, asked)[0, 0] for _ in range(9)])
+    assert len(draws.unique(dim=0)) > 1
+
+
+def test_cross_attention_is_a_pre_norm_transformer_whose_questions_do_not_see_each_other() -> None:
+    def block(unit, x: Tensor, memory: Tensor) -> Tensor:
+        read, _ = heads_of(unit.read)(*(y[None] for y in (unit.query_norm(x), *[unit.memory_norm(memory)] * 2)))
+        x = x + read[0]
+        return x + unit.mlp(x)
+
+    def transformer(model, v, h, q):
+        tokens, x = model.sight(v), model.words(q)[None]
+        for unit in model.among:
+            tokens = block(unit, tokens, tokens)
+        for unit in model.blocks:
+            x = block(unit, x, tokens)
+        return model.norm(x)[0]
+
+    with torch.no_grad():
+        one_at_a_time("cross_attention", transformer)
+
+
+@pytest.mark.parametrize("name", ["perceiver", "query_former"])
+def test_latents_read_the_picture_and_the_question_reads_the_latents(name: str) -> None:
+    def latents(model, v, h, q):
+        x = model.words(q)[None]
+        memory = model.resample(model.sight(v)[None])
+        assert memory.shape == (1, 5, 12)
+        for unit in model.blocks:
+            x = unit(x[None], memory)[0]
+        return model.norm(x)[0]
+
+    one_at_a_time(name, latents)
+
+
+def test_parameters_at_the_papers_sizes_are_as_many_as_the_layers_have() -> None:
+    def linear(width: int, out: int) -> int:
+        return width * out + out
+
+    D, H = 512, 2048
+    heads, feed_forward, norm = 4 * linear(D, D), linear(D, H) + linear(H, D), 2 * D
+    mcan = (
+        linear(2048, D)
+        + 6 * (heads + feed_forward + 2 * norm)
+        + 6 * (2 * heads + feed_forward + 3 * norm)
+        + 2 * (linear(D, D) + D + linear(D, 1024))
+        + 2 * 1024
+    )
+    ban = 8 * 1280 + 1280 * (1280 + 2048) + 8 * (1280 * 1280 * 2 + 2048 * 1280)
+    top_down = linear(2048 + 512, 1024) + 512 + 2 * linear(2048, 512) + 2 * linear(512, 512)
+    product = 2 * (linear(2048, 1024) + 1) + 2 * (linear(1024, 1024) + 1) + 1024 + 1
+    mlb = 1200 * (2400 + 2048 + 2) + linear(2400, 1200) + linear(4096, 1200)
+    relation = linear(2 * (24 + 2) + 128, 256) + 3 * linear(256, 256) + 2 * linear(256, 256)
+    show_ask = linear(2048 + 1024, 512) + 512 * 2
+    expected = {
+        "mcan": (2048, 512, mcan),
+        "ban": (2048, 1280, ban),
+        "top_down": (2048, 512, top_down),
+        "top_down_product": (2048, 1024, product),
+        "mlb": (2048, 2400, mlb),
+        "relation_network": (24, 128, relation),
+        "show_ask_attend_answer": (2048, 1024, show_ask),
+    }
+    for name, (sight_width, words_width, count) in expected.items():
+        with torch.device("meta"):
+            model = cores[name](sight_width, words_width)
+        assert sum(parameter.numel() for parameter in model.parameters()) == count, name
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "says"),
+    [
+        ("relation_network", {"g_widths": ()}, "give each a layer"),
+        ("mac", {"steps": 0}, "at least one cell"),
+        ("dual_attention", {"steps": 0}, "at least once"),
+        ("mac", {"stem": "dense"}, "'convolution' or 'linear'"),
+        ("entity_stream", {"key_width": 24, "token_width": 24}, "give both some"),
+        ("entity_stream", {"temperature": 0.0}, "positive number"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_sizes_that_make_no_network_are_refused(name: str, arguments: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        cores[name](SIGHT, WORDS, **arguments)
+
+
+def test_a_grid_of_one_row_has_its_cells_in_the_middle_of_it() -> None:
+    seen = Sight(torch.zeros(1, 3, 2), grid=(1, 3)).coordinates()
+    torch.testing.assert_close(seen[0], torch.tensor([[-1.0, 0.0], [0.0, 0.0], [1.0, 0.0]]))
+    boxes = torch.tensor([[[0.0, 0.5, 0.5, 1.0]]])
+    torch.testing.assert_close(Sight(torch.zeros(1, 1, 2), boxes=boxes).coordinates(), torch.tensor([[[-0.5, 0.5]]]))
+    assert math.isclose(Sight(torch.ones(1, 2, 2)).mean().sum().item(), 2.0)
