@@ -1,0 +1,111 @@
+"""Directed pairs of modalities."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from regard.attention.arguments import choose_heads
+from regard.attention.contract import Paper
+from regard.attention.multimodal import CrossmodalAttention
+from regard.models.fusion.blocks import Block, places
+from regard.models.fusion.contract import Fusion, Level, Modality
+
+
+class DirectedPairs(Fusion):
+    """MulT: a crossmodal transformer for every ordered pair of modalities, then one over what each has collected.
+
+        z_{s→t} = crossmodal layers from x_t, each reading x_s      for every target t and source s ≠ t
+        z_t     = transformer([z_{s→t} for every s], side by side), its last token
+        logits  = L(z + W_2 relu(W_1 z)) with z = [z_1; ...; z_M]
+
+    where `x_m` are the tokens at the fusion's width plus sinusoids of their places. A pair whose source is missing
+    hands `x_t` on as it is, which the paper has no need to say; so does a fusion of one modality.
+
+    Paper: Tsai, Bai, Liang, Kolter, Morency, Salakhutdinov, "Multimodal Transformer for Unaligned Multimodal Language
+    Sequences", ACL 2019, figure 2. Its projection is a convolution over time; here, over any tokens, of size one, as
+    in the authors' code; the code's causal mask is left out.
+
+    Args:
+        widths, classes, width, dropout: as every `Fusion`.
+        layers: of each crossmodal transformer; the paper has 4 or 5.
+        heads: of each attention; default the largest divisor of the width up to 8.
+        last_layers: of the transformer over what a target has collected; the authors' code has 3.
+    """
+
+    name: ClassVar[str] = "directed_pairs"
+    level: ClassVar[Level] = "model"
+    paper: ClassVar[Paper | None] = Paper(
+        "Multimodal Transformer for Unaligned Multimodal Language Sequences", "Tsai et al.", "ACL", 2019
+    )
+
+    def __init__(
+        self,
+        widths: Mapping[str, int],
+        classes: int,
+        width: int = 64,
+        dropout: float = 0.0,
+        layers: int = 2,
+        heads: int | None = None,
+        last_layers: int = 1,
+    ) -> None:
+        super().__init__(widths, classes, width, dropout)
+        heads = choose_heads(width, heads, 8)
+        count = len(self.widths)
+        self.sources = [[s for s in range(count) if s != t] for t in range(count)]
+        collected = width * max(1, count - 1)
+        self.project = nn.ModuleList(nn.Linear(wide, width, bias=False) for wide in self.widths.values())
+        self.pairs = nn.ModuleList(
+            nn.ModuleList(
+                nn.ModuleList(CrossmodalAttention(width, width, heads, variant="code") for _ in range(layers))
+                for _ in sources
+            )
+            for sources in self.sources
+        )
+        self.last = nn.ModuleList(
+            nn.ModuleList(Block(collected, heads * max(1, count - 1)) for _ in range(last_layers)) for _ in self.widths
+        )
+        whole = collected * count
+        self.mix = nn.Sequential(nn.Linear(whole, whole), nn.ReLU(), self.dropout, nn.Linear(whole, whole))
+        self.classify = nn.Linear(whole, classes)
+
+    def fuse(self, modalities: list[Modality]) -> Float[Tensor, "B K"]:
+        tokens = []
+        for project, modality in zip(self.project, modalities, strict=True):
+            x = project(modality.tokens)
+            tokens.append(x + places(x.shape[1], self.width, x))
+        collected = []
+        for target, sources in enumerate(self.sources):
+            parts = [
+                self.feed(self.pairs[target][pair], tokens[target], tokens[source], modalities[source].mask)  # pyright: ignore
+                for pair, source in enumerate(sources)
+            ] or [tokens[target]]
+            x = torch.cat(parts, 2)
+            for block in self.last[target]:  # pyright: ignore[reportGeneralTypeIssues]
+                x = block(x, modalities[target].mask)
+            collected.append(last_token(x, modalities[target].mask))
+        z = torch.cat(collected, 1)
+        return self.classify(z + self.mix(z))
+
+    @staticmethod
+    def feed(
+        layers: nn.ModuleList,
+        target: Float[Tensor, "B T W"],
+        source: Float[Tensor, "B N W"],
+        mask: Bool[Tensor, "B N"],
+    ) -> Float[Tensor, "B T W"]:
+        """One ordered pair: every layer reads the same source."""
+        x = target
+        for layer in layers:
+            x = layer(x, source, mask)
+        return torch.where(mask.any(1)[:, None, None], x, target)
+
+
+def last_token(x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"]) -> Float[Tensor, "B D"]:
+    """The last token that takes part; zero where none does."""
+    places = torch.arange(x.shape[1], device=x.device)
+    last = torch.where(mask, places, -1).amax(1)  # (B,)
+    found = x[torch.arange(len(x), device=x.device), last.clamp_min(0)]
+    return found.masked_fill((last < 0)[:, None], 0.0)
