@@ -35,6 +35,7 @@ def test_surface_is_as_written_down() -> None:
     )
 
 
+@pytest.mark.slow
 def test_import_brings_torch_and_nothing_heavier() -> None:
     loaded = _python(
         "import sys, regard, regard.attention; print(*{name.partition('.')[0] for name in sys.modules})"

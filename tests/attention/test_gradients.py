@@ -188,6 +188,7 @@ every_variant = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @every_variant
 def test_a_variant_s_gradient_is_the_derivative(case, arguments):
     """By finite differences, with respect to every input and parameter; and no parameter is out of use.

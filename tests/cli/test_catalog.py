@@ -31,6 +31,7 @@ def test_json_has_the_documented_keys() -> None:
     assert all(list(entry) == keys for entry in entries)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", mechanisms)
 def test_shows_all_about_one(name: str) -> None:
     result = regard("catalog", name)

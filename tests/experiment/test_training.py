@@ -83,6 +83,7 @@ def test_trained_epochs_are_all_on_the_curve(tmp_path: Path) -> None:
     assert EPOCHS <= EVALUATIONS  # so that every epoch is evaluated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["additive", "hard"])
 def test_goes_on_as_if_never_broken_off(tmp_path: Path, attention: str) -> None:
     whole = run(tmp_path / "whole.safetensors", attention)

@@ -140,6 +140,7 @@ def test_the_pool_is_found_at_every_input_size(size: int) -> None:
     assert [(place.path, place.side, place.channels) for place in table.of("pool")] == [("avgpool", "input", 512)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "count"), [("res2net50_14w_8s", 16), ("swin_tiny_patch4_window7_224", 24)], ids=["split", "reshaped"]
 )
@@ -170,6 +171,7 @@ def test_examples_of_every_kind() -> None:
         places(build("torchvision_resnet18"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "total"), [("resnet18", 11_778_592), ("resnet34", 21_958_868), ("resnet50", 28_088_024)]
 )

@@ -36,7 +36,7 @@ from regard.placing.building import Maker
 Network = Callable[[], nn.Module]
 
 # Shape checks of thousands of calls would take most of the time; what is inserted is checked in its own tests.
-pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+pytestmark = [pytest.mark.usefixtures("unchecked_shapes"), pytest.mark.slow]
 
 SHAPE = (1, 3, 64, 64)
 

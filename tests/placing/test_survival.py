@@ -616,6 +616,7 @@ def test_checkpointing_a_host_changes_no_gradient(name: str, reentrant: bool) ->
     check_removal(CASES[name], model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "at",
     ["stem", "block", "branch", "pool", "stage"],

@@ -114,6 +114,7 @@ def project(folder: Path, value: float, expected: float) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_an_obvious_defect_is_caught(tmp_path):
     root = project(tmp_path, 2.0, 3.0)
     (result,) = examine(root, Project(root).targets(), jobs=1, count=2, limit=30, forking=False)
@@ -122,6 +123,7 @@ def test_an_obvious_defect_is_caught(tmp_path):
     assert summary([result]).endswith("2 / 2 caught")
 
 
+@pytest.mark.slow
 def test_what_no_test_sees_survives_and_is_named(tmp_path, capsys):
     root = project(tmp_path, 0.0, 0.0)
     before = (root / "src/regard/attention/channel/gate.py").read_text()

@@ -44,6 +44,7 @@ def test_it_gives_finite_logits_and_a_gradient_to_every_modality(name: str) -> N
         assert (x.grad != 0).flatten(1).any(1).all()
 
 
+@pytest.mark.slow
 @every
 @pytest.mark.parametrize("gone", WIDTHS)
 @pytest.mark.parametrize("content", [torch.nan, torch.inf, 1e4])

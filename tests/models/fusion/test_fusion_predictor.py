@@ -83,6 +83,7 @@ def test_it_is_the_same_from_a_data_frame_an_arrow_table_and_the_same_seed(colum
     assert not np.allclose(other, first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", fusions)
 def test_every_fusion_trains_is_kept_and_predicts_without_a_modality(
     name: str, columns: Table, folder: Path, tmp_path: Path

@@ -45,6 +45,7 @@ def test_the_figures_that_the_docstring_states() -> None:
             assert bayes_accuracy(known, 3, rule) == figures[len(known)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_a_guess_from_the_digits_reaches_the_bayes_accuracy_and_no_more(rule: str) -> None:
     data = draw(1500, 3, rule)
