@@ -6,6 +6,8 @@ import sys
 from inspect import signature
 from pathlib import Path
 
+import pytest
+
 FROZEN = Path(__file__).with_name("surface.json")
 REGENERATE = "uv run python tests/test_surface.py --write"
 

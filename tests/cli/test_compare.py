@@ -150,6 +150,7 @@ def test_a_whole_comparison(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_in_one_line_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loss: Callable[..., torch.Tensor] = DigitScenes.loss
     calls: list[int] = []

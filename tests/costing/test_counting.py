@@ -180,6 +180,7 @@ def test_inference_mode_outside_changes_nothing() -> None:
         assert counted(model, x) == outside
 
 
+@pytest.mark.slow
 def test_a_compiled_model_is_counted_as_it_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = nn.Sequential(nn.Linear(7, 11), nn.ReLU()), torch.rand(3, 7)
     assert counted(torch.compile(model, backend="eager"), x) == counted(model, x)

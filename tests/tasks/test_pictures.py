@@ -383,6 +383,7 @@ def train(made: PicturesTask, attention: str, epochs: int) -> nn.Module:
     return model
 
 
+@pytest.mark.slow
 def test_it_learns(tmp_path: Path) -> None:
     made = task(toy(tmp_path / "data", 30), batch=8)
     model = train(made, "se", 10)

@@ -60,6 +60,7 @@ def test_what_a_missing_modality_holds_changes_nothing(name: str, gone: str, con
     torch.testing.assert_close(fusion(given)[[0, 2]], answer[[0, 2]])
 
 
+@pytest.mark.slow
 @every
 @pytest.mark.parametrize("gone", WIDTHS)
 def test_there_are_four_ways_to_say_that_it_is_missing(name: str, gone: str) -> None:

@@ -73,6 +73,7 @@ def test_the_answer_depends_on_what_the_core_says_it_reads(name: str) -> None:
     assert (of_questions > 1e-9) == (name != "image_only")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", cores)
 def test_words_that_fill_up_a_question_change_nothing_wherever_they_stand(name: str) -> None:
     model = small_model(name).eval().double()
