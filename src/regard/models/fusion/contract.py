@@ -109,6 +109,16 @@ class Fusion(nn.Module):
     def fuse(self, modalities: list[Modality]) -> Float[Tensor, "B K"]:
         """Logits from the cleaned modalities, in the order of `widths`."""
 
+    def losses(
+        self,
+        target: Int[Tensor, " B"],
+        tokens: Mapping[str, Float[Tensor, "..."]],
+        masks: Mapping[str, Bool[Tensor, "B _"]] | None = None,
+        present: Mapping[str, Bool[Tensor, " B"]] | None = None,
+    ) -> Float[Tensor, " H"]:
+        """The loss of every classifier that the method has."""
+        return self.each_loss(target, self.clean(tokens, masks, present))
+
     def loss(
         self,
         target: Int[Tensor, " B"],
@@ -116,8 +126,8 @@ class Fusion(nn.Module):
         masks: Mapping[str, Bool[Tensor, "B _"]] | None = None,
         present: Mapping[str, Bool[Tensor, " B"]] | None = None,
     ) -> Float[Tensor, ""]:
-        """What training makes small: the cross entropy of the answer, unless the method has its own."""
-        return F.cross_entropy(self(tokens, masks, present), target)
+        """What training makes small."""
+        return self.combined(self.losses(target, tokens, masks, present))
 
     def criterion(
         self,
@@ -127,7 +137,19 @@ class Fusion(nn.Module):
         present: Mapping[str, Bool[Tensor, " B"]] | None = None,
     ) -> Float[Tensor, " G"]:
         """What early stopping watches on held-out examples: one loss, or one for each modality if these are `apart`."""
-        return self.loss(target, tokens, masks, present)[None]
+        return self.watched(self.losses(target, tokens, masks, present))
+
+    def each_loss(self, target: Int[Tensor, " B"], modalities: list[Modality]) -> Float[Tensor, " H"]:
+        """The loss of every classifier: the cross entropy of the answer, unless the method has others."""
+        return F.cross_entropy(self.fuse(modalities), target)[None]
+
+    def combined(self, losses: Float[Tensor, " H"]) -> Float[Tensor, ""]:
+        """One loss of all, for training: their mean, unless the method has its own."""
+        return losses.mean()
+
+    def watched(self, losses: Float[Tensor, " H"]) -> Float[Tensor, " G"]:
+        """Those that early stopping watches: all, unless the method says which."""
+        return losses
 
     def parts(self) -> list[tuple[str, ...]]:
         """Of a fusion that is `apart`, where the state of each modality's own part is: how its names begin."""

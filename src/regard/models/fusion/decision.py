@@ -45,23 +45,8 @@ class DecisionFusion(Fusion):
         logits = torch.stack([head(vector) for head, vector in zip(self.heads, vectors, strict=True)], 1)
         return logits.masked_fill(~there[..., None], 0.0), there
 
-    def loss(
-        self,
-        target: Int[Tensor, " B"],
-        tokens: Mapping[str, Float[Tensor, "..."]],
-        masks: Mapping[str, Bool[Tensor, "B _"]] | None = None,
-        present: Mapping[str, Bool[Tensor, " B"]] | None = None,
-    ) -> Float[Tensor, ""]:
-        return self.criterion(target, tokens, masks, present).mean()
-
-    def criterion(
-        self,
-        target: Int[Tensor, " B"],
-        tokens: Mapping[str, Float[Tensor, "..."]],
-        masks: Mapping[str, Bool[Tensor, "B _"]] | None = None,
-        present: Mapping[str, Bool[Tensor, " B"]] | None = None,
-    ) -> Float[Tensor, " M"]:
-        return losses_of_each(*self.decide(self.clean(tokens, masks, present)), target)
+    def each_loss(self, target: Int[Tensor, " B"], modalities: list[Modality]) -> Float[Tensor, " M"]:
+        return losses_of_each(*self.decide(modalities), target)
 
     def parts(self) -> list[tuple[str, ...]]:
         return [(f"pools.{m}.", f"heads.{m}.") for m in range(len(self.widths))]

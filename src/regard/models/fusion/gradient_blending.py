@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from regard.attention.contract import Paper
@@ -94,15 +94,8 @@ class GradientBlending(Fusion):
     def fuse(self, modalities: list[Modality]) -> Float[Tensor, "B K"]:
         return self.joint.fuse(modalities)
 
-    def losses(
-        self,
-        target: Int[Tensor, " B"],
-        tokens: Mapping[str, Float[Tensor, "..."]],
-        masks: Mapping[str, Bool[Tensor, "B _"]] | None = None,
-        present: Mapping[str, Bool[Tensor, " B"]] | None = None,
-    ) -> Float[Tensor, " H"]:
+    def each_loss(self, target: Int[Tensor, " B"], modalities: list[Modality]) -> Float[Tensor, " H"]:
         """Of the modalities' heads and, last, of the joint one."""
-        modalities = self.clean(tokens, masks, present)
         vectors = pool_all(self.joint.pools, modalities)
         logits = [head(vector) for head, vector in zip(self.heads, vectors, strict=True)]
         logits.append(self.joint.join(vectors, modalities))
@@ -110,24 +103,11 @@ class GradientBlending(Fusion):
         there.append(torch.ones_like(there[0]))
         return losses_of_each(torch.stack(logits, 1), torch.stack(there, 1), target)
 
-    def loss(
-        self,
-        target: Int[Tensor, " B"],
-        tokens: Mapping[str, Float[Tensor, "..."]],
-        masks: Mapping[str, Bool[Tensor, "B _"]] | None = None,
-        present: Mapping[str, Bool[Tensor, " B"]] | None = None,
-    ) -> Float[Tensor, ""]:
-        return (self.weights * self.losses(target, tokens, masks, present)).sum()
+    def combined(self, losses: Float[Tensor, " H"]) -> Float[Tensor, ""]:
+        return (self.weights * losses).sum()
 
-    def criterion(
-        self,
-        target: Int[Tensor, " B"],
-        tokens: Mapping[str, Float[Tensor, "..."]],
-        masks: Mapping[str, Bool[Tensor, "B _"]] | None = None,
-        present: Mapping[str, Bool[Tensor, " B"]] | None = None,
-    ) -> Float[Tensor, " G"]:
-        # The joint head's: the blended loss is another function after every period.
-        return self.losses(target, tokens, masks, present)[-1:]
+    def watched(self, losses: Float[Tensor, " H"]) -> Float[Tensor, " G"]:
+        return losses[-1:]  # the joint head's: the blended loss is another function after every period
 
     def after_epoch(self, epoch: int, training: Examples, held: Examples) -> None:
         if epoch % self.period:
