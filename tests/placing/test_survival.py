@@ -15,6 +15,7 @@ import timm.layers
 import timm.utils
 import torch
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
@@ -794,3 +795,13 @@ def test_a_kernel_of_each_image_traces_for_any_batch() -> None:
     model = Case(Residuals, "dynamic_convolution", "blocks.*.conv").attended()
     traced = torch.jit.trace(model, image())
     torch.testing.assert_close(traced(image(3)), model(image(3)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("path", ["layer2", "layer3.0"], ids=["on the way", "the host"])
+def test_a_wrapper_around_a_host_leaves_its_attention(path: str) -> None:
+    """What sharding and checkpointing wrap keeps its hooks, and is not taken for replaced."""
+    model = Case(timm_resnet, "se", "block").attended()
+    expected = model(image())
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, checkpoint_wrapper(model.get_submodule(path)))
+    torch.testing.assert_close(model(image()), expected)

@@ -207,13 +207,14 @@ class Insertions(nn.Module):
         _unhook(model, self)
 
     def _find(self, model: nn.Module, placed: Placed) -> bool:
-        module: Any = model
+        module = model
         for name in placed.host.split(".") if placed.host else ():
-            module = module._modules.get(name)
-            if module is None:
+            inner = module._modules.get(name)
+            if inner is None:
                 break
-        # A wrapper around the host (of sharding, of checkpointing) leaves the hook on what it wraps.
-        return (module is not None and placed.is_attached(module)) or any(map(placed.is_attached, model.modules()))
+            module = inner
+        # A wrapper on the way to the host (of sharding, of checkpointing) leaves the hook on what it wraps.
+        return any(map(placed.is_attached, module.modules()))
 
     # `Any`: the signature of torch's own method.
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any, **named: Any) -> None:
