@@ -24,11 +24,15 @@ def write(folder: Path) -> None:
     texts = {
         name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
     }
+    own = {path.stem: path.read_text(encoding="utf-8") for path in HERE.glob("*.md")}
     found = {
         "index": pages.index(texts["README.md"]),
         "contributing": pages.contributing(texts["CONTRIBUTING.md"]),
         "changelog": texts["CHANGELOG.md"],
-        "placing": (HERE / "placing.md").read_text(encoding="utf-8"),
+        "placing": own["placing"],
+        "questions": pages.questions(own["questions"]),
+        "sort_of_clevr": own["sort_of_clevr"],
+        "fusion": pages.fusion(own["fusion"]),
         "mechanisms/index": pages.table(),
     }
     for entry in catalogue.catalog():

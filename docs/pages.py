@@ -9,6 +9,8 @@ from pictures import CHANNELS, COLUMNS, CREDIT, ROWS, Picture
 from regard.attention import Attention, catalogue
 from regard.attention.catalogue import Entry
 from regard.cli.catalog import example, facts, summary
+from regard.models.fusion import fusions
+from regard.models.vqa import cores
 
 HEADINGS = ("name", "class", "family", "contract", "paper", "year", "growth", "map axes")
 
@@ -70,6 +72,30 @@ def page(mechanism: type[Attention], entry: Entry, pictures: list[Picture]) -> s
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def questions(text: str) -> str:
+    """The page on questions about pictures, with a table of its models."""
+    rows = [
+        f"| `{name}` | {cleandoc(core.__doc__ or '').splitlines()[0]} | {core.paper.authors}, {core.paper.venue} "
+        f"{core.paper.year} | {'words' if core.reads_words else 'its summary'} | "
+        f"{'cells of a grid' if core.grid else 'cells or regions'} | {'yes' if core.attends else 'no'} | {core.loss} |"
+        for name, core in cores.items()
+    ]
+    heading = "| name | what it does | paper | reads of a question | reads of a picture | attends | loss |"
+    return text.replace("<!-- models -->", "\n".join((heading, "|---" * 7 + "|", *rows)))
+
+
+def fusion(text: str) -> str:
+    """The page on fusion, with a table of what there is."""
+    rows = [
+        f"| `{name}` | {kind.level} | {cleandoc(kind.__doc__ or '').splitlines()[0]} | "
+        + (f"{kind.paper.authors}, {kind.paper.venue} {kind.paper.year} |" if kind.paper else "|")
+        for name, kind in fusions.items()
+    ]
+    return text.replace(
+        "<!-- fusions -->", "\n".join(("| name | level | what it does | paper |", "|---|---|---|---|", *rows))
+    )
+
+
 def navigation() -> list[dict[str, object]]:
     """What stands where, for mkdocs."""
     families = [
@@ -79,6 +105,8 @@ def navigation() -> list[dict[str, object]]:
     return [
         {"regard": "index.md"},
         {"Mechanisms": ["mechanisms/index.md", *families]},
+        {"Questions": ["questions.md", {"sort-of-CLEVR": "sort_of_clevr.md"}]},
+        {"Fusion": "fusion.md"},
         {"Models": "placing.md"},
         {"Contributing": "contributing.md"},
         {"Changelog": "changelog.md"},

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 import regard
 from regard.attention import Attention, Convolve, Merge, Read, Refine, offering
 from regard.attention.layout import map_to_tokens
-from regard.report.colour import table
+from regard.watching.colour import table
 from regard.watching.maps import AttentionMap
 
 ROWS, COLUMNS, CELL = 24, 32, 12

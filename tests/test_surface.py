@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib import import_module
 from inspect import signature
 from pathlib import Path
 
@@ -18,11 +19,15 @@ def surface() -> dict[str, list[str] | dict[str, str]]:
     """What a user may rely on, by group."""
     import regard
     from regard import attention
+    from regard.models.fusion import fusions
+    from regard.models.vqa import cores
 
+    rooms = ("regard", "regard.attention", "regard.models.vqa", "regard.models.fusion", "regard.tasks.vqa")
+    made = {"create": attention.mechanisms, "models.vqa.create": cores, "models.fusion": fusions}
     return {
-        "regard": sorted(regard.__all__),
-        "regard.attention": sorted(attention.__all__),
-        "create": {name: str(signature(mechanism)) for name, mechanism in sorted(attention.mechanisms.items())},
+        **{room: sorted(import_module(room).__all__) for room in rooms},
+        **{verb: {name: str(signature(kinds[name])) for name in sorted(kinds)} for verb, kinds in made.items()},
+        "verbs": {name: str(signature(getattr(regard, name))) for name in regard.__all__ if name != "__version__"},
     }
 
 

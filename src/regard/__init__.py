@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from regard.attention.catalogue import catalog, create
     from regard.costing import cost
     from regard.experiment import compare
+    from regard.models.vqa import load
     from regard.placing import insert, places, remove
     from regard.watching import watch
 
@@ -22,13 +23,14 @@ _homes = {
     "cost": "regard.costing",
     "create": "regard.attention.catalogue",
     "insert": "regard.placing",
+    "load": "regard.models.vqa",
     "places": "regard.placing",
     "remove": "regard.placing",
     "watch": "regard.watching",
 }
 """The module that each verb comes from."""
 
-__all__ = ["__version__", "catalog", "compare", "cost", "create", "insert", "places", "remove", "watch"]
+__all__ = ["__version__", "catalog", "compare", "cost", "create", "insert", "load", "places", "remove", "watch"]
 
 
 def __getattr__(name: str) -> object:

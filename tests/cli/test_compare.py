@@ -13,7 +13,8 @@ from regard.cli import build
 from regard.experiment.run import Run
 from regard.experiment.settings import Settings
 from regard.tasks.digit_scenes import DigitScenes
-from regard.tasks.digit_scenes.task import READS
+from regard.tasks.digit_scenes.task import VARIANTS
+from small_photos import photos
 
 
 def regard(*arguments: str) -> Result:
@@ -45,7 +46,7 @@ def one_line(result: Result, *parts: str) -> None:
 
 
 BAD: dict[str, tuple[list[str], list[str]]] = {
-    "attention": (["--attention", "none,aditive"], ["'aditive'", "did you mean 'additive'?", *READS]),
+    "attention": (["--attention", "none,aditive"], ["'aditive'", "did you mean 'additive'?", *VARIANTS]),
     "refine": (["--attention", "se"], ["'se'", "--data"]),
     "no attention": (["--attention", " , "], ["--attention"]),
     "both budgets": (["--epochs", "1", "--minutes", "1"], ["--epochs", "--minutes"]),
@@ -100,7 +101,7 @@ def test_a_data_folder_without_classes(tmp_path: Path) -> None:
 def test_other_settings_and_other_folders_are_refused(tmp_path: Path) -> None:
     settings = Settings(
         task="digit-scenes", data=None, size=40, batch=4, epochs=1, minutes=None, device="cpu", precision="32-true",
-        backbone=None, pretrained=False, at=None, start=None, skip_bad=False, attention=("none",), seeds=1,
+        attention=("none",), seeds=1,
     )  # fmt: skip
     Run(tmp_path / "runs" / "digit-scenes", settings, True)
     (tmp_path / "runs" / "thesis").mkdir()
@@ -112,6 +113,37 @@ def test_other_settings_and_other_folders_are_refused(tmp_path: Path) -> None:
     one_line(regard(*same, "--batch", "4", "--name", "thesis"), "thesis", "no run of regard")
     one_line(regard(*same, "--batch", "4", "--name", "file"), "is a file")
     assert contents(tmp_path) == before
+
+
+def test_questions_need_pictures_and_what_belongs_to_another_task_is_refused(tmp_path: Path) -> None:
+    photos(tmp_path / "photos", 5, 15)
+    own = ("--data", "photos", "--questions", "photos/questions.csv")
+    one_line(regard("--questions", "photos/questions.csv"), "--questions", "digit scenes")
+    one_line(regard("--data", "photos", "--frozen"), "--frozen", "pictures in folders")
+    one_line(regard("--data", "sort-of-clevr", "--glove", "a.txt"), "--glove a.txt", "sort-of-CLEVR")
+    one_line(regard("--data", "sort-of-clevr", "--size", "64"), "--size 64", "75")
+    one_line(regard("--data", "digit-scenes", "--backbone", "resnet18"), "--backbone resnet18", "digit scenes")
+    one_line(regard(*own, "--at", "stage"), "--at stage", "questions about pictures")
+    one_line(regard(*own, "--attention", "se"), "unknown model 'se'")
+    one_line(regard(*own, "--attention", "film", "--regions", "photos"), "'film' convolves")
+    one_line(regard(*own, "--regions", "photos"), "no regions of photos/0.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+@pytest.mark.slow
+def test_models_are_compared_on_questions_about_own_pictures(tmp_path: Path) -> None:
+    photos(tmp_path / "photos", 9, 15)
+    result = regard(
+        "--data", "photos", "--questions", "photos/questions.csv", "--attention", "question_only,stacked_attention",
+        "--seeds", "2", "--epochs", "1", "--size", "15", "--width", "8", "--batch", "3", "--device", "cpu",
+    )  # fmt: skip
+    assert result.exit_code == 0, (result.output, result.exception)
+    found = json.loads((tmp_path / "runs" / "photos" / "results.json").read_text())
+    parts = [("question_only", 0), ("question_only", 1), ("stacked_attention", 0), ("stacked_attention", 1)]
+    assert [(one["attention"], one["seed"]) for one in found] == parts
+    assert len({one["questions"]["overall"] for one in found}) == 1
+    assert (tmp_path / "runs" / "photos" / "stacked_attention-1" / "recipe.json").exists()
+    assert "stacked_attention" in (tmp_path / "runs" / "photos" / "report.html").read_text()
 
 
 KEYS = {"attention", "seed", "accuracy", "pointing", "parameters", "macs", "milliseconds", "train_seconds"}
@@ -185,5 +217,5 @@ def test_help_reads_like_a_manual() -> None:
     )
     for option in options.split():
         assert option in result.stdout
-    for attention in READS:
+    for attention in VARIANTS:
         assert attention in result.stdout

@@ -10,9 +10,9 @@ import pytest
 import torch
 from scipy import stats
 
+from regard import files
 from regard.errors import UserError
-from regard.experiment import files
-from regard.experiment.checkpoint import SafetensorsCheckpoints, save_weights
+from regard.experiment.checkpoint import SafetensorsCheckpoints
 from regard.experiment.statistics import mean_interval, paired_p, share_interval
 
 
@@ -49,7 +49,7 @@ def test_a_failed_write_leaves_what_stood_there(tmp_path: Path, error: Exception
 
 def test_a_full_disk_says_so_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file.json"
-    for broken in ("regard.experiment.files.os.replace", "pathlib.Path.write_text"):
+    for broken in ("regard.files.os.replace", "pathlib.Path.write_text"):
         with monkeypatch.context() as patch:
             patch.setattr(broken, full_disk)
             with pytest.raises(UserError, match="the disk is full") as error:
@@ -70,7 +70,7 @@ def test_a_full_disk_while_safetensors_write(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(UserError, match="the disk is full"):
         SafetensorsCheckpoints().save_checkpoint({"a": torch.ones(2)}, tmp_path / "c")
     with pytest.raises(UserError, match="the disk is full"):
-        save_weights(torch.nn.Linear(2, 2), tmp_path / "w", {})
+        files.save_weights(torch.nn.Linear(2, 2), tmp_path / "w", {})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -172,7 +172,7 @@ def test_weights_are_safetensors(tmp_path: Path) -> None:
     from safetensors import safe_open
 
     layer = torch.nn.Linear(3, 2)
-    save_weights(layer, tmp_path / "m.safetensors", {"attention": "none"})
+    files.save_weights(layer, tmp_path / "m.safetensors", {"attention": "none"})
     with safe_open(tmp_path / "m.safetensors", framework="pt") as file:
         assert file.metadata() == {"attention": "none"}
         assert torch.equal(file.get_tensor("weight"), layer.weight)
@@ -228,6 +228,24 @@ def test_against_a_bootstrap_over_groups() -> None:
     low, high = share_interval(outcomes.ravel(), np.repeat(np.arange(150), 6))
     means = [outcomes[random.integers(0, 150, 150)].mean() for _ in range(2000)]
     assert (low, high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.008)
+
+
+def test_outcomes_in_between_are_no_surer_than_right_and_wrong_ones() -> None:
+    random = np.random.default_rng(2)
+    scores = random.choice([0, 0.3, 0.6, 0.9, 1.0], 400, p=[0.2, 0.2, 0.1, 0.2, 0.3])
+    low, high = share_interval(scores, np.arange(400))
+    assert (low, high) == pytest.approx(wilson(scores.sum(), 400))
+    means = [random.choice(scores, 400).mean() for _ in range(1000)]
+    assert low < np.quantile(means, 0.025) < np.quantile(means, 0.975) < high
+    assert share_interval(np.full(50, 0.3), np.arange(50)) == pytest.approx(wilson(15, 50))
+
+
+def test_outcomes_in_between_that_fall_together_count_once_a_group() -> None:
+    scores = np.random.default_rng(3).choice([0.0, 0.9], 100)
+    low, high = share_interval(np.repeat(scores, 5), np.repeat(np.arange(100), 5))
+    share = scores.mean()
+    n = share * (1 - share) / (scores.var(ddof=1) / 100)  # right and wrong outcomes that vary as these do
+    assert (low, high) == pytest.approx(wilson(n * share, n))
 
 
 def test_mean_interval_and_paired_p_are_scipys() -> None:

@@ -8,7 +8,8 @@ import pytest
 import synthetic_run as synthetic
 
 from regard.errors import UserError
-from regard.report import charts, colour, page, write_report
+from regard.report import charts, page, write_report
+from regard.watching import colour
 
 
 class Page(HTMLParser):

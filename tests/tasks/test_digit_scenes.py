@@ -1,16 +1,21 @@
 """Digit scenes: what is drawn is what is said, and every question has the one right answer that is given."""
 
 import math
+from collections.abc import Callable
 from functools import cache
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from regard.attention import AdditiveRead
 from regard.errors import UserError
+from regard.models.vqa import cores, load
 from regard.tasks.digit_scenes import DigitScenes
 from regard.tasks.digit_scenes.digits import SIDE, load_digits
 from regard.tasks.digit_scenes.questions import (
@@ -28,7 +33,7 @@ from regard.tasks.digit_scenes.questions import (
     decode,
 )
 from regard.tasks.digit_scenes.scenes import ABSENT, COLOURS, GAP, MOST_DIGITS, Scenes, compose, free_corners
-from regard.tasks.digit_scenes.task import CELL, READS
+from regard.tasks.digit_scenes.task import CELL, VARIANTS
 
 SIZE = 40
 
@@ -289,10 +294,10 @@ def test_the_test_is_fixed_and_of_its_own_digits(monkeypatch: pytest.MonkeyPatch
 
 def test_variants_share_their_initial_values() -> None:
     task = tiny()
-    models = {attention: task.model(attention, 3).state_dict() for attention in READS}
-    shared = [name for name in models["none"] if not name.startswith("block.read.")]
+    models = {attention: task.model(attention, 3).state_dict() for attention in VARIANTS}
+    shared = [name for name in models["none"] if ".read.blocks.0.read." not in name]
     for state in models.values():
-        assert [name for name in state if not name.startswith("block.read.")] == shared
+        assert [name for name in state if ".read.blocks.0.read." not in name] == shared
         assert all(torch.equal(state[name], models["none"][name]) for name in shared)
     other = task.model("none", 4).state_dict()
     drawn_ones = [name for name in shared if name.endswith("weight") and models["none"][name].std() > 0]
@@ -300,7 +305,7 @@ def test_variants_share_their_initial_values() -> None:
     assert not any(torch.equal(other[name], models["none"][name]) for name in drawn_ones)
     again, different = task.model("additive", 3).state_dict(), task.model("additive", 4).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in models["additive"].items())
-    assert any(not torch.equal(value, different[name]) for name, value in again.items() if "read.read" in name)
+    assert any(not torch.equal(value, different[name]) for name, value in again.items() if ".0.read." in name)
 
 
 class Pointer(AdditiveRead):
@@ -330,7 +335,7 @@ def test_pointing_against_a_map_by_hand(right: bool) -> None:
                 row, column = (row + SIZE // 2) % SIZE, (column + SIZE // 2) % SIZE
             weights[scene, index, row // CELL, column // CELL] = 1
     pointer.by_hand = weights.flatten(2)
-    model.block.read.read = pointer
+    model.core.read.blocks[0].read = pointer
     evaluation = task.evaluate(model, 0)
     attribute = (questions.families == FAMILIES.index("attribute")).sum()
     assert evaluation.pointed is not None
@@ -351,7 +356,7 @@ def test_no_attention_points_nowhere_and_evaluating_changes_nothing() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("attention", READS)
+@pytest.mark.parametrize("attention", VARIANTS)
 def test_readings_belong_to_the_examples(attention: str) -> None:
     task = tiny()
     examples, readings = task.examples(0), task.readings(task.model(attention, 0), 0)
@@ -371,6 +376,108 @@ def test_readings_belong_to_the_examples(attention: str) -> None:
 def test_an_unknown_attention_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'additive'") as error:
         tiny().check("aditive")
-    assert all(name in str(error.value) for name in READS)
-    for name in tiny().attentions:
+    assert all(name in str(error.value) for name in [*VARIANTS, *cores])
+    for name in [*tiny().attentions, "relation_network"]:
         tiny().check(name)
+
+
+class Plain(nn.Module):
+    """The published network of PyTorch's own layers, made in the order in which they draw their first values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = ((3, 16), (16, 48), (48, 96))
+        self.convolutions = nn.ModuleList(nn.Conv2d(*pair, 3, padding=1, bias=False) for pair in sizes)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(out) for _, out in sizes)
+        self.place = nn.Linear(18, 96)
+        self.word = nn.Embedding(len(WORDS), 96, padding_idx=0)
+        nn.init.normal_(self.word.weight[1:], std=0.03)
+        self.order = nn.Parameter(1 + torch.randn(LENGTH, 96) * 0.1)
+        self.mix = nn.Sequential(nn.Linear(96, 96), nn.ReLU(), nn.Linear(96, 96))
+        self.project = nn.Linear(96, 96)
+        self.think = nn.Sequential(nn.LayerNorm(96), nn.Linear(96, 192), nn.GELU(), nn.Linear(192, 96))
+        self.query_norm, self.memory_norm = nn.LayerNorm(96), nn.LayerNorm(96)
+        self.answer = nn.Sequential(nn.LayerNorm(96), nn.Linear(96, len(ANSWERS)))
+
+    def forward(self, pictures: Tensor, words: Tensor, read: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        x = (pictures.float() - 50) / 85
+        for number, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
+            x = norm(convolution(F.max_pool2d(x, 2) if number else x)).relu()
+        axis = torch.arange(SIZE // CELL).float()
+        waves = [wave(2 * math.pi * axis / cells) for cells in (4, 8, 16, 32) for wave in (torch.sin, torch.cos)]
+        line = torch.stack([axis / 8, *waves], 1)  # (cells, 9)
+        grid = torch.cat([line[:, None].expand(-1, len(axis), -1), line.expand(len(axis), -1, -1)], 2)
+        memory = self.memory_norm((x.movedim(1, -1) + self.place(grid)).flatten(1, 2))
+        q = (self.word(words) * self.order).sum(2) / 3
+        q = q + self.mix(q)
+        q = q + self.project(read(self.query_norm(q), memory))
+        return self.answer(q + self.think(q))
+
+
+def test_the_published_model_starts_from_the_published_values_and_computes_what_is_written() -> None:
+    """A change of what is drawn, of its order, or of a layer would change the README's numbers."""
+    torch.manual_seed(3)
+    plain = Plain().eval()
+    torch.manual_seed(3)
+    asking, asked, score = nn.Linear(96, 64, bias=False), nn.Linear(96, 64, bias=False), nn.Linear(64, 1, bias=False)
+
+    def additive(query: Tensor, memory: Tensor) -> Tensor:
+        hidden = torch.tanh(asking(query)[:, :, None] + asked(memory)[:, None])
+        return score(hidden)[..., 0].softmax(-1) @ memory
+
+    task = tiny()
+    example = task.example(0)
+    torch.testing.assert_close(task.model("additive", 3).eval()(*example), plain(*example, additive))
+
+
+def test_the_first_steps_of_training_are_those_of_the_plain_network() -> None:
+    task = tiny(batches_per_epoch=5)
+    torch.manual_seed(1)
+    plain = Plain()
+    models = task.model("none", 1), plain
+    optimisers = [torch.optim.AdamW(model.parameters(), lr=3e-3) for model in models]
+    for pictures, words, answers in task.batches(1, 0, 1.0):
+        logits = plain(pictures, words, lambda query, memory: memory.mean(1, keepdim=True))
+        losses = task.loss(models[0], (pictures, words, answers)), F.cross_entropy(logits.mT, answers)
+        torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
+        for loss, optimiser in zip(losses, optimisers, strict=True):
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+
+
+@pytest.mark.parametrize("attention", ["none", "stacked"])
+def test_a_model_that_is_kept_answers_people_about_files(attention: str, tmp_path: Path) -> None:
+    task = tiny()
+    model = task.model(attention, 0).eval()
+    task.keep(model, tmp_path / "kept")
+    again = load(tmp_path / "kept")
+    scenes, questions = task._test
+    Image.fromarray(scenes.pictures[0].transpose(1, 2, 0)).save(tmp_path / "scene.png")
+    chances = model(*task.example(0))[0].softmax(-1)
+    for index in (0, 2, 5, 9):
+        said = again.answer(tmp_path / "scene.png", decode(questions.words[0, index]))
+        assert said.text == ANSWERS[chances[index].argmax()]
+        assert said.probabilities[said.text] == pytest.approx(chances[index].max().item(), rel=1e-3)
+        assert [look.name for look in said.looks()] == ([] if attention == "none" else ["hop 1", "hop 2"])
+
+
+def test_another_core_by_its_name_takes_the_place_of_the_read() -> None:
+    task = tiny()
+    model, other = task.model("stacked_attention", 3), task.model("additive", 3)
+    assert type(model.core) is cores["stacked_attention"]
+    for name, value in model.state_dict().items():
+        if name.startswith(("sight.", "words.")):
+            assert torch.equal(value, other.state_dict()[name])
+    pictures, words = task.example(0)
+    assert model(pictures, words).shape == (1, words.shape[1], len(ANSWERS))
+    assert task.evaluate(model, 0).pointed is not None
+
+
+def test_answers_have_the_probabilities_that_all_cores_are_trained_for_here() -> None:
+    """One answer is right; some papers train each to be right or wrong by itself."""
+    model = tiny().model("top_down", 0)
+    assert cores["top_down"].loss == "soft"
+    assert not model.independent
+    said = model.answer(torch.zeros(3, SIZE, SIZE), "what colour is the one?", most=len(ANSWERS))
+    assert sum(said.probabilities.values()) == pytest.approx(1)

@@ -16,9 +16,10 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from regard.attention.catalogue import UnknownMechanismError
 from regard.errors import UserError
+from regard.models import decoding
 from regard.placing import Placed
 from regard.report import folder as report_folder
-from regard.tasks.pictures import PicturesTask, decoding, views
+from regard.tasks.pictures import PicturesTask, views
 from regard.tasks.pictures.folder import EXTENSIONS, find
 
 CLASSES = ("circle", "square")

@@ -28,14 +28,29 @@ class _Commands(TyperGroup):
 
 def build() -> typer.Typer:
     """The application with all its commands."""
+    from regard.cli import train_fusion
+    from regard.cli.ask import ask
     from regard.cli.catalog import catalog
     from regard.cli.compare import compare
     from regard.cli.cost import cost
+    from regard.cli.evaluate import evaluate
+    from regard.cli.export import export
     from regard.cli.places import places
+    from regard.cli.train import vqa
+
+    train = typer.Typer(
+        no_args_is_help=True, help="Train a model on your own data, and keep it for the other commands."
+    )
+    train.command()(vqa)
+    train.command()(train_fusion.fusion)
 
     application = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)
     application.callback()(_root)
     application.command()(compare)
+    application.add_typer(train, name="train")
+    application.command()(evaluate)
+    application.command()(ask)
+    application.command()(export)
     application.command()(catalog)
     application.command()(places)
     application.command()(cost)

@@ -5,7 +5,25 @@ from typing import Annotated
 
 import typer
 
-DIGITS, BOTH, OWN = "Digit scenes and your own pictures", "What and how", "Your own pictures"
+from regard.cli.train import (
+    DATA,
+    Annotations,
+    Frozen,
+    Glove,
+    ImageData,
+    LearningRate,
+    Minimum,
+    Reader,
+    ReadWords,
+    RegionFile,
+    Test,
+    TestAnnotations,
+    TestPictures,
+    Width,
+    source,
+)
+
+BOTH, OWN = "What and how", "Your own pictures"
 
 
 def compare(
@@ -14,17 +32,40 @@ def compare(
         typer.Option(
             help="Variants, with commas between them. Digit scenes: none, spatial, additive, dot, multi_head, stacked, "
             "hard (default: all). Pictures: any name of `regard catalog` that refines a map; none is always among them "
-            "(default: se,eca,cbam). se+simam puts both at each place.",
+            "(default: se,eca,cbam). se+simam puts both at each place. Questions and sort-of-clevr: models, such as "
+            "question_only, concatenation, stacked_attention, mcan.",
             rich_help_panel=BOTH,
         ),
     ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
-            help="A folder of your own pictures with one sub-folder a class; without it the digit scenes.",
+            help="A folder of your own pictures with one sub-folder a class, or with --questions; sort-of-clevr; or "
+            "digit-scenes, the default.",
             rich_help_panel=BOTH,
         ),
     ] = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Questions about the pictures in --data: a CSV file with image,question,answer, or the JSON file of "
+            "VQA, GQA, CLEVR, Visual Genome, TextVQA.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    annotations: Annotations = None,
+    image_data: ImageData = None,
+    words: ReadWords = None,
+    test: Test = None,
+    test_pictures: TestPictures = None,
+    test_annotations: TestAnnotations = None,
+    frozen: Frozen = False,
+    question: Reader = "lstm",
+    width: Width = 512,
+    glove: Glove = None,
+    regions: RegionFile = None,
+    minimum: Minimum = None,
+    learning_rate: LearningRate = None,
     seeds: Annotated[
         int,
         typer.Option(
@@ -36,7 +77,9 @@ def compare(
     epochs: Annotated[
         int | None,
         typer.Option(
-            help="How long each variant trains. Default 32 on digit scenes, 10 on pictures.", rich_help_panel=BOTH
+            help="How long each variant trains. Default 32 on digit scenes, 20 on sort-of-clevr, 10 on pictures; with "
+            "questions 8 to 100, some 1,200 steps.",
+            rich_help_panel=BOTH,
         ),
     ] = None,
     minutes: Annotated[
@@ -46,7 +89,9 @@ def compare(
     size: Annotated[
         int | None,
         typer.Option(
-            help="Side of a picture in pixels. Default 40 on digit scenes, 128 on pictures.", rich_help_panel=BOTH
+            help="Side of a picture in pixels. Default 40 on digit scenes, 128 on pictures, and 224 where a network "
+            "of timm is asked questions.",
+            rich_help_panel=BOTH,
         ),
     ] = None,
     batch: Annotated[int, typer.Option(help="Pictures a batch.", rich_help_panel=BOTH)] = 32,
@@ -71,7 +116,14 @@ def compare(
             rich_help_panel=BOTH,
         ),
     ] = True,
-    backbone: Annotated[str, typer.Option(help="Any image model of timm.", rich_help_panel=OWN)] = "resnet18",
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            help="Any image model of timm; default resnet18. With questions also detector or convolutions, a small "
+            "network, which is the default there without --pretrained.",
+            rich_help_panel=OWN,
+        ),
+    ] = None,
     pretrained: Annotated[
         bool,
         typer.Option(
@@ -100,7 +152,7 @@ def compare(
 
     Without --data it asks questions about scenes of handwritten digits, whose answers and places are known. With --data
     it classifies your own pictures without and with each mechanism in a network of timm, and reports the paired
-    differences.
+    differences. With --questions it trains models that answer them.
 
     It writes runs/NAME/: report.html (one file, opens offline), results.json, metrics.csv, settings.json, and the
     weights of every variant as safetensors. A run that was broken off, in whatever way, goes on with the same command;
@@ -113,6 +165,8 @@ def compare(
       regard compare --attention none,additive,stacked --seeds 3
 
       regard compare --data flowers --attention se,cbam --at branch --seeds 5
+
+      regard compare --data photos --questions questions.csv --attention question_only,stacked_attention,mcan
     """
     from rich.console import Console
 
@@ -121,9 +175,13 @@ def compare(
 
     try:
         run = run_comparison(
-            attention, data=data, seeds=seeds, epochs=epochs, minutes=minutes, size=size, batch=batch, device=device,
-            precision=precision, name=name, resume=resume, backbone=backbone, pretrained=pretrained, at=at, start=start,
-            skip_bad=skip_bad,
+            attention, data=data,
+            questions=source(questions, data or Path(), annotations, image_data, words),
+            test=source(test, test_pictures or data or Path(), test_annotations, image_data, None),
+            frozen=frozen, question=question, width=width, glove=glove, regions=regions, minimum=minimum,
+            learning_rate=learning_rate, seeds=seeds, epochs=epochs, minutes=minutes, size=size, batch=batch,
+            device=device, precision=precision, name=name, resume=resume, backbone=backbone, pretrained=pretrained,
+            at=at, start=start, skip_bad=skip_bad,
         )  # fmt: skip
     except KeyboardInterrupt:
         Console(stderr=True).print("Stopped. Nothing finished is lost: the same command goes on from the last epoch.")

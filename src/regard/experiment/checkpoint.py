@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric.plugins import CheckpointIO
 from torch import Tensor
 
+from regard import files
 from regard.errors import UserError
-from regard.experiment import files
 
 _TENSOR, _PAIRS = "__tensor__", "__pairs__"
 
@@ -74,11 +73,3 @@ class SafetensorsCheckpoints(CheckpointIO):
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
-
-
-def save_weights(model: torch.nn.Module, path: Path, about: dict[str, str]) -> None:
-    """A model's weights as safetensors, with what they belong to."""
-    from safetensors.torch import save_file
-
-    weights = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    files.write(path, lambda partial: save_file(weights, partial, metadata=about))

@@ -1,17 +1,18 @@
 """The main job: train one model several times, alike in everything but its attention, and compare."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from regard.errors import UserError
+from regard.experiment.choosing import GENERATED, Asked, choose
 from regard.experiment.run import Run
 from regard.experiment.settings import Settings
 
-DIGIT_EPOCHS, PICTURE_EPOCHS = 32, 10
-DIGIT_SIZE, PICTURE_SIZE = 40, 128
-PICTURE_ATTENTION = ("none", "se", "eca", "cbam")
+if TYPE_CHECKING:
+    from regard.tasks.vqa.source import Source
+
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 
 
@@ -19,6 +20,8 @@ def compare(
     attention: str | Sequence[str] | None = None,
     *,
     data: str | Path | None = None,
+    questions: "str | Path | Source | None" = None,
+    test: "Source | None" = None,
     seeds: int = 1,
     epochs: int | None = None,
     minutes: float | None = None,
@@ -28,38 +31,61 @@ def compare(
     precision: str = "32-true",
     name: str | None = None,
     resume: bool = True,
-    backbone: str = "resnet18",
+    backbone: str | None = None,
     pretrained: bool = False,
     at: str = "block",
     start: str = "identity",
+    frozen: bool = False,
+    question: str = "lstm",
+    width: int = 512,
+    options: Mapping[str, Any] | None = None,
+    glove: str | Path | None = None,
+    regions: str | Path | None = None,
+    minimum: int | None = None,
+    learning_rate: float | None = None,
     skip_bad: bool = False,
     runs: str | Path = "runs",
 ) -> Run:
-    """Compare attention, on digit scenes or on your own pictures; shows its progress, writes `runs/<name>/`.
+    """Compare attention, on drawn scenes or on your own pictures; shows its progress, writes `runs/<name>/`.
 
         run = regard.compare(["none", "additive"], epochs=10)
         run = regard.compare("se,cbam", data="flowers", seeds=3)
+        run = regard.compare("question_only,mcan", data="photos", questions="questions.csv")
         run.results()                               # as in results.json
         regard.report.write_report(run.folder)      # the page; the command line does it by itself
 
     Args:
-        attention: names, in a list or with commas between them; default all variants of the task. On pictures `none` is
-            always among them.
-        data: a folder of pictures with one sub-folder a class; without it the digit scenes.
+        attention: names, in a list or with commas between them; default all variants of the task, or some. On pictures
+            by class `none` is always among them. On questions about pictures, cores of `regard.models.vqa`.
+        data: a folder of pictures; with one sub-folder a class, or with `questions`. `"sort-of-clevr"` or
+            `"digit-scenes"`, the default, draw their own.
+        questions: a CSV file, or one of VQA, GQA, CLEVR, Visual Genome, TextVQA; or a `Source` with its further files.
+        test: other questions to test on; default a fifth of the pictures.
         seeds: from how many seeds each variant is trained; those of one seed share data, order and initial values.
-        epochs: how long each trains; default 32 (digit scenes) or 10 (pictures).
+        epochs: how long each trains; default 32 (digit scenes), 20 (sort-of-CLEVR), 10 (pictures by class), or, with
+            questions, 8 to 100 epochs: some 1,200 steps.
         minutes: the same in minutes of training a variant, instead of `epochs`.
-        size: side of a picture in pixels; default 40 (digit scenes) or 128 (pictures).
+        size: side of a picture in pixels; default 40 (digit scenes), 75 (sort-of-CLEVR, the only one), 128, or, with
+            questions and a network of timm, 224.
         batch: pictures a batch.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         precision: Lightning's name of the arithmetic: 32-true, bf16-mixed, 16-mixed, bf16-true, 64-true.
-        name: of the run; default `digit-scenes`, or that of the folder of pictures.
+        name: of the run; default that of the task, or of the folder of pictures.
         resume: go on with what the run of this name has finished; False puts that aside and begins again.
-        backbone: of pictures: any image model of timm.
-        pretrained: of pictures: start from timm's published weights.
-        at: of pictures: where attention is put, as `regard.insert` takes it.
-        start: of pictures: `identity` (the network is unchanged at the start) or `paper`.
-        skip_bad: of pictures: go on without those that cannot be read.
+        backbone: of own pictures: any image model of timm; default `resnet18`, and with questions, unless `pretrained`,
+            `convolutions`, a small network. With questions also `detector`.
+        pretrained: of own pictures: start from published weights.
+        at: of pictures by class: where attention is put, as `regard.insert` takes it.
+        start: of pictures by class: `identity` (the network is unchanged at the start) or `paper`.
+        frozen: with questions: the backbone stays as it is, and sees every picture once.
+        question: with questions: what reads them: `lstm`, `gru`, `bag`, or a checkpoint of Hugging Face or its folder.
+        width: with questions: of what it makes of a question; 1,024 in many papers.
+        options: with questions, of a single variant: its arguments, such as `{"layers": 2}`.
+        glove: with questions: a file of GloVe's vectors to start from.
+        regions: with questions: an HDF5 file of region features or a folder of `.npz`, in place of the pictures.
+        minimum: with questions: how often an answer must occur to be chosen from; default 1, and 9 from 10,000 on.
+        learning_rate: with questions: the highest of the schedule; default 5e-4, and 1e-4 for published weights.
+        skip_bad: of own pictures: go on without those that cannot be read.
         runs: the folder of all runs.
 
     Raises:
@@ -68,11 +94,33 @@ def compare(
     """
     from regard.experiment.display import Display
 
-    task, settings, folder = _resolve(
-        attention=attention, data=data, seeds=seeds, epochs=epochs, minutes=minutes, size=size, batch=batch,
-        device=device, precision=precision, name=name, backbone=backbone, pretrained=pretrained, at=at, start=start,
-        skip_bad=skip_bad, runs=Path(runs),
+    runs = Path(runs)
+    _check(runs, name, seeds, size, batch, epochs, minutes, precision)
+    if isinstance(attention, str):
+        attention = [part.strip() for part in attention.split(",") if part.strip()]
+        _require(len(attention) > 0, "--attention names nothing: give names with commas between them")
+    asked = Asked(
+        data=_path(data), attention=None if attention is None else tuple(dict.fromkeys(attention)), size=size,
+        batch=batch, device=found_device(device), backbone=backbone, pretrained=pretrained, at=at, start=start,
+        skip_bad=skip_bad, questions=_source(questions, data), test=test, frozen=frozen, question=question, width=width,
+        options=options or {}, glove=_path(glove), regions=_path(regions), minimum=minimum, learning_rate=learning_rate,
     )  # fmt: skip
+    chosen = choose(asked, lambda default: runs / (name or default))
+    task = chosen.task
+    settings = Settings(
+        task=task.name,
+        data=None if task.name in GENERATED or asked.data is None else str(asked.data.resolve()),
+        size=chosen.size,
+        batch=batch,
+        epochs=None if minutes is not None else epochs or chosen.epochs,
+        minutes=minutes,
+        device=asked.device,
+        precision=precision,
+        attention=chosen.attention,
+        seeds=seeds,
+        options=chosen.options,
+    )
+    folder = runs / (name or chosen.name)
     run = Run(folder, settings, resume)
     with Display(run) as display:
         display.left_out(getattr(task, "skipped", []))
@@ -90,9 +138,9 @@ def compare(
 def _train(run: Run, task: Any, variant: str, seed: int, display: Any) -> None:
     """Train, measure and keep one part of the run."""
     from regard.costing import cost
-    from regard.experiment.checkpoint import save_weights
     from regard.experiment.statistics import share_interval
     from regard.experiment.training import Budget, accuracy, train
+    from regard.tasks.task import HasPrior
 
     settings = run.settings
     fit = train(
@@ -107,94 +155,64 @@ def _train(run: Run, task: Any, variant: str, seed: int, display: Any) -> None:
     )
     evaluation = task.evaluate(fit.model, seed)
     price = cost(fit.model, *task.example(seed))
-    kinds = [(family, evaluation.families == index) for index, family in enumerate(task.families)]
-    kinds = [(family, among) for family, among in kinds if among.any()]
-    kinds.append(("overall", evaluation.families >= 0))
+    kinds = evaluation.kinds(task.families)
     result = {
         "attention": variant,
         "seed": seed,
         "accuracy": accuracy(evaluation, task.families),
         "interval": {
-            family: share_interval(evaluation.correct[among], evaluation.groups[among]) for family, among in kinds
+            family: share_interval(evaluation.correct[among], evaluation.groups[among])
+            for family, among in kinds.items()
         },
-        "questions": {family: int(among.sum()) for family, among in kinds},
+        "questions": {family: int(among.sum()) for family, among in kinds.items()},
         "pointing": None if evaluation.pointed is None else float(evaluation.pointed.mean()),
         "parameters": price.parameters,
         "macs": price.macs,
         "milliseconds": price.milliseconds,
         "train_seconds": fit.progress.seconds,
     }
-    part = run.part(variant, seed)
-    save_weights(fit.model, part / "model.safetensors", {"attention": variant, "seed": str(seed)})
+    if isinstance(task, HasPrior):
+        result |= {"measure": task.measure, "prior": accuracy(task.prior(), task.families)}
+    task.keep(fit.model, run.part(variant, seed))
     # The report shows what the first seed's model says; another seed's may have been trained on those pictures.
     run.finish(variant, seed, result, fit.curve, task.readings(fit.model, 0) if seed == 0 else [])
 
 
-def _resolve(*, runs: Path, name: str | None, data: str | Path | None, **given: Any) -> tuple[Any, Settings, Path]:
-    """The task, the settings with every default filled in, and the run's folder."""
-    _require(given["seeds"] >= 1, f"--seeds {given['seeds']}: at least one seed is needed")
-    _require(given["size"] is None or given["size"] >= 1, f"--size {given['size']}: a picture has at least one pixel")
-    _require(given["batch"] >= 2, f"--batch {given['batch']}: a batch holds at least 2 pictures")
-    _require(given["epochs"] is None or given["epochs"] >= 1, f"--epochs {given['epochs']}: at least one is needed")
-    minutes = given["minutes"]
+def _check(
+    runs: Path,
+    name: str | None,
+    seeds: int,
+    size: int | None,
+    batch: int,
+    epochs: int | None,
+    minutes: float | None,
+    precision: str,
+) -> None:
+    """Refuse what no task can do."""
+    _require(seeds >= 1, f"--seeds {seeds}: at least one seed is needed")
+    _require(size is None or size >= 1, f"--size {size}: a picture has at least one pixel")
+    _require(batch >= 2, f"--batch {batch}: a batch holds at least 2 pictures")
+    _require(epochs is None or epochs >= 1, f"--epochs {epochs}: at least one is needed")
     _require(minutes is None or 0 < minutes < math.inf, f"--minutes {minutes}: a number above 0 is needed")
-    _require(
-        given["epochs"] is None or minutes is None,
-        "--epochs and --minutes both say how long to train: give one of them",
-    )
-    _require(
-        given["precision"] in PRECISIONS,
-        f"there is no precision {given['precision']!r}: choose one of {', '.join(PRECISIONS)}",
-    )
+    _require(epochs is None or minutes is None, "--epochs and --minutes both say how long to train: give one of them")
+    _require(precision in PRECISIONS, f"there is no precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
     _require(
         name is None or (name not in ("", ".", "..") and Path(name).name == name),
         f"--name {name!r} is not a plain name: it becomes a folder in {runs}",
     )
-    device = _device(given["device"])
-    wanted = given["attention"]
-    if isinstance(wanted, str):
-        wanted = [part.strip() for part in wanted.split(",") if part.strip()]
-    _require(wanted is None or len(wanted) > 0, "--attention names nothing: give names with commas between them")
 
-    if data is None:
-        from regard.tasks.digit_scenes import DigitScenes
 
-        size = DIGIT_SIZE if given["size"] is None else given["size"]
-        task: Any = DigitScenes(size=size, batch=given["batch"], device=device)
-        names = tuple(dict.fromkeys(wanted or task.attentions))
-        epochs = DIGIT_EPOCHS
-    else:
-        from regard.tasks.pictures import PicturesTask
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)
 
-        size = PICTURE_SIZE if given["size"] is None else given["size"]
-        task = PicturesTask(
-            Path(data), backbone=given["backbone"], pretrained=given["pretrained"], at=given["at"],
-            start=given["start"], size=size, batch=given["batch"], skip_bad=given["skip_bad"], device=device,
-        )  # fmt: skip
-        names = tuple(dict.fromkeys(["none", *(wanted or PICTURE_ATTENTION)]))
-        epochs = PICTURE_EPOCHS
-    for one in names:
-        task.check(one)
-    own = data is not None
-    settings = Settings(
-        task=task.name,
-        data=str(Path(data).resolve()) if data is not None else None,
-        size=size,
-        batch=given["batch"],
-        epochs=None if minutes is not None else given["epochs"] or epochs,
-        minutes=minutes,
-        device=device,
-        precision=given["precision"],
-        backbone=given["backbone"] if own else None,
-        pretrained=given["pretrained"] and own,
-        at=given["at"] if own else None,
-        start=given["start"] if own else None,
-        skip_bad=given["skip_bad"] and own,
-        attention=names,
-        seeds=given["seeds"],
-    )
-    folder = Path(data).resolve().name if data is not None else task.name
-    return task, settings, runs / (name or folder)
+
+def _source(questions: "str | Path | Source | None", pictures: str | Path | None) -> "Source | None":
+    from regard.tasks.vqa.source import Source
+
+    if isinstance(questions, Source) or questions is None:
+        return questions
+    _require(pictures is not None, "questions need the folder of their pictures: give it as data")
+    return Source(Path(questions), Path(pictures or ""))
 
 
 def _require(holds: bool, complaint: str) -> None:
@@ -202,7 +220,7 @@ def _require(holds: bool, complaint: str) -> None:
         raise UserError(complaint)
 
 
-def _device(name: str) -> str:
+def found_device(name: str) -> str:
     """The device's name as PyTorch takes it, and that it is there."""
     import torch
 

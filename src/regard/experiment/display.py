@@ -49,9 +49,11 @@ class Display:
     def __enter__(self) -> "Display":
         settings = self.run.settings
         length = f"{settings.epochs} epochs" if settings.epochs is not None else f"{settings.minutes:g} minutes"
+        several = len(settings.attention) > 1 or settings.seeds > 1
         self.console.print(
-            f"Comparing [bold]{', '.join(settings.attention)}[/] on {settings.task}: {length} each, "
-            f"{settings.seeds} seed{'s' if settings.seeds > 1 else ''}, on {settings.device}. In {self.run.folder}/",
+            f"{'Comparing' if several else 'Training'} [bold]{', '.join(settings.attention)}[/] on {settings.task}: "
+            f"{length}{' each' if several else ''}, {settings.seeds} seed{'s' if settings.seeds > 1 else ''}, "
+            f"on {settings.device}. In {self.run.folder}/",
             highlight=False,
         )
         self._progress.start()
@@ -60,8 +62,8 @@ class Display:
     def __exit__(self, *error: object) -> None:
         self._progress.stop()
 
-    def left_out(self, files: Sequence[Path]) -> None:
-        """Name the pictures that cannot be read and are left out."""
+    def left_out(self, files: Sequence[Path | str]) -> None:
+        """Name the pictures that cannot be read, or the questions about them, which are left out."""
         if files:
             named = ", ".join(str(file) for file in files[:3]) + (", ..." if len(files) > 3 else "")
             self.console.print(f"Left out, since they cannot be read: {len(files)} ({named})", highlight=False)
@@ -132,6 +134,15 @@ class Display:
                 f"{result['train_seconds']:.0f} s",
             )
         self.console.print(table)
+        known = next((result for result in results if result.get("prior")), None)
+        if known is not None:  # so that nobody is proud of what needs no picture
+            prior = known["prior"]
+            shares = ", ".join(f"{family} {prior[family]:.3f}" for family in families if family in prior)
+            self.console.print(
+                f"Accuracy is {known['measure']}. Without looking, the most frequent answer to each type of question: "
+                f"{shares}",
+                highlight=False,
+            )
 
     def _name(self, part: tuple[str, int]) -> str:
         attention, seed = part

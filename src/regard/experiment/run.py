@@ -4,14 +4,15 @@ import csv
 import io
 import os
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from regard import files
 from regard.errors import UserError
-from regard.experiment import files
 from regard.experiment.settings import Settings
 from regard.experiment.statistics import mean_interval, paired_p
 
@@ -39,7 +40,7 @@ class Run:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file, a run needs a folder: choose another --name")
         if folder.exists() and not resume:
-            folder.rename(_free(folder))
+            folder.rename(free_name(folder))
         old = folder / "settings.json"
         known: dict[str, Any] = {}
         if old.exists():
@@ -108,6 +109,39 @@ class Run:
             files.write_json(self.folder / "comparison.json", compared(results))
 
 
+def find_run(name: str) -> Path:
+    """The folder of a run, or of one model, by its path or by its name in `runs/`.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    known = ("settings.json", "recipe.json", "predictor.json")  # of a run, of a model, of a fusion
+    # A folder of pictures often has the name of the run that was trained on it.
+    for path in (Path(name), Path("runs") / name):
+        if any((path / file).is_file() for file in known):
+            return path
+    there = ", ".join(sorted(path.parent.name for path in Path("runs").glob("*/settings.json"))) or "none"
+    raise UserError(f"there is no run {name!r}: give a run's folder, or its name in runs/, which has {there}")
+
+
+def named(folder: Path, parts: Sequence[Path], wanted: str | None) -> dict[str, Path]:
+    """The folders of a run's models by name, `mcan-0`, ...
+
+    Args:
+        folder: the run.
+        parts: the folders to choose from.
+        wanted: a model with its seed, or without it for those of all seeds; None: all of them.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    there = {path.name: path for path in parts}
+    found = {name: path for name, path in there.items() if wanted in (None, name, name.rpartition("-")[0])}
+    if not found:
+        raise UserError(f"{folder} has no model {wanted!r}: it has {', '.join(there)}")
+    return found
+
+
 def compared(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each variant's difference to `none` in overall accuracy, over the seeds that both have finished."""
     by_part = {(result["attention"], result["seed"]): result for result in results}
@@ -137,7 +171,7 @@ def compared(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
-def _free(folder: Path) -> Path:
+def free_name(folder: Path) -> Path:
     """A name beside `folder` that nothing has yet."""
     number = 1
     while folder.with_name(f"{folder.name}-{number}").exists():

@@ -1,6 +1,7 @@
 """What a comparison was asked to do, resolved to the last default."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ class Settings:
     """All that decides the outcome of a comparison.
 
     Attributes:
-        task: `"digit-scenes"` or `"pictures"`.
+        task: a name of `experiment.choosing.TASKS`.
         data: the folder of pictures, or None.
         size: side of a picture in pixels.
         batch: pictures a batch.
@@ -20,9 +21,9 @@ class Settings:
         minutes: the same in minutes of training.
         device: what it runs on, as PyTorch names it.
         precision: Lightning's name of the arithmetic.
-        backbone, pretrained, at, start, skip_bad: of pictures, the network and where attention is put into it.
         attention: the variants; more may be added to a run later.
         seeds: how many seeds each is trained from, 0 first; more may be added later.
+        options: what else the task was given, by the names of `compare`, as JSON holds it.
     """
 
     task: str
@@ -33,16 +34,14 @@ class Settings:
     minutes: float | None
     device: str
     precision: str
-    backbone: str | None
-    pretrained: bool
-    at: str | None
-    start: str | None
-    skip_bad: bool
     attention: tuple[str, ...]
     seeds: int
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "attention": list(self.attention), "seeds": list(range(self.seeds))}
+        """One level of names: the task's own options stand beside the others."""
+        own = {name: value for name, value in vars(self).items() if name != "options"}
+        return {**own, **self.options, "attention": list(self.attention), "seeds": list(range(self.seeds))}
 
     def require_same(self, other: dict[str, Any], folder: Path) -> None:
         """Refuse a run folder whose settings, but for variants and seeds, are others."""

@@ -3,22 +3,23 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
+
+from regard.tasks.task import Outcomes
 
 Interval = tuple[float, float]
 
 
-def share_interval(
-    correct: Bool[np.ndarray, " outcomes"], groups: Int[np.ndarray, " outcomes"], level: float = 0.95
-) -> Interval:
-    """An interval for the share of correct outcomes, some of which share a picture and so depend on each other.
+def share_interval(correct: Outcomes, groups: Int[np.ndarray, " outcomes"], level: float = 0.95) -> Interval:
+    """An interval for the mean of outcomes, some of which share a picture and so depend on each other.
 
     Wilson's score interval (JASA 1927), with the number of outcomes divided by the design effect (Kish 1965): how much
     larger the variance between groups is than that of as many independent outcomes. The effect is never taken to be
-    below one.
+    below one: outcomes in between, such as VQA's, vary less than right and wrong ones of the same mean, and their
+    interval, as wide as those', is rather too wide.
 
     Args:
-        correct: the outcomes.
+        correct: how right each is, from 0 to 1.
         groups: which group each belongs to.
         level: how often such an interval holds the true share.
     """

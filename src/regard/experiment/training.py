@@ -4,7 +4,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,18 +143,10 @@ class Fit(lightning.LightningModule):
         )
 
 
-def accuracy(evaluation: Evaluation, families: Iterable[str]) -> dict[str, float]:
-    """The share of right answers by family, and overall; a family that was never asked is left out."""
-    from torchmetrics.functional.classification import binary_accuracy
-
-    correct = torch.from_numpy(evaluation.correct)
-    right = torch.ones_like(correct)
-    found = {}
-    for index, family in enumerate(families):
-        among = torch.from_numpy(evaluation.families == index)
-        if among.any():
-            found[family] = float(binary_accuracy(correct[among].int(), right[among].int()))
-    return {**found, "overall": float(binary_accuracy(correct.int(), right.int()))}
+def accuracy(evaluation: Evaluation, families: Sequence[str]) -> dict[str, float]:
+    """How right the answers are by family, and overall; a family that was never asked is left out."""
+    kinds = evaluation.kinds(families)
+    return {family: float(evaluation.correct[among].mean()) for family, among in kinds.items()}
 
 
 def train(
@@ -205,5 +197,6 @@ def train(
             trainer.fit(fit, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
         except SystemExit:  # what Lightning makes of Ctrl-C, after it has put everything away
             raise KeyboardInterrupt from None
-    fit.model.to(torch.device(device))
+    # However it was trained, it is measured, kept and asked in 32 bits, as everybody will who loads it.
+    fit.model.to(torch.device(device), torch.float32)
     return fit

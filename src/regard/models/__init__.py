@@ -1,7 +1,1 @@
-"""Whole systems."""
-
-from regard.models.moving import FindThenMove
-from regard.models.reading import MeanRead
-from regard.models.visual_question_answering import VisualQuestionAnswering
-
-__all__ = ["FindThenMove", "MeanRead", "VisualQuestionAnswering"]
+"""Whole systems: `regard.models.vqa` answers questions about pictures, `regard.models.fusion` joins modalities."""

@@ -33,6 +33,10 @@ class Result:
     macs: float | None
     milliseconds: float | None
     train_seconds: float | None
+    measure: str | None
+    """What accuracy is, where it is not the share of right answers."""
+    prior: dict[str, float]
+    """The accuracy of the most frequent answer to each type of question, where it is known."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,8 @@ def _result(entry: Any) -> Result:
         macs=_number(entry.get("macs")),
         milliseconds=_number(entry.get("milliseconds")),
         train_seconds=_number(entry.get("train_seconds")),
+        measure=None if entry.get("measure") is None else _text(entry["measure"]),
+        prior=_numbers(entry.get("prior") or {}),
     )
 
 

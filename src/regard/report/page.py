@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from regard.errors import UserError
-from regard.report import charts, colour, folder, summary
+from regard.report import charts, folder, summary
 from regard.report.folder import Example, Reading, Run, Weights
 from regard.report.summary import Row
+from regard.watching import colour
 
 MOST_BYTES = 2_900_000
 """The page stays below 3 MB, which a phone opens at once; examples beyond that stay in the run folder."""
@@ -142,6 +143,7 @@ def _render(run: Run) -> str:
             sentence=summary.sentence(run, table),
             rows=table,
             missing=summary.missing(run),
+            measure=summary.measure(run),
             columns=_columns(run, table, families),
             classes=_classes(table, families) if len(families) > _few_families else [],
             class_count=len(families),
@@ -218,8 +220,13 @@ def _three(value: float) -> str:
 
 
 def _title(run: Run) -> str:
-    tasks = {"digit-scenes": "digit scenes", "pictures": "your own pictures"}
-    return f"Attention compared on {tasks.get(run.task, run.task)}"
+    tasks = {
+        "digit-scenes": "Attention compared on digit scenes",
+        "pictures": "Attention compared on your own pictures",
+        "visual-questions": "Answers to questions about pictures",
+        "sort-of-clevr": "Answers to the questions of sort-of-CLEVR",
+    }
+    return tasks.get(run.task, f"Attention compared on {run.task}")
 
 
 def _columns(run: Run, table: list[Row], families: list[str]) -> list[Column]:
@@ -231,7 +238,7 @@ def _columns(run: Run, table: list[Row], families: list[str]) -> list[Column]:
     ]
     if any(row.pointing is not None for row in table):
         columns.append(Column("pointing", "pointing", summary.best(table, lambda row: row.pointing, True)))
-    each = "ms a picture" if run.task == "pictures" else "ms a scene"
+    each = "ms a picture" if run.task in ("pictures", "visual-questions") else "ms a scene"
     titles = {"parameters": "parameters", "macs": "MACs", "milliseconds": each, "train_seconds": "training s"}
     for key, title in titles.items():
         columns.append(Column(key, title, summary.best(table, attrgetter(key), False, 2)))

@@ -6,6 +6,9 @@ from statistics import fmean
 
 from regard.report.folder import Difference, Interval, Result, Run
 
+MODELS = ("visual-questions", "sort-of-clevr")
+"""Tasks whose variants are models of their own, and not one model with one attention or another."""
+
 COSTS = ("parameters", "macs", "milliseconds", "train_seconds")
 
 
@@ -79,6 +82,16 @@ def cheapest_path(table: list[Row], cost: str) -> list[Row]:
     return path
 
 
+def prior(run: Run) -> float | None:
+    """The overall accuracy of the most frequent answer to each type of question, where it is known."""
+    return next((result.prior["overall"] for result in run.results if "overall" in result.prior), None)
+
+
+def measure(run: Run) -> str | None:
+    """What accuracy is, where it is not the share of right answers."""
+    return next((result.measure for result in run.results if result.measure), None)
+
+
 def sentence(run: Run, table: list[Row]) -> str:
     """What came out, in words, from the numbers alone."""
     ranked = sorted((row for row in table if "overall" in row.accuracy), key=lambda row: -row.accuracy["overall"])
@@ -86,14 +99,26 @@ def sentence(run: Run, table: list[Row]) -> str:
         return "No variant has finished yet, so there is nothing to compare."
     if run.task == "pictures" and run.comparison:
         return _differences(run.comparison, max(len(row.seeds) for row in table))
+    text = _ranking(run, ranked)
+    guess = prior(run)
+    if guess is not None:
+        text += f" The most frequent answer to each type of question, without looking, is right in {_share(guess)}."
+    return text
+
+
+def _ranking(run: Run, ranked: list[Row]) -> str:
+    """The best, who follows, and whether that may be chance."""
     first = ranked[0]
-    what = "pictures" if run.task == "pictures" else "questions"
-    manner = "Without attention" if first.name == "none" else f"With {first.name} attention"
-    text = f"{manner}, {_share(first.accuracy['overall'])} of the test {what} are answered right{_between(first)}"
+    right = f"{_share(first.accuracy['overall'])} of the test {'pictures' if run.task == 'pictures' else 'questions'}"
+    if run.task in MODELS:
+        text = f"{first.name} answers {right} rightly{_between(first)}"
+    else:
+        manner = "Without attention" if first.name == "none" else f"With {first.name} attention"
+        text = f"{manner}, {right} are answered right{_between(first)}"
     if first.pointing is not None:
         text += f", and the largest weight lies on what was asked about in {_share(first.pointing)} of cases"
     if len(ranked) == 1:
-        return text + ". No other variant has finished yet."
+        return text + ("." if len(run.attention) == 1 else ". No other variant has finished yet.")
     second = ranked[1]
     baseline = next((row for row in ranked[1:] if row.name == "none"), second)
     if baseline is not second:

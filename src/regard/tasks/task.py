@@ -2,14 +2,21 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+Model = Any
+"""What `Task.model` gives: a module; each task knows its own kind."""
 
 Batch = Any
 """What `Task.batches` yields and `Task.loss` takes: tensors, or tuples and dictionaries of tensors."""
+
+Outcomes = Bool[np.ndarray, " outcomes"] | Float[np.ndarray, " outcomes"]
+"""How right each answer is: right or wrong, or anything from 0 to 1 where people disagree about what is right."""
 
 
 @dataclass(frozen=True)
@@ -17,17 +24,22 @@ class Evaluation:
     """Every test question's outcome.
 
     Attributes:
-        correct: whether it was answered rightly.
+        correct: how rightly it was answered.
         families: which of `Task.families` it belongs to.
         groups: what it shares its picture with; outcomes of one group are not independent of each other.
         pointed: of the questions that ask about one place and whose reader has a map over the picture: whether the
             largest weight lies there. None for a reader without such a map.
     """
 
-    correct: Bool[np.ndarray, " questions"]
-    families: Int[np.ndarray, " questions"]
-    groups: Int[np.ndarray, " questions"]
+    correct: Outcomes
+    families: Int[np.ndarray, " outcomes"]
+    groups: Int[np.ndarray, " outcomes"]
     pointed: Bool[np.ndarray, " some"] | None = None
+
+    def kinds(self, families: Sequence[str]) -> dict[str, Bool[np.ndarray, " outcomes"]]:
+        """Which outcomes are of each family, if any are, and all of them as `overall`."""
+        found = {family: self.families == index for index, family in enumerate(families)}
+        return {family: among for family, among in found.items() if among.any()} | {"overall": self.families >= 0}
 
 
 @runtime_checkable
@@ -36,11 +48,14 @@ class Task(Protocol):
 
     Attributes:
         name: as in the settings.
-        families: names of the kinds of questions (or classes), in the order of the table.
     """
 
     name: str
-    families: Sequence[str]
+
+    @property
+    def families(self) -> Sequence[str]:
+        """Names of the kinds of questions (or classes), in the order of the table."""
+        ...
 
     def model(self, attention: str, seed: int) -> nn.Module:
         """A fresh model. The same seed gives the same values to all that the variants share."""
@@ -58,7 +73,7 @@ class Task(Protocol):
         """Refuse a variant that there is none of, with a `UserError`, before anything is trained."""
         ...
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+    def loss(self, model: Model, batch: Batch) -> Tensor:
         """What training makes small."""
         ...
 
@@ -66,11 +81,11 @@ class Task(Protocol):
         """The highest learning rate of the schedule."""
         ...
 
-    def validate(self, model: nn.Module, seed: int) -> Evaluation:
+    def validate(self, model: Model, seed: int) -> Evaluation:
         """The outcomes on held-out data that are not the test's, for learning curves."""
         ...
 
-    def evaluate(self, model: nn.Module, seed: int) -> Evaluation:
+    def evaluate(self, model: Model, seed: int) -> Evaluation:
         """The outcomes on the test data."""
         ...
 
@@ -82,6 +97,25 @@ class Task(Protocol):
         """Test pictures for the report: `picture`, `width`, `height`, `question`, `family`, `truth`, `box`."""
         ...
 
-    def readings(self, model: nn.Module, seed: int) -> list[dict[str, Any]]:
+    def readings(self, model: Model, seed: int) -> list[dict[str, Any]]:
         """What the model says of these pictures: `answer`, `probability`, `correct`, `maps`."""
+        ...
+
+    def keep(self, model: Model, folder: Path) -> None:
+        """Write into a folder what it takes to use the model again, its weights as `model.safetensors`."""
+        ...
+
+
+@runtime_checkable
+class HasPrior(Task, Protocol):
+    """A task that knows what can be had without looking.
+
+    Attributes:
+        measure: what its accuracy is, in words.
+    """
+
+    measure: str
+
+    def prior(self) -> Evaluation:
+        """The outcomes of the most frequent answer, on the test data."""
         ...

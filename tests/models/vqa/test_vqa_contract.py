@@ -35,7 +35,7 @@ def test_every_core_names_its_paper_and_the_loss_that_it_was_trained_with(name: 
 
 
 def seen_and_asked() -> tuple[Sight, Words]:
-    return Sight(torch.randn(1, 6, SIGHT), grid=(2, 3)), Words(
+    return Sight(torch.randn(1, 15, SIGHT), grid=(3, 5)), Words(
         torch.randn(1, 2, 4, 6), torch.ones(1, 2, 4, dtype=torch.bool), torch.randn(1, 2, 6)
     )
 

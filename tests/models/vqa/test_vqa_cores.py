@@ -9,10 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from vqa_small import SIGHT, WORDS, small_core
 
-from regard.attention import Read, mechanisms, offering
+from regard import watch
+from regard.attention import Read, ShapeError, mechanisms, offering
 from regard.errors import UserError
 from regard.models.vqa import Core, Sight, Words, cores
-from regard.models.vqa.layers import QuestionAttention, SelfAttentiveRead, WeightNormLinear
+from regard.models.vqa.cores.find_then_move import BLOCK, REACH, FindThenMoveRead
+from regard.models.vqa.cores.reader import SEE_EACH_OTHER, MeanRead
+from regard.models.vqa.layers import GlimpseLinear, QuestionAttention, SelfAttentiveRead, WeightNormLinear
 
 GRID = (2, 3)
 
@@ -59,6 +62,13 @@ def rooted(x: Tensor) -> Tensor:
     return length_one(x.sign() * x.abs().sqrt())
 
 
+def network(layers, x: Tensor) -> Tensor:
+    """Linear layers, each with a rectifier."""
+    for layer in layers[::2]:
+        x = (layer.weight @ x + layer.bias).clamp(min=0)
+    return x
+
+
 def additive(score, q: Tensor, m: Tensor) -> Tensor:
     return score.vector.weight[0] @ torch.tanh(score.query(q) + score.memory(m))
 
@@ -72,6 +82,9 @@ def test_baselines_are_means_and_products() -> None:
     one_at_a_time("question_only", lambda model, v, h, q: q)
     one_at_a_time("image_only", lambda model, v, h, q: length_one(v.sum(0)))
     one_at_a_time("concatenation", lambda model, v, h, q: torch.cat((v.sum(0) / 6, q)))
+    one_at_a_time("flattened", lambda model, v, h, q: network(model.f, torch.cat((*v.T, q))), cells=6)
+    with pytest.raises(ShapeError, match="got 6 cells, expected 15: give it cells=6"):
+        core("flattened")(sight(), words())
     for act in (torch.tanh, torch.relu):
         one_at_a_time(
             "product",
@@ -80,16 +93,54 @@ def test_baselines_are_means_and_products() -> None:
         )
 
 
-def test_a_reader_puts_what_any_mechanism_reads_beside_the_question() -> None:
-    for read in ("additive", "top_down"):
+def layer_norm(layer, x: Tensor) -> Tensor:
+    apart = x - x.mean(-1, keepdim=True)
+    return apart / (apart.square().mean(-1, keepdim=True) + layer.eps).sqrt() * layer.weight + layer.bias
 
-        def reader(model, v, h, q):
-            return torch.cat((model.read(q[None, None], v[None])[0, 0], q))
 
-        one_at_a_time("reader", reader, read=read)
+def thought(block, q: Tensor, context: Tensor) -> Tensor:
+    """What a block makes of a question and of what was read for it."""
+    q = q + block.project(context)
+    _, first, _, second = block.mlp
+    hidden = first.weight @ layer_norm(block.mlp[0], q) + first.bias
+    return q + second.weight @ (hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2) + second.bias
+
+
+def scaled(model: Core) -> Core:
+    """Normalisations that are not the identity behind the division."""
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_()
+    return model
+
+
+@pytest.mark.parametrize("read", ["additive", "top_down", "mean", "guided"])
+def test_a_reader_reads_with_any_mechanism_in_pre_norm_residual_blocks(read: str) -> None:
+    def reader(model, v, h, q):
+        for block in model.read.blocks:
+            asked, memory = layer_norm(block.query_norm, q), layer_norm(block.memory_norm, v)
+            if read == "mean":
+                context = memory.sum(0) / 6
+            elif read == "additive":
+                context = weighed([additive(block.read.score, asked, m) for m in memory], memory)
+            else:  # a mechanism has its own tests
+                context = block.read(asked[None, None], memory[None])[0, 0]
+            q = thought(block, q, context)
+        return layer_norm(model.read.norm, q)
+
+    arguments = {"heads": 1} if read == "guided" else {}
+    model = scaled(cores["reader"](SIGHT, WORDS, read=read, arguments=arguments, blocks=2)).double().eval()
+    one_at_a_time(model, reader)
+
+
+def test_what_no_question_can_guide_is_refused_as_a_reader() -> None:
     for query_less in ("perceiver_resampler", "se", "sorcery"):
-        with pytest.raises(UserError, match=f"guide '{query_less}': choose a Read among .*additive"):
+        with pytest.raises(UserError, match=f"guide '{query_less}': choose a Read among .*additive.*mean"):
             cores["reader"](SIGHT, WORDS, read=query_less)
+    with pytest.raises(UserError, match="at least once"):
+        cores["reader"](SIGHT, WORDS, blocks=0)
 
 
 # What lies in the memory is, for these, more than tokens.
@@ -105,6 +156,7 @@ ASKS_MORE = {"multi_scale_deformable", "class_residual", "clip_pool"}
     ],
 )
 def test_questions_do_not_see_each_other_whatever_mechanism_reads(read: str) -> None:
+    """And are read one at a time only where they would: `SEE_EACH_OTHER` names those mechanisms and no others."""
     model = cores["reader"](8, 8, read=read).double().eval()
     seen = Sight(torch.randn(2, 6, 8, dtype=torch.float64), grid=GRID)
     asked = Words(
@@ -114,6 +166,10 @@ def test_questions_do_not_see_each_other_whatever_mechanism_reads(read: str) -> 
     )
     alone = Words(asked.tokens[:, 1:2], asked.mask[:, 1:2], asked.summary[:, 1:2])
     torch.testing.assert_close(model(seen, asked)[:, 1:2], model(seen, alone))
+    at_once = mechanisms[read](8, 8).double().eval()
+    apart, together = at_once(alone.summary, seen.tokens), at_once(asked.summary, seen.tokens)
+    sees = together.shape[1] != 3 or not torch.allclose(together[:, 1:2], apart)
+    assert sees == (read in SEE_EACH_OTHER)
 
 
 def test_the_question_weighs_channels_then_positions() -> None:
@@ -300,6 +356,19 @@ def test_the_low_rank_model_multiplies_what_tanh_leaves() -> None:
 
     one_at_a_time("mlb", low_rank)
 
+    def per_glimpse(model, v, h, q):
+        read, fuse = model.read, model.fuse
+        hidden = [torch.tanh(read.query(q)) * torch.tanh(read.memory(token)) for token in v]
+        parts = [
+            layer.weight @ weighed([read.score[g] @ x for x in hidden], v) + layer.bias
+            for g, layer in enumerate(fuse.sight.layers)
+        ]
+        return torch.tanh(fuse.words(q)) * torch.tanh(torch.cat(parts))
+
+    one_at_a_time("mlb", per_glimpse, joint_width=15, glimpses=3, linear_per_glimpse=True)
+    with pytest.raises(UserError, match="3 glimpses cannot share a width of 11"):
+        core("mlb", glimpses=3, linear_per_glimpse=True)
+
 
 def test_mutan_is_tuckers_decomposition_whose_core_has_slices_of_a_rank() -> None:
     def mutan(model, v, h, q):
@@ -324,6 +393,7 @@ def test_mutan_is_tuckers_decomposition_whose_core_has_slices_of_a_rank() -> Non
     nn.init.zeros_(model.fuse.words_core.bias)
     nn.init.zeros_(model.fuse.sight_core.bias)
     one_at_a_time(model, mutan)
+    assert isinstance(core("mutan", joint_width=12, linear_per_glimpse=True).fuse.sight, GlimpseLinear)
 
 
 def test_tucker_has_the_whole_core() -> None:
@@ -586,35 +656,185 @@ def test_hard_reading_learns_through_a_choice_that_it_did_not_make() -> None:
     assert len(draws.unique(dim=0)) > 1
 
 
+def test_cross_attention_begins_with_larger_queries_and_keys() -> None:
+    states = []
+    for sharpness in (1.0, 3.0):
+        torch.manual_seed(1)
+        states.append(cores["cross_attention"](12, 12, width=12, heads=3, sharpness=sharpness).state_dict())
+    plain, sharp = states
+    for name, value in plain.items():
+        scaled = name.endswith(("read.query.weight", "read.key.weight"))
+        torch.testing.assert_close(sharp[name], 3 * value if scaled else value)
+    assert sum(name.endswith("read.key.weight") for name in plain) == 4
+
+
 def test_cross_attention_is_a_pre_norm_transformer_whose_questions_do_not_see_each_other() -> None:
-    def block(unit, x: Tensor, memory: Tensor) -> Tensor:
-        read, _ = heads_of(unit.read)(*(y[None] for y in (unit.query_norm(x), *[unit.memory_norm(memory)] * 2)))
-        x = x + read[0]
-        return x + unit.mlp(x)
-
     def transformer(model, v, h, q):
-        tokens, x = model.sight(v), model.words(q)[None]
-        for unit in model.among:
-            tokens = block(unit, tokens, tokens)
-        for unit in model.blocks:
-            x = block(unit, x, tokens)
-        return model.norm(x)[0]
+        tokens, q = model.sight(v), model.words(q)
+        for unit in model.mixing:
+            heads = nn.MultiheadAttention(12, 3, batch_first=True, dtype=torch.float64)
+            heads.in_proj_weight, heads.in_proj_bias = unit.attention.project.weight, unit.attention.project.bias
+            heads.out_proj = unit.attention.output
+            normed = layer_norm(unit.norm, tokens)
+            tokens = tokens + heads(normed, normed, normed)[0]
+            tokens = tokens + unit.mlp(tokens)
+        for unit in model.read.blocks:
+            asked, memory = layer_norm(unit.query_norm, q)[None], layer_norm(unit.memory_norm, tokens)
+            q = thought(unit, q, heads_of(unit.read)(asked, memory, memory)[0][0])
+        return layer_norm(model.read.norm, q)
 
-    with torch.no_grad():
-        one_at_a_time("cross_attention", transformer)
+    for mixing in (0, 2):
+        model = scaled(core("cross_attention", mixing=mixing))
+        assert len(model.mixing) == mixing
+        with torch.no_grad():
+            one_at_a_time(model, transformer)
+
+
+def test_what_has_the_width_already_is_not_brought_to_it() -> None:
+    model = cores["cross_attention"](12, 12, width=12, heads=3)
+    assert not list(model.sight.parameters())
+    assert not list(model.words.parameters())
 
 
 @pytest.mark.parametrize("name", ["perceiver", "query_former"])
 def test_latents_read_the_picture_and_the_question_reads_the_latents(name: str) -> None:
     def latents(model, v, h, q):
-        x = model.words(q)[None]
+        q = model.words(q)
         memory = model.resample(model.sight(v)[None])
         assert memory.shape == (1, 5, 12)
-        for unit in model.blocks:
-            x = unit(x[None], memory)[0]
-        return model.norm(x)[0]
+        for unit in model.read.blocks:
+            asked = layer_norm(unit.query_norm, q)[None]
+            normed = layer_norm(unit.memory_norm, memory[0])
+            q = thought(unit, q, heads_of(unit.read)(asked, normed, normed)[0][0])
+        return layer_norm(model.read.norm, q)
 
-    one_at_a_time(name, latents)
+    with torch.no_grad():
+        one_at_a_time(name, latents)
+
+
+@pytest.mark.parametrize("mask_shape", [None, "BN", "BTN"])
+def test_the_mean_read_against_loops(mask_shape: str | None) -> None:
+    B, T, N, D = 3, 4, 7, 5
+    read = MeanRead(6, D).double()
+    query, memory = torch.randn(B, T, 6).double(), torch.randn(B, N, D).double()
+    mask = None
+    if mask_shape is not None:
+        mask = torch.rand((B, N) if mask_shape == "BN" else (B, T, N)) < 0.5
+        mask[0] = False  # nothing to read
+        mask[1] = True
+    given = read(query, memory, mask)
+    assert given.shape == (B, T, D)
+    assert read.context_width == D
+    for b in range(B):
+        for t in range(T):
+            total, count = torch.zeros(D).double(), 0
+            for n in range(N):
+                if mask is None or (mask[b, n] if mask_shape == "BN" else mask[b, t, n]):
+                    total, count = total + memory[b, n], count + 1
+            torch.testing.assert_close(given[b, t], total / max(count, 1))
+
+
+def test_the_mean_read_ignores_the_query_and_has_no_parameters() -> None:
+    read = MeanRead(6, 5)
+    memory = torch.randn(2, 7, 5)
+    assert torch.equal(read(torch.randn(2, 3, 6), memory), read(torch.randn(2, 3, 6), memory))
+    assert list(read.parameters()) == []
+    wide = torch.full((2, 7), 3.0e3, dtype=torch.bfloat16)[..., None].expand(-1, -1, 5)
+    assert read(torch.randn(2, 3, 6).bfloat16(), wide, torch.ones(2, 7, dtype=torch.bool)).dtype == torch.bfloat16
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_the_mean_read_refuses_wrong_shapes() -> None:
+    with pytest.raises(ShapeError, match="query"):
+        MeanRead(6, 5)(torch.randn(2, 3, 5), torch.randn(2, 7, 5))
+    with pytest.raises(ShapeError, match="memory"):
+        MeanRead(6, 5)(torch.randn(2, 3, 6), torch.randn(2, 7, 6))
+    with pytest.raises(ShapeError, match="mask"):
+        MeanRead(6, 5)(torch.randn(2, 3, 6), torch.randn(2, 7, 5), torch.ones(2, 6, dtype=torch.bool))
+
+
+VOCABULARY, DIRECTIONS = 13, (7, 8)
+
+
+def found_then_moved(
+    read, q: Tensor, memory: Tensor, stays: list[Tensor], grid: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Both hops' weights for one question whose words say so much each that it stays with what it found."""
+    cells = [(row, column) for row in range(grid[0]) for column in range(grid[1])]
+    salience = [read.salience(m)[0] for m in memory]
+    scores = [additive(read.find, q, m) for m in memory]
+    found = torch.stack([e + z for e, z in zip(scores, salience, strict=True)]).softmax(0)
+    side = 2 * REACH + 1
+    offsets = (read.offset.weight @ q + read.offset.bias).exp()
+    offsets[side * REACH + REACH] = 0  # moving nowhere is no move
+    offsets = offsets / offsets.sum()
+    logits = []
+    for index, (row, column) in enumerate(cells):
+        total = torch.zeros((), dtype=torch.float64)
+        for down in range(-REACH, REACH + 1):
+            for right in range(-REACH, REACH + 1):
+                block = row // BLOCK + down, column // BLOCK + right
+                inside = [found[i] for i, (r, c) in enumerate(cells) if (r // BLOCK, c // BLOCK) == block]
+                if inside:
+                    mean = torch.stack(inside).sum() / len(inside)
+                    total = total + offsets[side * (down + REACH) + right + REACH] * mean
+        logits.append((total + 1e-6).log() + salience[index])
+    moved = torch.stack(logits).softmax(0)
+    stay = 1 / (1 + sum(torch.exp(-one) for one in stays))
+    return found, stay * found + (1 - stay) * moved
+
+
+@pytest.mark.parametrize("by_word", [True, False])
+@pytest.mark.parametrize("grid", [(5, 7), (2, 3), (1, 1), (11, 3)])
+def test_find_then_move_against_loops(grid: tuple[int, int], by_word: bool) -> None:
+    B, T, D, L = 2, 3, 5, 4
+    read = FindThenMoveRead(6, D, 7, WORDS, VOCABULARY if by_word else None, DIRECTIONS if by_word else ()).double()
+    with torch.no_grad():
+        for parameter in read.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    query, memory = torch.randn(B, T, 6).double(), torch.randn(B, grid[0] * grid[1], D).double()
+    numbers = torch.randint(1, VOCABULARY, (B, T, L))
+    numbers[:, :, 3] = 0
+    asked = Words(torch.randn(B, T, L, WORDS).double(), numbers != 0, query, numbers)
+    with watch(read) as watching, offering.over_grid(grid):
+        given = read(query, memory, grid, asked)
+    (map_,) = watching.maps
+    for b in range(B):
+        for t in range(T):
+            if by_word:
+                stays = [read.stay.weight[number, 0] for number in numbers[b, t, :3]]
+            else:
+                stays = [read.stay.weight[0] @ vector + read.stay.bias[0] for vector in asked.tokens[b, t, :3]]
+            found, weights = found_then_moved(read, query[b, t], memory[b], stays, grid)
+            torch.testing.assert_close(map_.values[b, 0, t].flatten(), found)
+            torch.testing.assert_close(map_.values[b, 1, t].flatten(), weights)
+            torch.testing.assert_close(given[b, t], weights @ memory[b])
+
+
+def test_find_then_move_stands_in_the_block_of_a_reader() -> None:
+    def block(model, v, h, q):
+        (unit,) = model.read.blocks
+        asked, memory = layer_norm(unit.query_norm, q), layer_norm(unit.memory_norm, v)
+        stays = [unit.read.stay(word)[0] for word in h]
+        weights = found_then_moved(unit.read, asked, memory, stays, GRID)[1]
+        return layer_norm(model.read.norm, thought(unit, q, weights @ memory))
+
+    model = scaled(core("find_then_move"))
+    nn.init.normal_(model.read.blocks[0].read.offset.weight)
+    one_at_a_time(model, block)
+
+
+def test_words_of_direction_ask_to_move_from_the_start() -> None:
+    read = FindThenMoveRead(8, 8, 4, WORDS, VOCABULARY, DIRECTIONS)
+    numbers = torch.tensor([[[1, 2, 3, 0], [1, 7, 3, 0], [8, 0, 0, 0], [4, 0, 0, 0]]])
+    asked = Words(torch.zeros(1, 4, 4, WORDS), numbers != 0, torch.zeros(1, 4, WORDS), numbers)
+    stays = read.enough(asked)[0, :, 0].tolist()
+    assert stays[1] < 0.15 < 0.6 < stays[0]
+    assert stays[2] == pytest.approx(1 - stays[3])
+    with pytest.raises(UserError, match="build it without words="):
+        read.enough(Words(asked.tokens, asked.mask, asked.summary))
+    certain = FindThenMoveRead(8, 8, 4, WORDS).enough(asked)[0, :, 0].tolist()
+    assert certain[2] == pytest.approx(stays[3])  # with no word's vector yet, each asks to stay
 
 
 def test_parameters_at_the_papers_sizes_are_as_many_as_the_layers_have() -> None:

@@ -1,10 +1,12 @@
 """What makes pictures and questions readable: grids, regions, words; and models of transformers around both."""
 
 import copy
+import math
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence
 from vqa_small import ANSWERS, SIGHT, VOCABULARY, pictures, questions, small_core, small_model
 
@@ -18,6 +20,7 @@ from regard.models.vqa import (
     DetectedRegions,
     GridEncoder,
     HuggingFaceQuestion,
+    PlacedWords,
     QuestionEncoder,
     QuestionVector,
     RegionEncoder,
@@ -25,7 +28,9 @@ from regard.models.vqa import (
     ViltAnswering,
     VisualQuestionAnswering,
     convolutions,
+    pooled_convolutions,
 )
+from regard.models.vqa.sight import GridPosition
 
 # --- pictures --------------------------------------------------------------------------------------------------------
 
@@ -46,11 +51,53 @@ def lambda_module(function) -> nn.Module:
     return Around()
 
 
-def test_positions_tell_apart_cells_that_look_alike() -> None:
-    plain = GridEncoder(lambda_module(lambda x: torch.ones(1, 5, 2, 3)), width=5)
-    placed = GridEncoder(lambda_module(lambda x: torch.ones(1, 5, 2, 3)), width=5, positions=True)
+@pytest.mark.parametrize("positions", ["sines", "learned"])
+def test_positions_tell_apart_cells_that_look_alike(positions: str) -> None:
+    alike = lambda_module(lambda x: torch.ones(1, 5, 2, 3))
+    plain = GridEncoder(alike, width=5)
+    placed = GridEncoder(alike, width=5, positions=positions, grid=(4, 3) if positions == "learned" else None)
     assert len(plain(torch.zeros(1, 3, 4, 4)).tokens[0].unique(dim=0)) == 1
     assert len(placed(torch.zeros(1, 3, 4, 4)).tokens[0].unique(dim=0)) == 6
+
+
+def test_a_cell_lies_where_its_row_and_column_and_their_waves_say() -> None:
+    position = GridPosition(5).double()
+    given = position(3, 11)
+    for row in range(3):
+        for column in range(11):
+            said = []
+            for place in (row, column):
+                said.append(place / 8)
+                for wavelength in (4, 8, 16, 32):
+                    angle = 2 * math.pi * place / wavelength
+                    said += [math.sin(angle), math.cos(angle)]
+            expected = position.project.weight @ torch.tensor(said, dtype=torch.float64) + position.project.bias
+            torch.testing.assert_close(given[:, row, column], expected)
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_learned_positions_are_those_of_rows_and_columns_and_no_more_than_were_learned() -> None:
+    backbone = lambda_module(lambda x: torch.zeros(1, 5, *x.shape[2:]))
+    encoder = GridEncoder(backbone, 5, positions="learned", grid=(4, 3))
+    seen = encoder(torch.zeros(1, 3, 2, 3))
+    row, column = encoder.position.row, encoder.position.column
+    torch.testing.assert_close(seen.tokens[0, 1 * 3 + 2], row[:, 1, 0] + column[:, 0, 2])
+    for height, width in ((5, 3), (4, 4)):
+        with pytest.raises(ShapeError, match=f"{height} by {width} cells, expected at most 4 by 3"):
+            encoder(torch.zeros(1, 3, height, width))
+    for wrong in ({"positions": "learned"}, {"positions": "sines", "grid": (2, 2)}, {"grid": (2, 2)}):
+        with pytest.raises(UserError, match=r"for a grid, \(rows, columns\)"):
+            GridEncoder(backbone, 5, **wrong)
+    with pytest.raises(UserError, match="choose one of 'sines', 'learned'"):
+        GridEncoder(backbone, 5, positions="fixed")
+
+
+def test_bytes_are_seen_in_the_colours_that_the_encoder_is_told() -> None:
+    encoder = GridEncoder(lambda_module(lambda x: x), width=3, colours=(50, 85))
+    seen = encoder(torch.tensor([0, 50, 255], dtype=torch.uint8).expand(1, 3, 1, 3))
+    torch.testing.assert_close(seen.tokens[0, :, 0], torch.tensor([-50 / 85, 0, 205 / 85]))
+    shares = torch.rand(1, 3, 1, 3)
+    torch.testing.assert_close(encoder(shares).tokens[0].T, shares[0].flatten(1))
 
 
 @pytest.mark.parametrize(
@@ -72,17 +119,54 @@ def test_a_backbone_may_give_several_maps_or_keep_its_channels_last() -> None:
 
 @pytest.mark.parametrize("normalization", ["batch", "group"])
 def test_the_small_network_makes_five_by_five_cells_of_75_pixels_in_bytes_or_shares(normalization: str) -> None:
-    encoder = GridEncoder(convolutions(normalization=normalization), width=24)
+    encoder = GridEncoder(convolutions(normalization=normalization), width=24).double()
     bytes_ = torch.randint(0, 256, (2, 3, 75, 75), dtype=torch.uint8)
     seen = encoder(bytes_)
     assert seen.grid == (5, 5)
-    torch.testing.assert_close(encoder(bytes_ / 255).tokens, seen.tokens)
+    torch.testing.assert_close(encoder(bytes_.double() / 255).tokens, seen.tokens)
     assert sum(p.numel() for p in encoder.parameters()) == 3 * 9 * 24 + 3 * 24 * 9 * 24 + 4 * (24 + 48)
+
+
+@pytest.mark.parametrize("normalization", ["batch", "group"])
+def test_layers_may_have_strides_of_their_own_and_normalise_before_the_relu(normalization: str) -> None:
+    network = convolutions((8, 16, 24), normalization, strides=(2, 1, 2), normalize_first=True).eval()
+    x = expected = torch.randn(1, 3, 13, 11)
+    for at, stride in ((0, 2), (3, 1), (6, 2)):
+        convolution, norm = network[at], network[at + 1]
+        assert convolution.bias is None
+        with torch.no_grad():
+            norm.weight.uniform_(0.5, 1.5)
+            norm.bias.normal_()
+        expected = F.conv2d(expected, convolution.weight, stride=stride, padding=1)
+        if normalization == "batch":
+            expected = expected / math.sqrt(1 + norm.eps)
+        else:
+            groups = expected.unflatten(1, (8, -1))
+            deviation = groups.var((2, 3, 4), unbiased=False, keepdim=True)
+            expected = ((groups - groups.mean((2, 3, 4), keepdim=True)) / (deviation + norm.eps).sqrt()).flatten(1, 2)
+        expected = torch.relu(expected * norm.weight[:, None, None] + norm.bias[:, None, None])
+    torch.testing.assert_close(network(x), expected)
+    assert expected.shape == (1, 24, 4, 3)
+    with pytest.raises(UserError, match="3 widths and 2 strides"):
+        convolutions((8, 16, 24), strides=(2, 1))
+
+
+def test_a_cell_of_the_pooled_network_sees_18_by_18_pixels() -> None:
+    network = pooled_convolutions((5, 7, 11)).eval()
+    x = torch.rand(1, 3, 40, 44, requires_grad=True)
+    cells = network(x)
+    assert cells.shape == (1, 11, 10, 11)
+    cells[0, :, 5, 4].sum().backward()
+    rows, columns = (x.grad.abs().sum((0, 1, axis)).nonzero()[:, 0] for axis in (3, 2))
+    # A pixel that is nowhere the maximum is not felt, but none outside is.
+    assert 5 * 4 - 7 <= rows.min() <= rows.max() <= 5 * 4 + 10
+    assert 4 * 4 - 7 <= columns.min() <= columns.max() <= 4 * 4 + 10
+    assert len(rows) > 13
 
 
 def test_a_frozen_backbone_learns_nothing_and_keeps_its_statistics() -> None:
     backbone = nn.Sequential(nn.Conv2d(3, 5, 2, stride=2), nn.BatchNorm2d(5))
-    encoder = GridEncoder(backbone, 5, frozen=True, positions=True).train()
+    encoder = GridEncoder(backbone, 5, frozen=True, positions="sines").train()
     before = backbone[1].running_mean.clone()
     encoder(torch.rand(2, 3, 4, 4)).tokens.sum().backward()
     torch.testing.assert_close(backbone[1].running_mean, before, rtol=0, atol=0)
@@ -262,6 +346,57 @@ def test_vectors_and_recurrences_that_do_not_fit_are_refused() -> None:
         QuestionEncoder(VOCABULARY, 7, bidirectional=True)
 
 
+def test_placed_words_are_added_up_each_scaled_by_a_vector_of_its_place() -> None:
+    encoder = PlacedWords(VOCABULARY, length=5, width=3).double()
+    asked = questions(2)  # four of at most five words, and some questions alike
+    asked[1, 0] = asked[0, 0]
+    mask = torch.ones(2, 3, 4, dtype=torch.bool)
+    mask[0, 1, 0] = False
+    given = encoder(asked, mask)
+    first, _, second = encoder.mix
+    for b in range(2):
+        for q in range(3):
+            total = torch.zeros(3, dtype=torch.float64)
+            for place, number in enumerate(asked[b, q].tolist()):
+                there = number != 0 and bool(mask[b, q, place])
+                token = encoder.embed.vectors.weight[number] * encoder.place[place] * there
+                torch.testing.assert_close(given.tokens[b, q, place], token)
+                assert given.mask[b, q, place] == there
+                assert given.numbers[b, q, place] == number * there
+                total = total + token / 3
+            hidden = torch.relu(first.weight @ total + first.bias)
+            torch.testing.assert_close(given.summary[b, q], total + second.weight @ hidden + second.bias)
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_placed_words_know_their_longest_question_and_start_small() -> None:
+    encoder = PlacedWords(VOCABULARY, length=5, width=300, padding=4)
+    weight = encoder.embed.vectors.weight
+    assert not weight[4].any()
+    assert weight[torch.arange(VOCABULARY) != 4].std().item() == pytest.approx(0.03, rel=0.1)
+    with pytest.raises(ShapeError, match="questions of 6 words, expected at most 5"):
+        encoder(torch.ones(1, 1, 6, dtype=torch.long))
+    vectors = torch.randn(VOCABULARY, 3)
+    torch.testing.assert_close(PlacedWords(VOCABULARY, 5, 3, vectors=vectors).embed.vectors.weight[1:], vectors[1:])
+
+
+def test_what_is_asked_twice_is_encoded_once() -> None:
+    encoder = PlacedWords(VOCABULARY, length=4, width=3)
+    rows = []
+    encoder.mix.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    asked = torch.tensor([[[4, 2, 0, 0], [5, 2, 0, 0], [4, 2, 0, 0]], [[5, 2, 0, 0], [2, 4, 0, 0], [4, 2, 0, 0]]])
+    encoder(asked)
+    assert rows == [3]
+
+
+@pytest.mark.parametrize(
+    "encoder", [BagOfWords(VOCABULARY, 5), QuestionEncoder(VOCABULARY, 6), PlacedWords(VOCABULARY, 4, 5)]
+)
+def test_the_numbers_of_the_words_are_told_beside_them(encoder: nn.Module) -> None:
+    asked = questions(2)
+    assert torch.equal(encoder(asked).numbers, asked)
+
+
 def test_a_question_that_is_a_vector_is_its_own_word_and_summary() -> None:
     bits = torch.randn(2, 3, 11)
     given = QuestionVector(11)(bits)
@@ -271,6 +406,18 @@ def test_a_question_that_is_a_vector_is_its_own_word_and_summary() -> None:
     model = VisualQuestionAnswering(model.sight, QuestionVector(11), small_core("mac", words_width=11), ANSWERS)
     assert model(pictures(2), bits).shape == (2, 3, ANSWERS)
     torch.testing.assert_close(model.eval()(pictures(2) * 0, bits[:, 0]), model(pictures(2) * 0, bits)[:, 0])
+
+
+def test_a_small_network_may_make_the_word_of_a_vector() -> None:
+    encoder = QuestionVector(11, width=5).double()
+    bits = torch.randn(2, 3, 11).double()
+    given = encoder(bits)
+    first, _, second = encoder.mix
+    hidden = bits @ first.weight.T + first.bias
+    hidden = hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2
+    torch.testing.assert_close(given.summary, hidden @ second.weight.T + second.bias)
+    assert encoder.width == given.tokens.shape[3] == 5
+    assert given.numbers is None
 
 
 def test_an_encoder_of_transformers_reads_questions() -> None:

@@ -1,7 +1,11 @@
 """Sort-of-CLEVR as a task: its sets, its batches, and what it measures of a model."""
 
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +14,8 @@ from torch import Tensor, nn
 from regard.attention import AdditiveRead, MultiHeadCrossAttention, MultiHeadSelfAttention
 from regard.attention.layout import OnMap, ReadMap
 from regard.errors import UserError
-from regard.models import VisualQuestionAnswering
+from regard.models.vqa import Recipe, VisualQuestionAnswering, cores, load
+from regard.tasks.showing import answered
 from regard.tasks.sort_of_clevr import SortOfClevr
 from regard.tasks.sort_of_clevr.pointing import asked, found
 from regard.tasks.sort_of_clevr.questions import KINDS, LENGTH, NOWHERE, Questions, decode, vectors, words
@@ -19,10 +24,31 @@ from regard.tasks.sort_of_clevr.task import AUGMENTATIONS, PARTS, VARIANTS, Batc
 from regard.tasks.task import Task
 
 
+def reader(read: str, **arguments: int | str) -> Recipe:
+    """A small model whose questions look once."""
+    return Recipe(
+        core="reader",
+        arguments={"read": read, "arguments": arguments},
+        image="convolutions",
+        image_arguments={"widths": [16, 24, 32], "positions": "sines"},
+        size=75,
+        question="placed",
+        question_arguments={"length": LENGTH, "width": 32},
+    )
+
+
+READERS = {
+    "none": reader("mean"),
+    "additive": reader("additive"),
+    "dot": reader("dot", score="general"),
+    "multi_head": reader("multi_head_cross", heads=4),
+}
+
+
 @cache
 def shared(**settings: bool | int | str) -> SortOfClevr:
     """A task with few training scenes; tests change nothing in it."""
-    return SortOfClevr(training_scenes=23, batch=5, **settings)  # pyright: ignore[reportArgumentType]
+    return SortOfClevr(READERS, training_scenes=23, batch=5, **settings)  # pyright: ignore[reportArgumentType]
 
 
 def keys(batch: Batch) -> list[bytes]:
@@ -34,7 +60,9 @@ def test_it_is_a_task() -> None:
     assert isinstance(task, Task)
     assert task.families == KINDS[:6]
     assert shared(ternary=True).families == KINDS
-    assert task.attentions == tuple(VARIANTS)
+    assert task.attentions == tuple(READERS)
+    assert SortOfClevr().attentions == VARIANTS
+    assert set(SortOfClevr().variants) == set(cores)
 
 
 def test_the_sets_have_their_sizes_and_nothing_in_common() -> None:
@@ -136,19 +164,31 @@ def test_batches_depend_on_seed_and_epoch_alone() -> None:
         assert not torch.equal(first[0].pictures, next(iter(other)).pictures)
 
 
+def test_non_relational_questions_may_come_alone_first() -> None:
+    task = SortOfClevr(READERS, alone=0.25, batch=5, training_scenes=23, learning_rate=0.003)
+    for progress, count in ((0.0, 10), (0.2, 10), (0.25, 20), (1.0, 20)):
+        for batch, whole in zip(task.batches(1, 0, progress), shared().batches(1, 0, progress), strict=True):
+            assert batch.questions.shape[1] == batch.answers.shape[1] == batch.kinds.shape[1] == count
+            assert torch.equal(batch.pictures, whole.pictures)
+            assert torch.equal(batch.questions, whole.questions[:, :count])
+            assert torch.equal(batch.answers, whole.answers[:, :count])
+            assert (batch.kinds < 3).all() == (count == 10)
+    assert task.learning_rate() == 0.003
+
+
 def test_variants_share_their_initial_values() -> None:
     task = shared()
-    models = {name: task.model(name, 3).state_dict() for name in VARIANTS}
-    names = [name for name in models["none"] if ".read." not in name]
+    models = {name: task.model(name, 3).state_dict() for name in READERS}
+    names = [name for name in models["none"] if name.startswith(("sight.", "words."))]
     assert len(names) > 20
     for state in models.values():
         assert all(torch.equal(state[name], models["none"][name]) for name in names)
     assert not torch.equal(
-        task.model("dot", 4).state_dict()["image.body.0.weight"], models["dot"]["image.body.0.weight"]
+        task.model("dot", 4).state_dict()["sight.backbone.0.weight"], models["dot"]["sight.backbone.0.weight"]
     )
 
 
-@pytest.mark.parametrize("attention", VARIANTS)
+@pytest.mark.parametrize("attention", READERS)
 def test_the_loss_of_every_variant_falls(attention: str) -> None:
     task = shared()
     model = task.model(attention, 0)
@@ -228,12 +268,12 @@ def pointing(task: SortOfClevr, where: Callable[[Scenes, Questions, tuple[int, i
     scenes, questions = task.part("rule")
     model = task.model("additive", 0)
     pictures, sentences = task.example(0)
-    height, width = model.get_submodule("image")(pictures).shape[2:]
+    height, width = model.get_submodule("sight")(pictures).grid
     on = where(scenes, questions, (height, width)).flatten(2)
-    pointer = Pointer(96, 96)
+    pointer = Pointer(32, 32)
     pointer.by_hand = on / on.sum(-1, keepdim=True).clamp(min=1)
     pointer.by_hand[..., -1] += (~on.any(-1)).float()
-    model.get_submodule("block.read").read = pointer
+    model.get_submodule("core.read.blocks.0").read = pointer
     assert sentences.shape == (1, 20, LENGTH)
     return model
 
@@ -274,15 +314,16 @@ def test_several_looks_come_after_their_mean() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.image, self.question, self.block, self.last = model.image, model.question, model.block, model.answer
-            self.refine = OnMap(MultiHeadSelfAttention(96, heads=1))
-            self.read = ReadMap(MultiHeadCrossAttention(96, 96, heads=1))
+            self.model = model
+            self.refine = OnMap(MultiHeadSelfAttention(32, heads=1))
+            self.read = ReadMap(MultiHeadCrossAttention(32, 32, heads=1))
 
         def forward(self, pictures: Tensor, sentences: Tensor) -> Tensor:
-            picture, asked = self.image(pictures), self.question(sentences)
-            self.refine(picture)  # neither is a look of the questions
-            self.read(picture.flatten(2).transpose(1, 2), picture)
-            return self.last(self.block(self.block(asked, picture, sentences), picture, sentences))
+            sight, asked = self.model.sight(pictures), self.model.words(sentences)
+            self.refine(sight.as_map())  # neither is a look of the questions
+            self.read(sight.tokens, sight.as_map())
+            again = replace(asked, summary=self.model.core(sight, asked))
+            return self.model.classifier(self.model.core(sight, again))
 
     _, one = task.answer(model, "rule")
     _, two = task.answer(Twice(), "rule")
@@ -354,6 +395,9 @@ def test_wrong_settings_say_what_there_is() -> None:
     for count in (0, 9801):
         with pytest.raises(UserError, match="1 to 9,800"):
             SortOfClevr(training_scenes=count)
+    for share in (-0.1, 1.1):
+        with pytest.raises(UserError, match="from 0 to 1"):
+            SortOfClevr(alone=share)
     with pytest.raises(UserError, match="at least one scene"):
         SortOfClevr(batch=0)
     with pytest.raises(UserError, match="did you mean 'additive'"):
@@ -365,3 +409,67 @@ def test_wrong_settings_say_what_there_is() -> None:
     with pytest.raises(UserError, match="'question', 'counting', 'pair'"):
         shared().baseline("guess")
     shared().check("dot")
+    with pytest.raises(UserError, match=r"did you mean 'relation_network'\? There are question_only, .*query_former"):
+        SortOfClevr().check("relation_networks")
+
+
+# Every core is tested at tiny sizes in tests/models/vqa; here, those that `regard compare` takes unless told otherwise.
+@pytest.mark.parametrize("core", VARIANTS)
+def test_a_core_by_its_name_learns_from_words_and_points(core: str) -> None:
+    task = SortOfClevr(training_scenes=1, batch=1)
+    model = task.model(core, 0)
+    task.loss(model, next(iter(task.batches(0, 0, 0.0)))).backward()
+    assert next(model.parameters()).grad is not None or core == "question_only"
+    scenes, questions = task.part("rule")
+    task.__dict__["_rule"] = scenes.take(slice(1)), questions.take(slice(1))
+    evaluation = task.evaluation(model, "rule")
+    assert len(evaluation.correct) == 20
+    assert (evaluation.pointed is not None) == cores[core].attends
+
+
+def test_questions_may_come_as_vectors_to_a_core_by_its_name() -> None:
+    task = SortOfClevr(questions="vector", ternary=True, training_scenes=3, batch=3)
+    batch = next(iter(task.batches(0, 0, 0.0)))
+    assert task.model("concatenation", 0)(batch.pictures, batch.questions).shape == (3, 30, 10)
+
+
+def test_what_asks_for_each_question_by_itself_points_all_the_same() -> None:
+    """A core that repeats the picture for every question has a map a question, in the order of the questions."""
+    task = shared()
+    model = task.model("additive", 0)
+    batch = next(iter(task.batches(0, 0, 0.0)))
+    logits, (look,) = answered(model, batch.pictures, batch.questions, watched=True)
+    model.get_submodule("core").one_at_a_time = True
+    apart, (same,) = answered(model, batch.pictures, batch.questions, watched=True)
+    torch.testing.assert_close(apart, logits)
+    torch.testing.assert_close(same, look)
+
+
+@pytest.mark.parametrize(("ternary", "counts"), [(False, {"1", "6"}), (True, {"1 (0 between or obtuse)"})])
+def test_a_model_that_is_kept_answers_people_in_words(ternary: bool, counts: set[str], tmp_path: Path) -> None:
+    task = shared(ternary=ternary)
+    model = task.model("additive", 0)
+    task.keep(model, tmp_path)
+    again = load(tmp_path)
+    assert counts | {"yes", "no", "square", "circle"} <= set(again.answers)
+    batch = next(iter(task.batches(0, 0, 0.0)))
+    chances = model.eval()(batch.pictures, batch.questions)[0].softmax(-1)
+    for index in (0, 11):
+        said = again.answer(batch.pictures[0], decode(batch.questions[0, index]))
+        assert said.text == again.answers[chances[index].argmax()]
+        assert said.probabilities[said.text] == pytest.approx(chances[index].max().item(), rel=1e-3)
+    assert said.look().shape == (10, 10)
+
+
+def test_of_a_model_of_ones_own_the_weights_are_kept(tmp_path: Path) -> None:
+    task = SortOfClevr({"mine": lambda: nn.Linear(2, 3)}, training_scenes=3)
+    task.keep(task.model("mine", 0), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.slow
+def test_questions_bring_in_no_library_of_pictures() -> None:
+    ours = "regard.tasks.vqa, regard.tasks.sort_of_clevr, regard.tasks.digit_scenes, regard.models.vqa"
+    script = f"import sys, {ours}; print(*{{'timm', 'torchvision', 'transformers', 'sklearn'}} & set(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert loaded.split() == []

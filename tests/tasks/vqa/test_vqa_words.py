@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from regard.errors import UserError
+from regard.models.vqa.vocabulary import PAD, UNKNOWN
 from regard.tasks.vqa import WordVocabulary, read_vectors, tokenize, tokenize_possessive
-from regard.tasks.vqa.words import PAD, UNKNOWN
 
 
 @pytest.mark.parametrize(

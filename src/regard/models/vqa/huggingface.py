@@ -1,19 +1,23 @@
 """Vision-language models of `transformers`, with the interface of all others: asked, answering, and watched."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from regard.attention import Attention, offering
 from regard.attention.layout import map_to_tokens
 from regard.attention.offering import MapFact, Request
 from regard.errors import UserError
+from regard.models.naming import one_line
 from regard.models.vqa.model import Answering, Vocabulary
 from regard.models.vqa.sight import Sight
+from regard.models.vqa.view import View
 
 
 class PictureAttention(Attention):
@@ -81,6 +85,31 @@ class ViltAnswering(Answering):
         self.config = config
         self.attention = PictureAttention()
         self.independent = True
+        self.longest = config.max_position_embeddings
+
+    @classmethod
+    def fetch(
+        cls, checkpoint: str | Path, answers: Sequence[str] | None, view: View, weights: bool = True
+    ) -> "ViltAnswering":
+        """The model of a checkpoint, with its tokenizer.
+
+        Args:
+            checkpoint: its name on the Hugging Face Hub, or a folder.
+            answers: those that it is to choose among; where they are not the checkpoint's own, the classifier is fresh.
+            view: what it sees of a picture.
+            weights: whether they are wanted too, or the architecture alone.
+
+        Raises:
+            UserError: it cannot be had, or does not take pictures of that size.
+        """
+        config = fetched("AutoConfig", checkpoint)
+        own = [config.id2label[at] for at in sorted(config.id2label)]
+        other = {"id2label": dict(enumerate(answers)), "ignore_mismatched_sizes": True} if answers else {}
+        model = fetched(
+            "ViltForQuestionAnswering", checkpoint, weights, **(other if list(answers or own) != own else {})
+        )
+        _require_patches(view.size, config.patch_size)
+        return cls(model, tokenizer_of(checkpoint), answers, view)
 
     def see(self, pictures: Float[Tensor, "B 3 H W"]) -> Sight:
         parts = self.model.vilt.embeddings
@@ -153,6 +182,31 @@ class BlipAnswering(Answering):
         self.attention = PictureAttention()
         self.register_buffer("answer_words", answer_words)
         self.independent = False
+        self.longest = self.config.text_config.max_position_embeddings
+
+    @classmethod
+    def fetch(
+        cls, checkpoint: str | Path, answers: Sequence[str] | None, view: View, weights: bool = True
+    ) -> "BlipAnswering":
+        """The model of a checkpoint, with its tokenizer.
+
+        Args:
+            checkpoint, view, weights: as of `ViltAnswering.fetch`.
+            answers: those that are ranked.
+
+        Raises:
+            UserError: as `ViltAnswering.fetch`, or there are no answers.
+        """
+        if not answers:
+            raise UserError("BLIP ranks answers and has none of its own: give at least one")
+        model = fetched("BlipForQuestionAnswering", checkpoint, weights)
+        _require_patches(view.size, model.config.vision_config.patch_size)
+        tokenizer, text = tokenizer_of(checkpoint), model.config.text_config
+        said = [
+            torch.tensor([text.bos_token_id, *tokenizer.encode(answer, add_special_tokens=False), text.sep_token_id])
+            for answer in answers
+        ]
+        return cls(model, pad_sequence(said, True, text.pad_token_id), tokenizer, answers, view)
 
     def see(self, pictures: Float[Tensor, "B 3 H W"]) -> Sight:
         side = self.config.vision_config.patch_size
@@ -191,6 +245,60 @@ class BlipAnswering(Answering):
         likelihood = logits.log_softmax(2).gather(2, following[..., None])[..., 0]
         likelihood = likelihood.masked_fill(following == padding, 0.0).sum(1)  # (M·A,)
         return likelihood.reshape(*questions.shape[:2], A)
+
+
+# `Any`: what transformers gives, by the name of its class.
+def fetched(kind: str, checkpoint: str | Path, weights: bool = True, **arguments: Any) -> Any:
+    """What a class of `transformers` makes of a checkpoint.
+
+    Args:
+        kind: the name of the class, such as `"AutoModel"`.
+        checkpoint: its name on the Hugging Face Hub, or a folder.
+        weights: whether a model comes with its weights, or with random ones.
+        arguments: of `from_pretrained`.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    import transformers
+
+    make: Any = getattr(transformers, kind)
+    hub = "checkpoints come from the Hugging Face Hub, its cache on this machine (HF_HOME), or a folder"
+    with one_line(f"{str(checkpoint)!r} cannot be had, and {hub}"):
+        if weights:
+            return make.from_pretrained(checkpoint, **arguments)
+        config = transformers.AutoConfig.from_pretrained(checkpoint, **arguments)
+        return make.from_config(config) if hasattr(make, "from_config") else make(config)
+
+
+def tokenizer_of(checkpoint: str | Path) -> Any:
+    """The tokenizer of a checkpoint: a `Vocabulary`.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    return fetched("AutoTokenizer", checkpoint)
+
+
+def colours_of(
+    checkpoint: str, mean: Sequence[float] | None = None, deviation: Sequence[float] | None = None
+) -> dict[str, list[float]]:
+    """By which mean and deviation a checkpoint's pictures are normalised, unless both are said.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    if mean is not None and deviation is not None:
+        return {"mean": list(mean), "deviation": list(deviation)}
+    settings = fetched("AutoImageProcessor", checkpoint)
+    return {"mean": list(mean or settings.image_mean), "deviation": list(deviation or settings.image_std)}
+
+
+def _require_patches(size: int, patch: int) -> None:
+    if size % patch:
+        raise UserError(
+            f"size={size} is no whole number of patches of {patch} pixels: take {size // patch * patch or patch}"
+        )
 
 
 def _asked(

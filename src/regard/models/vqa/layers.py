@@ -11,6 +11,7 @@ from regard import functional
 from regard.attention import Read
 from regard.attention.multimodal.bilinear_read import scoring
 from regard.attention.offering import MapFact
+from regard.errors import UserError
 from regard.models.vqa.words import Words
 
 
@@ -42,6 +43,29 @@ class GatedTanh(nn.Module):
 
     def forward(self, x: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead E"]:
         return self.content(x).tanh() * self.gate(x).sigmoid()
+
+
+class GlimpseLinear(nn.Module):
+    """A linear layer for each glimpse, to its share of the width: `[W_1 v_1 + b_1; ...; W_G v_G + b_G]`.
+
+    Args:
+        width: width of all glimpses side by side.
+        out_width: of what is given; the glimpses share it evenly.
+        glimpses: how many.
+
+    Raises:
+        UserError: they cannot share it.
+    """
+
+    def __init__(self, width: int, out_width: int, glimpses: int) -> None:
+        super().__init__()
+        if out_width % glimpses:
+            raise UserError(f"{glimpses} glimpses cannot share a width of {out_width}: give a multiple")
+        self.layers = nn.ModuleList(nn.Linear(width // glimpses, out_width // glimpses) for _ in range(glimpses))
+
+    def forward(self, seen: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead E"]:
+        parts = zip(self.layers, seen.chunk(len(self.layers), -1), strict=True)
+        return torch.cat([layer(part) for layer, part in parts], -1)
 
 
 def normalized_classifier(width: int, hidden_width: int, answers: int, dropout: float) -> nn.Sequential:

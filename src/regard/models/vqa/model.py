@@ -2,8 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -11,11 +10,16 @@ from torch import Tensor, nn
 
 from regard.attention import ShapeError
 from regard.errors import UserError
+from regard.models.vqa.answer import Answer
 from regard.models.vqa.core import Core
 from regard.models.vqa.sight import Regions, Sight
+from regard.models.vqa.vocabulary import WordVocabulary
 from regard.models.vqa.words import Words
 from regard.running import undisturbed
 from regard.watching import AttentionMap, NoMapError, watch
+
+if TYPE_CHECKING:
+    from regard.models.vqa.recipe import Recipe
 
 
 @runtime_checkable
@@ -23,27 +27,6 @@ class Vocabulary(Protocol):
     """From a question as people write it to numbers of words."""
 
     def encode(self, question: str) -> Sequence[int]: ...
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model says to one question.
-
-    Attributes:
-        text: the likeliest answer.
-        probabilities: of the likeliest answers, the first one first. Where the model was trained to score each answer
-            alone, they need not sum to one.
-        maps: what it attended to on the way, if it attends.
-    """
-
-    text: str
-    probabilities: dict[str, float]
-    maps: list[AttentionMap] = field(default_factory=list, repr=False)
-
-    def look(self) -> Float[Tensor, "h w"] | None:
-        """Where on the picture's grid it looked last: the mean over heads, glimpses, steps of its last map there."""
-        placed = [one for one in self.maps if one.grid is not None or {"height", "width"} <= set(one.axes)]
-        return placed[-1].on_grid().values.flatten(0, -3).mean(0) if placed else None
 
 
 class Answering(nn.Module):
@@ -57,9 +40,13 @@ class Answering(nn.Module):
 
     Attributes:
         independent: whether each answer was trained to be right or wrong by itself, and not as one of all.
+        longest: how many words of a question it can read; None: any number.
+        recipe: what it is made of, if `recipe.build` made it.
     """
 
     independent: bool
+    longest: int | None = None
+    recipe: "Recipe | None" = None
 
     def __init__(
         self,
@@ -107,12 +94,13 @@ class Answering(nn.Module):
         """Answer one question about one picture, as people write it.
 
         Args:
-            picture: what `view` takes; without a view, what `sight` takes, without or with a batch of one.
-            question: as people write it.
+            picture: what `view` takes, such as a file; or what `sight` takes, without or with a batch of one.
+            question: as they write it.
             most: how many of the likeliest answers to tell.
 
         Raises:
-            UserError: the model was built without vocabulary or answers, or the question has no known word.
+            UserError: the model was built without vocabulary or answers, the picture cannot be read, or the question
+                has no known word, or more than it can read.
         """
         if self.vocabulary is None or self.answers is None:
             raise UserError(
@@ -120,23 +108,30 @@ class Answering(nn.Module):
             )
         numbers = list(self.vocabulary.encode(question))
         if not numbers:
-            raise UserError(f"the question {question!r} has no word: ask one, such as 'what color is the cat?'")
+            raise UserError(f"the question {question!r} has no word that is known: ask one such as those of training")
+        if self.longest is not None and len(numbers) > self.longest:
+            raise UserError(
+                f"the question has {len(numbers)} words, expected at most {self.longest}: ask a shorter one"
+            )
         device = next(self.parameters()).device
-        seen = picture if self.view is None else self.view(picture)
+        seen = picture if self.view is None or isinstance(picture, (Tensor, Regions)) else self.view(picture)
         seen = _batch_of_one(seen, device)
         asked = torch.tensor([numbers], device=device)
         maps: list[AttentionMap] = []
         with undisturbed(self):
+            sight = self.see(seen)
             try:
-                with watch(self) as seen_maps:
-                    logits = self(seen, asked)[0]
-                maps = seen_maps.maps
+                with watch(self) as watching:
+                    logits = self.ask(sight, asked)[0]
+                maps = watching.maps
             except NoMapError:  # it does not attend
-                logits = self(seen, asked)[0]
+                logits = self.ask(sight, asked)[0]
         shares = (logits.sigmoid() if self.independent else logits.softmax(0)).topk(min(most, len(logits)))
         pairs = zip(shares.indices.tolist(), shares.values.tolist(), strict=True)
         probabilities = {self.answers[int(index)]: share for index, share in pairs}
-        return Answer(next(iter(probabilities)), probabilities, maps)
+        boxes = None if sight.boxes is None else sight.boxes[0]
+        unknown = self.vocabulary.unknown(question) if isinstance(self.vocabulary, WordVocabulary) else ()
+        return Answer(next(iter(probabilities)), probabilities, maps, boxes, tuple(unknown))
 
 
 class VisualQuestionAnswering(Answering):
@@ -174,6 +169,7 @@ class VisualQuestionAnswering(Answering):
         self.core = core
         self.classifier = core.classifier(classifier) if isinstance(classifier, int) else classifier
         self.independent = core.loss == "soft"
+        self.longest = getattr(words, "longest", None)
 
     def see(self, pictures: Shaped[Tensor, "B ..."] | Regions) -> Sight:
         return self.sight(pictures)

@@ -15,7 +15,9 @@ from regard import functional
 from regard.attention import ShapeError, offering
 from regard.attention.layout import map_to_tokens
 from regard.errors import UserError
-from regard.models.visual_question_answering import GridPosition
+
+WAVELENGTHS = (4, 8, 16, 32)
+"""Of the sines and cosines that say where a cell lies, in cells."""
 
 
 class Regions(NamedTuple):
@@ -58,8 +60,8 @@ class Sight:
         return Sight(each(self.tokens), mask, self.grid, boxes)
 
     def looking(self) -> AbstractContextManager[None]:
-        """Inside, whoever watches learns over which grid the tokens that are read lie."""
-        return offering.over_grid(self.grid) if self.grid is not None and offering.listening() else nullcontext()
+        """Inside, whoever watches learns over which grid the tokens that are read lie; regions lie in a row."""
+        return offering.over_grid(self.grid or (self.tokens.shape[1],)) if offering.listening() else nullcontext()
 
     def mean(self) -> Float[Tensor, "B D"]:
         """The mean of the tokens that take part."""
@@ -104,6 +106,56 @@ class Sight:
         return xy.flatten(0, 1).expand(self.tokens.shape[0], -1, -1)
 
 
+class GridPosition(nn.Module):
+    """Where a cell lies: a projection of its row and column and of their sines and cosines.
+
+    Wavelengths of 4, 8, 16 and 32 cells, as in Vaswani et al. 2017 but for a grid: a step to the side is a rotation,
+    and the plain coordinates make "further left" a difference. Any grid size.
+
+    Args:
+        width: width `D` of a cell.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(2 * (1 + 2 * len(WAVELENGTHS)), width)
+
+    def forward(self, rows: int, columns: int) -> Float[Tensor, "D h w"]:
+        weight = self.project.weight
+        axes = []
+        for cells in (rows, columns):
+            place = torch.arange(cells, device=weight.device, dtype=weight.dtype)
+            angles = [2 * torch.pi * place / wavelength for wavelength in WAVELENGTHS]
+            axes.append(torch.stack([place / 8, *(wave(angle) for angle in angles for wave in (torch.sin, torch.cos))]))
+        down, across = axes  # (features, h), (features, w)
+        grid = torch.cat([down[:, :, None].expand(-1, -1, columns), across[:, None].expand(-1, rows, -1)])
+        return self.project(grid.movedim(0, -1)).movedim(-1, 0)  # (D, h, w)
+
+
+class LearnedPosition(nn.Module):
+    """Where a cell lies: a learned vector of its row and one of its column, added up.
+
+    Args:
+        width: width `D` of a cell.
+        rows: most rows of cells that a picture has.
+        columns: most columns.
+    """
+
+    def __init__(self, width: int, rows: int, columns: int) -> None:
+        super().__init__()
+        self.row = nn.Parameter(torch.randn(width, rows, 1) * 0.02)
+        self.column = nn.Parameter(torch.randn(width, 1, columns) * 0.02)
+
+    def forward(self, rows: int, columns: int) -> Float[Tensor, "D h w"]:
+        most = self.row.shape[1], self.column.shape[2]
+        if rows > most[0] or columns > most[1]:
+            raise ShapeError(
+                f"LearnedPosition got {rows} by {columns} cells, expected at most {most[0]} by {most[1]}, as many as "
+                "were learned: give smaller pictures, or take positions='sines'."
+            )
+        return self.row[:, :rows] + self.column[:, :, :columns]
+
+
 class GridEncoder(nn.Module):
     """The last feature map of a convolutional network or vision transformer: every cell is a token.
 
@@ -112,14 +164,17 @@ class GridEncoder(nn.Module):
         width: the channels `D` of a module's maps; a timm model knows its own.
         pretrained: whether a timm model starts from published weights.
         frozen: whether the backbone stays as it is, in evaluation mode, as in all of the earlier papers.
-        positions: whether where a cell lies is added to it (`GridPosition`); default False.
+        positions: what is added to a cell to say where it lies: `"sines"`, a projection of waves (`GridPosition`);
+            `"learned"`, vectors of its row and column (`LearnedPosition`); default None, nothing.
+        grid: most rows and columns of cells, for which positions are learned.
+        colours: `(ground, scale)`: of a byte `x` the backbone sees `(x - ground) / scale`; default (0, 255).
 
     Shapes:
-        pictures `(B, 3, H, W)`, their colours as the backbone expects them; bytes are divided by 255. Gives a `Sight`
-        with its grid.
+        pictures `(B, 3, H, W)`: bytes, or numbers just as the backbone expects them. Gives a `Sight` with its grid.
 
     Raises:
-        UserError: timm has no such model, or it gives no feature maps; or a module came without `width`.
+        UserError: timm has no such model, or it gives no feature maps; or a module came without `width`; or positions
+            of another kind, or to be learned without `grid`.
     """
 
     def __init__(
@@ -128,7 +183,9 @@ class GridEncoder(nn.Module):
         width: int | None = None,
         pretrained: bool = False,
         frozen: bool = False,
-        positions: bool = False,
+        positions: Literal["sines", "learned"] | None = None,
+        grid: Sequence[int] | None = None,
+        colours: Sequence[int | float] = (0, 255),
     ) -> None:
         super().__init__()
         if isinstance(backbone, str):
@@ -141,7 +198,8 @@ class GridEncoder(nn.Module):
         if frozen:
             self.backbone.requires_grad_(False)
             self.backbone.eval()
-        self.position = GridPosition(self.width) if positions else None
+        self.position = _position(self.width, positions, grid)
+        self.ground, self.scale = colours
 
     def train(self, mode: bool = True) -> "GridEncoder":
         super().train(mode)
@@ -152,7 +210,9 @@ class GridEncoder(nn.Module):
     def forward(self, pictures: Float[Tensor, "B 3 H W"] | UInt8[Tensor, "B 3 H W"]) -> Sight:
         if not pictures.is_floating_point():
             weight = next(self.backbone.parameters(), torch.empty(0))
-            pictures = pictures.to(weight.dtype) / 255
+            # Convolutions are fastest so, and bytes are copied here anyway.
+            pictures = pictures.to(weight.dtype, memory_format=torch.channels_last)
+            pictures = (pictures - self.ground) / self.scale
         maps = self.backbone(pictures)
         x: Tensor = maps[-1] if isinstance(maps, (list, tuple)) else maps
         if x.ndim == 4 and x.shape[1] != self.width and x.shape[3] == self.width:
@@ -167,23 +227,65 @@ class GridEncoder(nn.Module):
         return Sight(map_to_tokens(x), grid=(x.shape[2], x.shape[3]))
 
 
-def convolutions(
-    widths: Sequence[int] = (24, 24, 24, 24), normalization: Literal["batch", "group"] = "batch"
-) -> nn.Sequential:
-    """The small network that sort-of-CLEVR is read with: each layer halves the picture's sides.
+def _position(width: int, kind: str | None, grid: Sequence[int] | None) -> nn.Module | None:
+    if kind not in (None, "sines", "learned"):
+        raise UserError(f"positions={kind!r}: choose one of 'sines', 'learned', None")
+    if (kind == "learned") != (grid is not None):
+        raise UserError(f"positions={kind!r} with grid={grid}: positions are learned for a grid, (rows, columns)")
+    if grid is not None:
+        return LearnedPosition(width, *grid)
+    return None if kind is None else GridPosition(width)
 
-    `relu` and a normalisation behind convolutions of 3 by 3 and stride 2, four of 24 as in the relation network
-    (Santoro et al., NeurIPS 2017): pictures of 75 by 75 become 5 by 5 cells.
+
+def convolutions(
+    widths: Sequence[int] = (24, 24, 24, 24),
+    normalization: Literal["batch", "group"] = "batch",
+    strides: Sequence[int] | None = None,
+    normalize_first: bool = False,
+) -> nn.Sequential:
+    """The small network that sort-of-CLEVR is read with: 3 by 3 convolutions, each with a `relu` and a normalisation.
+
+    Four of 24 and of stride 2 as in the relation network (Santoro et al., NeurIPS 2017): pictures of 75 by 75 become
+    5 by 5 cells.
 
     Args:
         widths: channels behind every layer; the last one is the `width` that `GridEncoder` is told.
         normalization: `"batch"`, the paper's, or `"group"`: eight groups, or as many below as divide the width.
+        strides: of every layer; default 2.
+        normalize_first: whether the normalisation stands between a convolution, which then has no bias, and its
+            `relu`; default False: behind both, as in the paper.
+
+    Raises:
+        UserError: not as many strides as widths.
+    """
+    strides = (2,) * len(widths) if strides is None else strides
+    if len(strides) != len(widths):
+        raise UserError(f"{len(widths)} widths and {len(strides)} strides: give each layer both")
+    layers: list[nn.Module] = []
+    for (width, out_width), stride in zip(pairwise((3, *widths)), strides, strict=True):
+        groups = functional.largest_divisor(out_width, 8)
+        norm = nn.BatchNorm2d(out_width) if normalization == "batch" else nn.GroupNorm(groups, out_width)
+        convolution = nn.Conv2d(width, out_width, 3, stride, padding=1, bias=not normalize_first)
+        layers += [convolution, norm, nn.ReLU()] if normalize_first else [convolution, nn.ReLU(), norm]
+    return nn.Sequential(*layers)
+
+
+def pooled_convolutions(widths: Sequence[int] = (16, 48, 96)) -> nn.Sequential:
+    """The small network that digit scenes are read with: one cell for four by four pixels.
+
+    Convolutions of 3 by 3 with batch normalisation and `relu`; behind all but the last one, maxima of two by two. Of
+    three layers a cell sees 18 by 18 pixels around its centre: itself and what is close, never two objects and their
+    relation.
+
+    Args:
+        widths: channels behind every layer; the last one is the `width` that `GridEncoder` is told.
     """
     layers: list[nn.Module] = []
     for width, out_width in pairwise((3, *widths)):
-        groups = functional.largest_divisor(out_width, 8)
-        norm = nn.BatchNorm2d(out_width) if normalization == "batch" else nn.GroupNorm(groups, out_width)
-        layers += [nn.Conv2d(width, out_width, 3, stride=2, padding=1), nn.ReLU(), norm]
+        # Maxima, not strides: a digit is a few pixels of many, and a stride would blur it with the ground.
+        layers += [nn.MaxPool2d(2)] if layers else []
+        convolution = nn.Conv2d(width, out_width, 3, padding=1, bias=False)
+        layers += [convolution, nn.BatchNorm2d(out_width), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
 
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from regard.attention import ShapeError
 from regard.errors import UserError
 
 Recurrence = Literal["gru", "lstm"]
@@ -20,11 +21,13 @@ class Words:
         tokens: one vector a word, zero where there is none.
         mask: True = a word.
         summary: one vector a question.
+        numbers: the words' numbers; None where a question is no words.
     """
 
     tokens: Float[Tensor, "B Q L D"]
     mask: Bool[Tensor, "B Q L"]
     summary: Float[Tensor, "B Q D"]
+    numbers: Int[Tensor, "B Q L"] | None = None
 
     def flat(self) -> tuple[Float[Tensor, "M L D"], Bool[Tensor, "M L"]]:
         """The words of every question as a sequence of its own, and which of them are words."""
@@ -105,7 +108,73 @@ class BagOfWords(nn.Module):
     def forward(self, questions: Int[Tensor, "B Q L"], mask: Bool[Tensor, "B Q L"] | None = None) -> Words:
         embedded, there = self.embed(questions, mask)
         tokens = embedded.masked_fill(~there[..., None], 0.0)
-        return Words(tokens, there, tokens.sum(2))
+        return Words(tokens, there, tokens.sum(2), questions)
+
+
+class PlacedWords(nn.Module):
+    """Words, each scaled by a vector of its place in the question, are added up; a small network mixes the sum.
+
+    Position encoding as in Sukhbaatar et al., "End-To-End Memory Networks", NeurIPS 2015, section 4.1, but learned. The
+    questions of a batch that are the same are encoded once.
+
+    Args:
+        words: how many words the vocabulary has, the one that fills up short questions included.
+        length: most words `L` in a question, counted with what fills it up.
+        width: width `D` of a word and of the summary.
+        padding, vectors, frozen, dropout: as of `Embedding`.
+
+    Attributes:
+        longest: most words in a question.
+
+    Shapes:
+        questions `(B, Q, L)`, mask `(B, Q, L)` with True = a word; default: all but `padding`. Gives `Words`.
+
+    Raises:
+        ShapeError: a question is longer than `length`.
+    """
+
+    def __init__(
+        self,
+        words: int,
+        length: int,
+        width: int = 96,
+        padding: int = 0,
+        vectors: Float[Tensor, "V E"] | None = None,
+        frozen: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.embed = Embedding(words, width, padding, vectors, frozen, dropout)
+        if vectors is None:
+            # Small, so that words that were not asked yet hardly disturb those that were.
+            drawn = torch.empty(words - 1, width).normal_(std=0.03)
+            with torch.no_grad():
+                self.embed.vectors.weight[torch.arange(words) != padding] = drawn
+        self.place = nn.Parameter(1 + torch.randn(length, width) * 0.1)
+        self.mix = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+        self.width = width
+        self.longest = length
+        self.longest = length
+
+    def forward(self, questions: Int[Tensor, "B Q L"], mask: Bool[Tensor, "B Q L"] | None = None) -> Words:
+        length = questions.shape[2]
+        if length > self.longest:
+            raise ShapeError(
+                f"PlacedWords got questions of {length} words, expected at most {self.longest}: ask shorter ones, "
+                "or build it with a greater length=."
+            )
+        padding = self.embed.padding
+        numbers = questions if mask is None else questions.masked_fill(~mask, padding)
+        distinct, which = numbers.flatten(0, 1), None
+        if not torch.compiler.is_compiling():  # how many are distinct would be a size that no graph knows
+            distinct, which = torch.unique(distinct, dim=0, return_inverse=True)
+        tokens = self.embed(distinct[None])[0][0] * self.place[:length]  # (distinct, L, D); zero where no word is
+        summary = tokens.sum(1) / 3
+        summary = summary + self.mix(summary)  # (distinct, D)
+        if which is not None:
+            tokens, summary = tokens.index_select(0, which), summary.index_select(0, which)
+        sizes = tuple(questions.shape[:2])
+        return Words(tokens.unflatten(0, sizes), numbers != padding, summary.unflatten(0, sizes), numbers)
 
 
 class Recurrent(nn.Module):
@@ -220,27 +289,37 @@ class QuestionEncoder(nn.Module):
         embedded, there = self.embed(questions, mask)
         tokens, summary = self.recurrent(embedded.flatten(0, 1), there.flatten(0, 1))
         sizes = tuple(there.shape[:2])
-        return Words(tokens.unflatten(0, sizes), there, summary.unflatten(0, sizes))
+        return Words(tokens.unflatten(0, sizes), there, summary.unflatten(0, sizes), questions)
 
 
 class QuestionVector(nn.Module):
     """Questions that come as vectors, such as the eleven bits of sort-of-CLEVR: one word each, its own summary.
 
     Args:
-        width: width `D` of a question.
+        in_width: width `E` of a question.
+        width: of what a network of two layers makes of it, with a GELU between them; default None: it stays as it is.
+
+    Attributes:
+        width: width `D` of a word and of the summary.
 
     Shapes:
-        questions `(B, Q, D)`, mask `(B, Q, 1)` with True = is asked; default: all are. Gives `Words` of one word.
+        questions `(B, Q, E)`, mask `(B, Q, 1)` with True = is asked; default: all are. Gives `Words` of one word.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, in_width: int, width: int | None = None) -> None:
         super().__init__()
-        self.width = width
+        self.width = in_width if width is None else width
+        self.mix = (
+            nn.Identity()
+            if width is None
+            else nn.Sequential(nn.Linear(in_width, width), nn.GELU(), nn.Linear(width, width))
+        )
 
-    def forward(self, questions: Float[Tensor, "B Q D"], mask: Bool[Tensor, "B Q 1"] | None = None) -> Words:
+    def forward(self, questions: Float[Tensor, "B Q E"], mask: Bool[Tensor, "B Q 1"] | None = None) -> Words:
         if mask is None:
             mask = questions.new_ones(1, 1, 1, dtype=torch.bool).expand(*questions.shape[:2], 1)
-        return Words(questions[:, :, None].masked_fill(~mask[..., None], 0.0), mask, questions)
+        summary = self.mix(questions)
+        return Words(summary[:, :, None].masked_fill(~mask[..., None], 0.0), mask, summary)
 
 
 class HuggingFaceQuestion(nn.Module):
@@ -266,6 +345,7 @@ class HuggingFaceQuestion(nn.Module):
         self.encoder = encoder
         self.padding: int = getattr(config, "pad_token_id", None) or 0 if padding is None else padding
         self.width = config.hidden_size
+        self.longest: int | None = getattr(config, "max_position_embeddings", None)
         self.frozen = frozen
         if frozen:
             encoder.requires_grad_(False)
@@ -284,4 +364,4 @@ class HuggingFaceQuestion(nn.Module):
         tokens = read.masked_fill(~there[..., None], 0.0)  # (B·Q, L, D)
         first = take(tokens, there.to(torch.uint8).argmax(1, keepdim=True))[:, 0]  # (B·Q, D)
         sizes = tuple(mask.shape[:2])
-        return Words(tokens.unflatten(0, sizes), mask, first.unflatten(0, sizes))
+        return Words(tokens.unflatten(0, sizes), mask, first.unflatten(0, sizes), questions)

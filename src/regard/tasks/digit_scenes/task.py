@@ -1,28 +1,20 @@
 """The task: answer questions about scenes of digits, with one model that differs in its attention alone."""
 
-import base64
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.attention import (
-    AdditiveRead,
-    Attention,
-    DotRead,
-    HardRead,
-    MultiHeadCrossAttention,
-    Read,
-    SpatialSoftmaxPooling,
-)
 from regard.errors import UserError
-from regard.models import FindThenMove, MeanRead, VisualQuestionAnswering
+from regard.models.vqa import Answering, Recipe, VisualQuestionAnswering, build, cores, create, save
+from regard.models.vqa.vocabulary import WordVocabulary, tokenize_marked
 from regard.running import undisturbed
 from regard.tasks.digit_scenes.digits import SIDE, Digits, load_digits
 from regard.tasks.digit_scenes.questions import (
@@ -38,8 +30,8 @@ from regard.tasks.digit_scenes.questions import (
     decode,
 )
 from regard.tasks.digit_scenes.scenes import MOST_DIGITS, Scenes, compose
+from regard.tasks.showing import answered, data_uri
 from regard.tasks.task import Evaluation
-from regard.watching import AttentionMap, watch
 
 WIDTH = 96
 HIDDEN = 64
@@ -49,16 +41,16 @@ CELL = 4
 DIRECTION_WORDS = [WORDS.index(direction.split()[0]) for direction in DIRECTIONS]
 """The words that say that a question takes two steps."""
 
-READS: dict[str, Callable[[], Read | FindThenMove]] = {
-    "none": lambda: MeanRead(WIDTH, WIDTH),
-    "spatial": lambda: SpatialSoftmaxPooling(WIDTH, WIDTH, hidden_width=HIDDEN),
-    "additive": lambda: AdditiveRead(WIDTH, WIDTH, hidden_width=HIDDEN),
-    "dot": lambda: DotRead(WIDTH, WIDTH, score="general"),
-    "multi_head": lambda: MultiHeadCrossAttention(WIDTH, WIDTH, heads=4),
-    "stacked": lambda: FindThenMove(WIDTH, HIDDEN, len(WORDS), DIRECTION_WORDS),
-    "hard": lambda: HardRead(WIDTH, WIDTH, hidden_width=HIDDEN, estimator="straight_through"),
+VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "none": ("reader", {"read": "mean"}),
+    "spatial": ("reader", {"read": "softmax_pool", "arguments": {"hidden_width": HIDDEN}}),
+    "additive": ("reader", {"read": "additive", "arguments": {"hidden_width": HIDDEN}}),
+    "dot": ("reader", {"read": "dot", "arguments": {"score": "general"}}),
+    "multi_head": ("reader", {"read": "multi_head_cross", "arguments": {"heads": 4}}),
+    "stacked": ("find_then_move", {"hidden_width": HIDDEN, "words": len(WORDS), "directions": DIRECTION_WORDS}),
+    "hard": ("reader", {"read": "hard", "arguments": {"hidden_width": HIDDEN, "estimator": "straight_through"}}),
 }
-"""The variants: what reads from the picture, and nothing else, differs."""
+"""Each one's core and its arguments: what reads from the picture, and nothing else, differs."""
 
 STAGES = ((0.0, 0.4, 1, False), (0.07, 0.8, 4, False), (0.22, 1.0, MOST_DIGITS, False), (0.28, 1.0, MOST_DIGITS, True))
 """From which progress on: the share of the full side, the most digits, and whether relations are asked.
@@ -107,25 +99,48 @@ class DigitScenes:
     @property
     def attentions(self) -> tuple[str, ...]:
         """The variants in the order of the table."""
-        return tuple(READS)
+        return tuple(VARIANTS)
 
     def check(self, attention: str) -> None:
         """Refuse a variant that there is none of."""
-        if attention not in READS:
-            near = get_close_matches(attention, READS, n=1)
+        if attention not in VARIANTS and attention not in cores:
+            near = get_close_matches(attention, [*VARIANTS, *cores], n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise UserError(
-                f"digit scenes know no attention {attention!r}: {hint}There are {', '.join(READS)}. "
-                "Mechanisms that refine a map are compared on pictures of your own: regard compare --data FOLDER"
+                f"digit scenes know no attention {attention!r}: {hint}There are {', '.join(VARIANTS)}, and the models "
+                f"of questions {', '.join(cores)}. Mechanisms that refine a map are compared on pictures of your own: "
+                "regard compare --data FOLDER"
             )
 
+    def recipe(self, attention: str) -> Recipe:
+        """All that is needed to build a variant: one of `VARIANTS`, or else the core of that name."""
+        core, arguments = VARIANTS.get(attention, (attention, {}))
+        return Recipe(
+            core=core,
+            arguments=arguments,
+            image="pooled_convolutions",
+            image_arguments={"widths": [16, 48, WIDTH], "positions": "sines", "colours": [50, 85]},
+            size=self.size,
+            question="placed",
+            question_arguments={"length": LENGTH, "width": WIDTH},
+            independent=False,
+        )
+
     def model(self, attention: str, seed: int) -> nn.Module:
-        """A fresh model. All but the read starts from the same values whatever the read."""
+        """A fresh model. All but what reads starts from the same values; of `VARIANTS`, all but the read itself."""
+        recipe = self.recipe(attention)
         torch.manual_seed(seed)
-        model = VisualQuestionAnswering(MeanRead(WIDTH, WIDTH), len(WORDS), LENGTH, len(ANSWERS), width=WIDTH)
-        torch.manual_seed(seed)
-        model.block.use(READS[attention]())
+        model = self._built(self.recipe("none") if attention in VARIANTS else recipe)
+        if attention in VARIANTS:
+            torch.manual_seed(seed)
+            core = create(recipe.core, WIDTH, WIDTH, **recipe.arguments)
+            core.load_state_dict(model.core.state_dict(), strict=False)
+            model.core, model.recipe = core, recipe
         return model.to(self.device).to(memory_format=torch.channels_last)
+
+    def keep(self, model: nn.Module, folder: Path) -> None:
+        """Write all that is needed to use the model again: `regard ask` then answers with it."""
+        save(cast(Answering, model), folder)
 
     def learning_rate(self) -> float:
         return 3e-3
@@ -176,7 +191,7 @@ class DigitScenes:
             row, column = scenes.corners[scene, target]
             shown.append(
                 {
-                    "picture": _data_uri(scenes.pictures[scene]),
+                    "picture": data_uri(torch.from_numpy(scenes.pictures[scene])),
                     "width": self.size,
                     "height": self.size,
                     "question": decode(questions.words[scene, question]),
@@ -191,7 +206,8 @@ class DigitScenes:
         scenes, questions = self._test
         which = self._shown()
         rows = np.array([scene for scene, _ in which])
-        logits, maps = self._answer(model, scenes.pictures[rows], questions.words[rows], watched=True)
+        logits, looks = self._answer(model, scenes.pictures[rows], questions.words[rows], watched=True)
+        names = [f"hop {number}" for number in range(1, len(looks) + 1)] if len(looks) > 1 else ["attention"]
         said = []
         for index, (scene, question) in enumerate(which):
             chances = logits[index, question].softmax(-1)
@@ -202,12 +218,16 @@ class DigitScenes:
                     "probability": float(chances[answer]),
                     "correct": bool(answer == questions.answers[scene, question]),
                     "maps": [
-                        {"label": label, "weights": values[index, question].tolist(), "sums_to_one": True}
-                        for label, values in (_hops(maps) if maps else {}).items()
+                        {"label": name, "weights": look[index, question].tolist(), "sums_to_one": True}
+                        for name, look in zip(names, looks, strict=False)
                     ],
                 }
             )
         return said
+
+    @staticmethod
+    def _built(recipe: Recipe) -> VisualQuestionAnswering:
+        return cast(VisualQuestionAnswering, build(recipe, WordVocabulary(WORDS, tokenize_marked), ANSWERS))
 
     @cached_property
     def _digits(self) -> tuple[Digits, Digits]:
@@ -240,13 +260,13 @@ class DigitScenes:
         return shown
 
     def _evaluation(self, model: nn.Module, scenes: Scenes, questions: Questions, point: bool) -> Evaluation:
-        logits, maps = self._answer(model, scenes.pictures, questions.words, watched=point)
+        logits, looks = self._answer(model, scenes.pictures, questions.words, watched=point)
         correct = np.equal(logits.argmax(-1).cpu().numpy(), questions.answers)
         asked = (questions.families == FAMILIES.index("attribute")) & (questions.objects != NOWHERE)
         pointed = None
-        if maps is not None:
-            largest = maps.values.flatten(3).mean(1).argmax(-1).cpu().numpy()  # over hops: (scenes, questions)
-            columns = maps.values.shape[-1]
+        if looks:
+            largest = torch.stack(looks).mean(0).flatten(2).argmax(-1).numpy()  # (scenes, questions)
+            columns = looks[0].shape[3]
             centre = np.stack([largest // columns, largest % columns], axis=-1) * CELL + CELL // 2
             scene = np.arange(len(scenes))[:, None]
             inside = centre - scenes.corners[scene, np.maximum(questions.objects, 0)]
@@ -256,53 +276,15 @@ class DigitScenes:
 
     def _answer(
         self, model: nn.Module, pictures: np.ndarray, words: np.ndarray, watched: bool
-    ) -> tuple[Tensor, AttentionMap | None]:
-        """Logits `(scenes, questions, answers)` and, if watched, a map `batch, hop, query, height, width`."""
-        watched = watched and any(isinstance(module, Attention) and module.maps for module in model.modules())
-        logits, maps = [], []
+    ) -> tuple[Float[Tensor, "scenes questions answers"], list[Float[Tensor, "scenes questions h w"]]]:
+        """Logits, and, if watched, the weights of each look."""
+        parts = []
         with undisturbed(model):
             for start in range(0, len(pictures), 100):
                 part = slice(start, start + 100)
-                inputs = self._tensor(pictures[part]), self._tensor(words[part])
-                if not watched:
-                    logits.append(model(*inputs))
-                    continue
-                with watch(model) as watching:
-                    logits.append(model(*inputs))
-                maps.append(_over_hops(next(one for one in watching.maps if one.label == "attention")))
-        if not maps:
-            return torch.cat(logits).float(), None
-        values = torch.cat([one.values for one in maps])
-        return torch.cat(logits).float(), AttentionMap(
-            values, maps[0].axes, maps[0].module, maps[0].mechanism, maps[0].label, sums_to_one=maps[0].sums_to_one
-        )
+                parts.append(answered(model, self._tensor(pictures[part]), self._tensor(words[part]), watched))
+        logits, looks = zip(*parts, strict=True)
+        return torch.cat(logits), [torch.cat(one) for one in zip(*looks, strict=True)]
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
-
-
-def _over_hops(one: AttentionMap) -> AttentionMap:
-    """The map on its grid, the mean over heads, with an axis `hop` of one where there are no hops."""
-    if "heads" in one.axes:
-        one = one.mean("heads")
-    one = one.on_grid()
-    if "hop" in one.axes:
-        return one
-    return AttentionMap(one.values[:, None], (one.axes[0], "hop", *one.axes[1:]), one.module, one.mechanism, one.label)
-
-
-def _hops(maps: AttentionMap) -> dict[str, Tensor]:
-    """Each hop's weights `(batch, query, height, width)` by its name."""
-    hops = maps.values.unbind(1)
-    if len(hops) == 1:
-        return {"attention": hops[0]}
-    return {f"hop {number}": hop for number, hop in enumerate(hops, start=1)}
-
-
-def _data_uri(picture: np.ndarray) -> str:
-    """A picture `(3, height, width)` as a PNG inside a link."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0))).save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,7 +1,6 @@
 """Classification of somebody's own pictures, without attention and with it."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +14,13 @@ from torch.nn import functional
 from regard.attention import Refine, mechanisms
 from regard.attention.catalogue import get
 from regard.errors import UserError
+from regard.files import save_weights
+from regard.models.decoding import Bad, Pictures
 from regard.placing import Insertions, insert
 from regard.running import undisturbed
+from regard.tasks.batching import Epoch, batches_of, in_batches
 from regard.tasks.pictures import maps, views
 from regard.tasks.pictures.backbone import backbone as find_backbone
-from regard.tasks.pictures.decoding import WORKERS, Bad, Pictures
 from regard.tasks.pictures.folder import Found, find
 from regard.tasks.task import Evaluation
 from regard.watching import NoMapError, watch
@@ -158,11 +159,11 @@ class PicturesTask:
                 insert(model, wanted, self._at, start=self._start, example=(1, 3, self._size, self._size))
         return model.to(self._device)
 
-    def batches(self, seed: int, epoch: int, progress: float) -> "Epoch":
+    def batches(self, seed: int, epoch: int, progress: float) -> Epoch[int, Tensor, Batch]:
         """All training pictures in a new order, randomly cropped and flipped; `progress` changes nothing."""
         train = self.split(seed).train
         order = [train[place] for place in np.random.default_rng([_shuffle, seed, epoch]).permutation(len(train))]
-        parts = _parts(order, self._batch)[: self.length(seed)]
+        parts = in_batches(order, self._batch)[: self.length(seed)]
 
         def view(index: int) -> UInt8[Tensor, "3 size size"]:
             draw = np.random.default_rng([_augment, seed, epoch, index])
@@ -171,13 +172,8 @@ class PicturesTask:
         return Epoch(parts, view, self._collate)
 
     def length(self, seed: int) -> int:
-        """How many batches an epoch has.
-
-        Where one picture is left over it is left out: batch normalisation cannot learn from a single one.
-        """
-        count = len(self.split(seed).train)
-        full, rest = divmod(count, self._batch)
-        return full + (rest > 0 and (rest > 1 or full == 0))
+        """How many batches an epoch has."""
+        return batches_of(len(self.split(seed).train), self._batch)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross entropy with label smoothing."""
@@ -237,10 +233,14 @@ class PicturesTask:
             )
         return found
 
+    def keep(self, model: nn.Module, folder: Path) -> None:
+        """Its weights as `model.safetensors`; the run's settings and the variant's name say what they belong to."""
+        save_weights(model, folder / "model.safetensors")
+
     def _outcomes(self, model: nn.Module, indices: list[int]) -> Evaluation:
         correct: list[Tensor] = []
         with undisturbed(model):
-            for pictures, labels in Epoch(_parts(indices, self._batch), self._centred, self._collate):
+            for pictures, labels in Epoch(in_batches(indices, self._batch), self._centred, self._collate):
                 correct.append(model(_like(pictures, model)).argmax(1).cpu() == labels.cpu())
         return Evaluation(
             correct=torch.cat(correct).numpy(),
@@ -251,7 +251,7 @@ class PicturesTask:
     def _centred(self, index: int) -> UInt8[Tensor, "3 size size"]:
         return views.centred(self._pictures[index], self._size, self._backbone.interpolation)
 
-    def _collate(self, indices: list[int], seen: list[UInt8[Tensor, "3 size size"]]) -> Batch:
+    def _collate(self, indices: Sequence[int], seen: list[UInt8[Tensor, "3 size size"]]) -> Batch:
         pictures = views.normalized(seen, self._backbone.mean, self._backbone.deviation)
         labels = torch.tensor([self._labels[index] for index in indices])
         return pictures.to(self._device), labels.to(self._device)
@@ -274,32 +274,6 @@ class PicturesTask:
                     f"the class folder {folder / name} holds {count} picture{'' if count == 1 else 's'}{bad}: expected "
                     "at least 3, for training, validation and test; add pictures or take the folder away"
                 )
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """The batches of one epoch; threads prepare the next one while one is used.
-
-    Attributes:
-        parts: the pictures of each batch, by index.
-        view: what of a picture is seen; called in several threads.
-        collate: the batch of such views.
-    """
-
-    parts: list[list[int]]
-    view: Callable[[int], UInt8[Tensor, "3 size size"]]
-    collate: Callable[[list[int], list[UInt8[Tensor, "3 size size"]]], Batch]
-
-    def __len__(self) -> int:
-        return len(self.parts)
-
-    def __iter__(self) -> Iterator[Batch]:
-        with ThreadPoolExecutor(WORKERS) as pool:
-            coming: list[Future[Tensor]] = []
-            for at, part in enumerate(self.parts):
-                now = coming or [pool.submit(self.view, index) for index in part]
-                coming = [pool.submit(self.view, index) for index in (self.parts[at + 1 : at + 2] or [[]])[0]]
-                yield self.collate(part, [future.result() for future in now])
 
 
 def _mechanisms(attention: str) -> list[str]:
@@ -338,10 +312,6 @@ def _like(pictures: Tensor, model: nn.Module) -> Tensor:
     """Where the model is, in its number format."""
     own = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
     return pictures.to(own.device, own.dtype)
-
-
-def _parts(indices: list[int], size: int) -> list[list[int]]:
-    return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 
 def _bad_files(bad: list[Bad]) -> str:

@@ -1,12 +1,10 @@
 """The task: answer all questions about a sort-of-CLEVR picture, which is encoded once."""
 
-import base64
-import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
-from types import MappingProxyType
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,10 +13,12 @@ from jaxtyping import Bool, Float, Int, Num, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.attention import AdditiveRead, Attention, DotRead, MultiHeadCrossAttention, Read, Refine
 from regard.errors import UserError
-from regard.models import MeanRead, VisualQuestionAnswering
+from regard.files import save_weights
+from regard.models.vqa import Answering, Recipe, build, cores, save
+from regard.models.vqa.vocabulary import WordVocabulary, tokenize_marked
 from regard.running import undisturbed
+from regard.tasks.showing import answered, data_uri
 from regard.tasks.sort_of_clevr.baselines import BASELINES, Part, accuracies, baseline
 from regard.tasks.sort_of_clevr.generation import PER_FAMILY, generate
 from regard.tasks.sort_of_clevr.pointing import asked, found, mass, peak
@@ -35,21 +35,18 @@ from regard.tasks.sort_of_clevr.questions import (
     vectors,
     words,
 )
-from regard.tasks.sort_of_clevr.scenes import OBJECTS, RADIUS, Scenes
+from regard.tasks.sort_of_clevr.scenes import OBJECTS, RADIUS, SIDE, Scenes
 from regard.tasks.task import Evaluation
-from regard.watching import AttentionMap, watch
 
-WIDTH = 96
-
-VARIANTS: Mapping[str, Callable[[], nn.Module]] = MappingProxyType(
-    {
-        "none": lambda: _reading(lambda: MeanRead(WIDTH, WIDTH)),
-        "additive": lambda: _reading(lambda: AdditiveRead(WIDTH, WIDTH)),
-        "dot": lambda: _reading(lambda: DotRead(WIDTH, WIDTH, score="general")),
-        "multi_head": lambda: _reading(lambda: MultiHeadCrossAttention(WIDTH, WIDTH, heads=4)),
-    }
+VARIANTS = (
+    "question_only",
+    "concatenation",
+    "stacked_attention",
+    "relation_network",
+    "entity_stream",
+    "cross_attention",
 )
-"""The models that are compared unless others are given: one look at the picture, by different reads."""
+"""The cores that are compared unless others are named, or other models given."""
 
 PARTS = ("rule", "more", "validation")
 """What can be tested on: the 200 scenes of the published test; 2,000 more; 500 for learning curves."""
@@ -133,8 +130,9 @@ class SortOfClevr:
     The 9,800 training scenes and the 200 of the test are those of the published generator from seed 1, pixel by pixel.
 
     Args:
-        variants: the models to compare, each made by a function; they take pictures `(B, 3, 75, 75)` in 0..255 and
-            questions `(B, Q, width)`, and give the answers' logits `(B, Q, 10)`. Default: `VARIANTS`, which take words.
+        variants: the models to compare, each by its recipe or made by a function; they take pictures `(B, 3, 75, 75)`
+            in 0..255 and questions `(B, Q, width)`, and give the answers' logits `(B, Q, 10)`. Default: every core of
+            `regard.models.vqa.cores` by its name, as `recipe` has it.
         questions: how a question is given: `words`, indices `(B, Q, 17)` into `WORDS`, or the generator's `vector` of
             ones and zeros, of 11 or, with ternary questions, 18.
         ternary: ask the ternary questions too: 30 questions a scene and not 20.
@@ -142,6 +140,10 @@ class SortOfClevr:
             picture and questions alike, and change no answer; `colours and mirrors`, which also exchanges left and
             right or up and down for half of the scenes each, and answers anew.
         own_nearest_neighbour: with the published generator's defect, see `questions.answer`.
+        alone: for which share of training, in whole epochs and at least the first one if it is not 0, the
+            non-relational questions are asked alone; default 0, as published. Whoever has to find one object does so
+            within an epoch or two then; otherwise it may learn to count all of them first, and stay with that for long.
+        learning_rate: the highest of the schedule; default 1e-3.
         batch: scenes a batch, each with all of its questions.
         training_scenes: how many of the 9,800.
         device: where models and batches live.
@@ -151,11 +153,13 @@ class SortOfClevr:
 
     def __init__(
         self,
-        variants: Mapping[str, Callable[[], nn.Module]] = VARIANTS,
+        variants: Mapping[str, Recipe | Callable[[], nn.Module]] | None = None,
         questions: str = "words",
         ternary: bool = False,
         augmentation: str = "colours",
         own_nearest_neighbour: bool = False,
+        alone: float = 0.0,
+        learning_rate: float = 1e-3,
         batch: int = 64,
         training_scenes: int = 9_800,
         device: str | torch.device = "cpu",
@@ -164,13 +168,18 @@ class SortOfClevr:
         _one_of("augmentation", augmentation, AUGMENTATIONS)
         if not 1 <= training_scenes <= 9_800:
             raise UserError(f"training_scenes={training_scenes}: the published training set has 1 to 9,800 scenes")
+        if not 0 <= alone <= 1:
+            raise UserError(f"alone={alone}: expected a share of training, from 0 to 1")
         if batch < 1:
             raise UserError(f"batch={batch}: a batch holds at least one scene")
-        self.variants = variants
         self.questions = questions
         self.ternary = ternary
+        self.variants = {name: self.recipe(name) for name in cores} if variants is None else variants
+        self.attentions = VARIANTS if variants is None else tuple(variants)
         self.augmentation = augmentation
         self.own_nearest_neighbour = own_nearest_neighbour
+        self.alone = alone
+        self.rate = learning_rate
         self.batch = batch
         self.training_scenes = training_scenes
         self.device = torch.device(device)
@@ -179,11 +188,6 @@ class SortOfClevr:
     def families(self) -> tuple[str, ...]:
         """The kinds of questions, three of each family."""
         return KINDS[: len(KINDS) if self.ternary else len(KINDS) - 3]
-
-    @property
-    def attentions(self) -> tuple[str, ...]:
-        """The variants in the order of the table."""
-        return tuple(self.variants)
 
     @property
     def width(self) -> int:
@@ -197,14 +201,43 @@ class SortOfClevr:
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise UserError(f"sort-of-CLEVR knows no {attention!r}: {hint}There are {', '.join(self.variants)}.")
 
+    def recipe(self, core: str) -> Recipe:
+        """A core between the relation network's small network of convolutions and its LSTM, or the questions' vectors.
+
+        Cells are told where they lie: those of cores that do not tell them themselves would have no left and right.
+        """
+        by_words = self.questions == "words"
+        return Recipe(
+            core=core,
+            image="convolutions",
+            image_arguments={"positions": "sines"},
+            size=SIDE,
+            question="lstm" if by_words else "vector",
+            question_arguments={"width": 128, "embedding_width": 32} if by_words else {"in_width": self.width},
+            independent=False,
+        )
+
     def model(self, attention: str, seed: int) -> nn.Module:
         """A fresh model."""
         self.check(attention)
         torch.manual_seed(seed)
-        return self.variants[attention]().to(self.device).to(memory_format=torch.channels_last)
+        variant = self.variants[attention]
+        if isinstance(variant, Recipe):
+            words = WordVocabulary(WORDS, tokenize_marked) if self.questions == "words" else None
+            model = build(variant, words, [_said(answer, self.ternary) for answer in ANSWERS])
+        else:
+            model = variant()
+        return model.to(self.device).to(memory_format=torch.channels_last)
+
+    def keep(self, model: nn.Module, folder: Path) -> None:
+        """Write all that is needed to use the model again; of one that was made by a function, the weights."""
+        if isinstance(model, Answering) and model.recipe is not None:
+            save(model, folder)
+        else:
+            save_weights(model, folder / "model.safetensors")
 
     def learning_rate(self) -> float:
-        return 1e-3
+        return self.rate
 
     def length(self, seed: int) -> int:
         return -(-self.training_scenes // self.batch)
@@ -213,6 +246,8 @@ class SortOfClevr:
         """The training scenes in a new order, augmented; the same for every variant."""
         random = torch.Generator().manual_seed(1_000_003 * seed + epoch)
         scenes, questions = self.training
+        if progress < self.alone:
+            questions = questions.first(PER_FAMILY)
         for part in torch.randperm(len(scenes), generator=random).split(self.batch):
             yield self._batch(*self._augmented(scenes.take(part), questions.take(part), random))
 
@@ -290,7 +325,8 @@ class SortOfClevr:
             for start in range(0, len(scenes), 100):
                 rows = slice(start, start + 100)
                 some, about = scenes.take(rows), questions.take(rows)
-                logits, looks = self._ask(model, self._batch(some, about), point)
+                batch = self._batch(some, about)
+                logits, looks = answered(model, batch.pictures, batch.questions, point)
                 correct.append(logits.argmax(-1).cpu() == about.answers)
                 if looks:
                     pointing.append(_pointing(some, about, looks))
@@ -316,7 +352,7 @@ class SortOfClevr:
             row, column = (scenes.centres[scene, target] - RADIUS).tolist()
             shown.append(
                 {
-                    "picture": _data_uri(picture),
+                    "picture": data_uri(picture),
                     "width": picture.shape[2],
                     "height": picture.shape[1],
                     "question": decode(sentences[scene, question]),
@@ -332,7 +368,8 @@ class SortOfClevr:
         shown = self._shown()
         scenes, questions = self._rows(self.part("rule"), torch.tensor([scene for scene, _ in shown]))
         with undisturbed(model):
-            logits, looks = self._ask(model, self._batch(scenes, questions), watched=True)
+            batch = self._batch(scenes, questions)
+            logits, looks = answered(model, batch.pictures, batch.questions, watched=True)
         said = []
         for index, (_, question) in enumerate(shown):
             chances = logits[index, question].softmax(-1)
@@ -390,20 +427,6 @@ class SortOfClevr:
         batch = scenes.pictures(), said, questions.answers, questions.kinds
         return Batch(*(one.to(self.device) for one in batch))
 
-    def _ask(
-        self, model: nn.Module, batch: Batch, watched: bool
-    ) -> tuple[Float[Tensor, "batch questions answers"], list[Tensor]]:
-        """The answers' logits, and, if watched, the weights of each look `(batch, questions, height, width)`."""
-        attending = {path: module for path, module in model.named_modules() if isinstance(module, Attention)}
-        # What refines a picture or a question from itself is no look, and its maps over all pairs of cells are large.
-        paths = [path for path, module in attending.items() if module.maps and not isinstance(module, Refine)]
-        if not watched or not paths:
-            return model(batch.pictures, batch.questions).float(), []
-        with watch(model, paths) as watching:
-            logits = model(batch.pictures, batch.questions).float()
-        looks = [look for one in watching.maps for look in _looks(one, batch.answers.shape[1])]
-        return logits, [look for look in looks if look.shape == looks[0].shape]
-
     def _shown(self) -> list[tuple[int, int]]:
         """Which scene and question stand in the report: every kind in turn, as far as the scene is asked it."""
         kinds = self.part("rule")[1].kinds
@@ -414,28 +437,14 @@ class SortOfClevr:
         return shown
 
 
-def _reading(read: Callable[[], Read]) -> nn.Module:
-    """All but the read is made first, and so starts from the same values whatever the read."""
-    model = VisualQuestionAnswering(MeanRead(WIDTH, WIDTH), len(WORDS), LENGTH, len(ANSWERS), width=WIDTH)
-    model.block.use(read())
-    return model
+def _said(answer: str, ternary: bool) -> str:
+    """An answer as it is told: numbers stand for two counts where ternary questions are asked, see `questions.say`."""
+    return f"{answer} ({int(answer) - 1} between or obtuse)" if ternary and answer.isdigit() else answer
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise UserError(f"{name}={value!r}: choose one of {', '.join(map(repr, allowed))}")
-
-
-def _looks(one: AttentionMap, questions: int) -> list[Tensor]:
-    """The weights of each question over the cells of the picture, hop by hop; none if the map is of something else."""
-    spatial = one.grid is not None or "height" in one.axes
-    if one.label != "attention" or not spatial or "query" not in one.axes:
-        return []
-    if one.values.shape[one.axes.index("query")] != questions:
-        return []  # what something else reads, the cells or the words
-    one = (one.mean("heads") if "heads" in one.axes else one).on_grid()
-    hops = one.values.unbind(one.axes.index("hop")) if "hop" in one.axes else [one.values]
-    return [hop.float().cpu() for hop in hops]
 
 
 def _pointing(scenes: Scenes, questions: Questions, looks: list[Tensor]) -> Pointing:
@@ -449,12 +458,3 @@ def _pointing(scenes: Scenes, questions: Questions, looks: list[Tensor]) -> Poin
         torch.stack([mass(look, on_asked) for look in each]),
         torch.stack([mass(look, on_found) for look in each]),
     )
-
-
-def _data_uri(picture: UInt8[Tensor, "3 height width"]) -> str:
-    """A picture as a PNG inside a link."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(picture.movedim(0, -1).contiguous().numpy()).save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,10 +1,12 @@
 """Visual question answering: its data, its answers and its measure.
 
-`formats` and `tables` read data sets into `question.Questions`, `words` and `answers` turn questions and answers into
-numbers, `regions` reads region features, `accuracy` is the official measure, and `predictions` writes what evaluation
-servers take.
+`formats` and `tables` read data sets into `question.Questions`, `answers` turns answers into numbers, `words` reads
+vectors of words, `regions` reads region features, `accuracy` is the official measure, and `predictions` writes what
+evaluation servers take. `source` recognises whose format a file has. `task` trains models on them: `asked` gives what a
+model takes, `seeing` keeps what a frozen encoder made of pictures, `targets` is what is learned, `outcomes` measures.
 """
 
+from regard.models.vqa.vocabulary import WordVocabulary, tokenize, tokenize_possessive
 from regard.tasks.vqa.accuracy import Accuracy, Report, exact_match, normal_form, vqa_accuracy
 from regard.tasks.vqa.answers import (
     AnswerVocabulary,
@@ -17,14 +19,10 @@ from regard.tasks.vqa.formats import clevr, gqa, textvqa, visual_genome, vqa
 from regard.tasks.vqa.predictions import write_clevr, write_gqa, write_vqa
 from regard.tasks.vqa.question import Question, Questions
 from regard.tasks.vqa.regions import RegionArchive, RegionBatch, Regions, padded, read_regions
+from regard.tasks.vqa.source import Source
 from regard.tasks.vqa.tables import comma_separated, hugging_face
-from regard.tasks.vqa.words import (
-    WordVectors,
-    WordVocabulary,
-    read_vectors,
-    tokenize,
-    tokenize_possessive,
-)
+from regard.tasks.vqa.task import VisualQuestions
+from regard.tasks.vqa.words import WordVectors, read_vectors
 
 __all__ = [
     "Accuracy",
@@ -35,6 +33,8 @@ __all__ = [
     "RegionBatch",
     "Regions",
     "Report",
+    "Source",
+    "VisualQuestions",
     "WordVectors",
     "WordVocabulary",
     "clevr",

@@ -19,8 +19,8 @@ from typing import Any
 from urllib.parse import urlparse
 
 from regard.errors import UserError
+from regard.models.vqa.vocabulary import tokenize
 from regard.tasks.vqa.question import BadRow, Gathering, Question, Questions, value_of
-from regard.tasks.vqa.words import tokenize
 
 _identifier = int | str
 

@@ -1,9 +1,11 @@
 """Answers as files that the evaluation servers and scripts take, whole and each once."""
 
+import csv
+import io
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -61,6 +63,27 @@ def write_clevr(path: Path, predictions: Predictions, questions: Iterable[Questi
         if len(answer.splitlines()) != 1:
             raise UserError(f"the answer to question {number} is {answer!r}: expected one line; give one that is")
     _write(path, "".join(f"{answer}\n" for _, answer in answers))
+
+
+def write_table(path: Path, answers: Sequence[str], questions: Sequence[Question]) -> None:
+    """A CSV file with `image,question,answer` and, where questions have one, `question_id`: one's own table.
+
+    Args:
+        path: as `write_vqa`.
+        answers: one for each question, in their order.
+        questions: as `write_vqa`.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    numbered = any(question.question_id is not None for question in questions)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "question", "answer", *(["question_id"] if numbered else [])])
+    for question, answer in zip(questions, answers, strict=True):
+        image = question.image if isinstance(question.image, Path) else question.image_id
+        writer.writerow([image, question.question, answer, *([question.question_id] if numbered else [])])
+    _write(path, text.getvalue())
 
 
 def _matched(predictions: Predictions, questions: Iterable[Question]) -> list[Pair]:

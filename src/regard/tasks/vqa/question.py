@@ -8,10 +8,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, overload
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from regard.errors import UserError
-from regard.tasks.pictures.decoding import KEPT_BYTES, WORKERS, _rgb, decode
+from regard.models.decoding import KEPT_BYTES, WORKERS, decode
 
 Identifier = int | str
 """Of a question or a picture, as the data set writes it."""
@@ -91,6 +91,10 @@ class Questions(Sequence[Question]):
         part = Questions((self._questions[index] for index in indices), self.source, self.skipped)
         part._kept = self._kept
         return part
+
+    def identity(self, index: int) -> object:
+        """The same for questions about one picture, and for no others: a file's path, where it is a file."""
+        return _key(self._questions[index])
 
     def picture(self, index: int, shorter: int) -> Image.Image:
         """The picture of a question, upright, in RGB, at most `shorter` pixels on its shorter side.
@@ -268,16 +272,7 @@ def _key(question: Question) -> object:
 
 
 def _decoded(image: Picture, shorter: int) -> Image.Image:
-    if isinstance(image, Path):
-        return decode(image, shorter)
-    picture = image if isinstance(image, Image.Image) else image()
-    # Pillow reads a 16-bit PNG as 32-bit greys in older versions.
-    picture = _rgb(ImageOps.exif_transpose(picture), deep=picture.format == "PNG")
-    scale = shorter / min(picture.size)
-    if scale >= 1:
-        return picture
-    width, height = (max(1, round(side * scale)) for side in picture.size)
-    return picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3)
+    return decode(image() if callable(image) else image, shorter)
 
 
 def _name(question: Question, index: int) -> str:

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from regard.errors import UserError
+from regard.models.vqa import sight
 from regard.tasks.vqa.question import Identifier
 
 MOST = 100
@@ -59,6 +60,10 @@ class Regions:
             )
         width, height = self.size
         return self.boxes / self.boxes.new_tensor([width, height, width, height])
+
+    def for_model(self) -> sight.Regions:
+        """What a model takes; without boxes where the file does not say how large the picture is."""
+        return sight.Regions(self.features, None, None if self.size is None else self.relative())
 
 
 @dataclass(frozen=True)

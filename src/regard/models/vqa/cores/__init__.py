@@ -5,13 +5,14 @@ from typing import Any
 
 from regard.errors import UserError
 from regard.models.vqa.core import Core
-from regard.models.vqa.cores.baselines import Concatenation, ImageOnly, Product, QuestionOnly
+from regard.models.vqa.cores.baselines import Concatenation, Flattened, ImageOnly, Product, QuestionOnly
 from regard.models.vqa.cores.bilinear_attention import BilinearAttentionNetwork
 from regard.models.vqa.cores.block import Block
 from regard.models.vqa.cores.compact import Compact
 from regard.models.vqa.cores.dual import DualAttention
 from regard.models.vqa.cores.entity_stream import EntityStream, HardEntityStream
 from regard.models.vqa.cores.factorized import Factorized, HighOrder
+from regard.models.vqa.cores.find_then_move import FindThenMove
 from regard.models.vqa.cores.guided import (
     Alternating,
     ImageGuided,
@@ -39,8 +40,10 @@ cores: dict[str, type[Core]] = {
         QuestionOnly,
         ImageOnly,
         Concatenation,
+        Flattened,
         Product,
         Reader,
+        FindThenMove,
         QuestionSpatial,
         QuestionChannel,
         QuestionChannelSpatial,

@@ -1,5 +1,6 @@
 """No attention: what every reader is compared with."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import ClassVar, Literal
 
@@ -8,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regard.attention import ShapeError
 from regard.attention.contract import Paper
 from regard.models.vqa.core import Core, Loss
 from regard.models.vqa.sight import Sight
@@ -111,6 +113,60 @@ class Concatenation(Core):
     def forward(self, sight: Sight, words: Words) -> Float[Tensor, "B Q J"]:
         image = sight.mean()[:, None].expand(-1, words.summary.shape[1], -1)  # (B, Q, D)
         return self.mix(torch.cat((image, words.summary), 2))
+
+
+class Flattened(Core):
+    """All cells of the picture in one vector, each at its own place, beside the question: CNN + MLP.
+
+        z = f([v_1; ...; v_N; q])
+
+    Paper: what Santoro, Raposo, Barrett, Malinowski, Pascanu, Battaglia, Lillicrap, "A simple neural network module for
+    relational reasoning", NeurIPS 2017, compare the relation network with; `f` is its own.
+
+    Args:
+        sight_width: width of a picture's token.
+        words_width: width of the questions.
+        cells: how many cells the picture has; default 25, those of sort-of-CLEVR's pictures.
+        f_widths: of the layers of `f`, each with a ReLU; default two of 256.
+        dropout: behind the last of them; default 0.5.
+
+    Raises:
+        ShapeError: the picture has another number of cells.
+        UserError: it has regions.
+    """
+
+    name: ClassVar[str] = "flattened"
+    paper: ClassVar[Paper] = Paper(
+        "A simple neural network module for relational reasoning", "Santoro et al.", "NeurIPS", 2017
+    )
+    loss: ClassVar[Loss] = "consensus"
+    attends: ClassVar[bool] = False
+    grid: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        sight_width: int,
+        words_width: int,
+        cells: int = 25,
+        f_widths: Sequence[int] = (256, 256),
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.cells = cells
+        widths = (cells * sight_width + words_width, *f_widths)
+        self.f = nn.Sequential(*(layer for sizes in pairwise(widths) for layer in (nn.Linear(*sizes), nn.ReLU())))
+        self.dropout = nn.Dropout(dropout)
+        self.joint_width = widths[-1]
+
+    def forward(self, sight: Sight, words: Words) -> Float[Tensor, "B Q J"]:
+        image = sight.as_map().flatten(2)  # (B, D, N)
+        if image.shape[2] != self.cells:
+            raise ShapeError(
+                f"Flattened got {image.shape[2]} cells, expected {self.cells}: give it cells={image.shape[2]}, and "
+                "pictures of one size."
+            )
+        image = image.flatten(1)[:, None].expand(-1, words.summary.shape[1], -1)  # (B, Q, D·N)
+        return self.dropout(self.f(torch.cat((image, words.summary), 2)))
 
 
 class Product(_Fused):

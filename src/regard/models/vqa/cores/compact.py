@@ -1,6 +1,5 @@
 """Compact bilinear pooling, MCB."""
 
-from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -13,8 +12,6 @@ from regard.attention import CompactBilinearRead
 from regard.attention.contract import Paper
 from regard.models.vqa.core import Loss
 from regard.models.vqa.cores.bilinear import AttendAndFuse
-from regard.models.vqa.sight import Sight
-from regard.models.vqa.words import Words
 
 
 class CompactFusion(nn.Module):
@@ -33,8 +30,6 @@ class CompactFusion(nn.Module):
             self.register_buffer(f"{name}_signs", 2.0 * torch.randint(2, (width,)) - 1)
 
     def forward(self, question: Float[Tensor, "B Q Dq"], seen: Float[Tensor, "B Q Dv"]) -> Float[Tensor, "B Q K"]:
-        # Sums of many entries, in full precision under autocast too.
-        question, seen = question.to(self.query_signs.dtype), seen.to(self.sight_signs.dtype)
         q = functional.count_sketch(question, self.query_bins, self.query_signs, self.sketch_width)
         v = functional.count_sketch(seen, self.sight_bins, self.sight_signs, self.sketch_width)
         return F.normalize(functional.signed_root(functional.compact_bilinear(q, v)), dim=2, eps=1e-6)
@@ -72,8 +67,3 @@ class Compact(AttendAndFuse):
         read = CompactBilinearRead(words_width, sight_width, sketch_width, hidden_width, glimpses)
         fuse = CompactFusion(words_width, read.context_width, sketch_width)
         super().__init__(read, fuse, sketch_width, normalize=True)
-
-    def forward(self, sight: Sight, words: Words) -> Float[Tensor, "B Q J"]:
-        dtype = next(self.read.parameters()).dtype  # the attention's sketches are in full precision too
-        sight = replace(sight, tokens=sight.tokens.to(dtype))
-        return super().forward(sight, replace(words, summary=words.summary.to(dtype)))

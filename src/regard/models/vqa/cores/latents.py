@@ -2,57 +2,60 @@
 
 from typing import ClassVar
 
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard.attention import MultiHeadCrossAttention, PerceiverResampler, QueryFormer
 from regard.attention.contract import Paper
+from regard.models.blocks import Block, ReadBlocks
 from regard.models.vqa.core import Core, Loss
 from regard.models.vqa.sight import Sight
 from regard.models.vqa.words import Words
 
 
-class ReadBlock(nn.Module):
-    """A pre-norm residual block: `u = x + heads(norm(x), norm(m))`, `y = u + W2 gelu(W1 norm(u))`."""
+def heads_read(
+    width: int, heads: int, blocks: int, expansion: int, dropout: float = 0.0, sharpness: float = 1.0
+) -> ReadBlocks:
+    """Blocks that read by multi-head attention, from a memory as wide as the queries."""
+    reads = [MultiHeadCrossAttention(width, width, heads=heads) for _ in range(blocks)]
+    with torch.no_grad():
+        for read in reads:
+            read.query.weight *= sharpness
+            read.key.weight *= sharpness
+    return ReadBlocks(reads, width, width, expansion=expansion, dropout=dropout)
 
-    def __init__(self, width: int, heads: int, expansion: int, dropout: float) -> None:
-        super().__init__()
-        self.query_norm = nn.LayerNorm(width)
-        self.memory_norm = nn.LayerNorm(width)
-        self.read = MultiHeadCrossAttention(width, width, heads=heads)
-        self.mlp = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width)
-        )
-        self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, x: Float[Tensor, "B T D"], memory: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None
-    ) -> Float[Tensor, "B T D"]:
-        x = x + self.dropout(self.read(self.query_norm(x), self.memory_norm(memory), mask))
-        return x + self.dropout(self.mlp(x))
+def brought(width: int, to: int) -> nn.Module:
+    """A linear layer to another width; nothing where it is that already."""
+    return nn.Identity() if width == to else nn.Linear(width, to)
 
 
 class CrossAttention(Core):
     """Questions as queries of a transformer's decoder: tokens read each other, then every question reads them.
 
-        v <- v + heads(norm(v), norm(v)), v <- v + mlp(norm(v))        in each of the picture's blocks
+        v <- v + heads(norm(v), norm(v)), v <- v + mlp(norm(v))        in each of the blocks that mix
         q <- q + heads(norm(q), norm(v)), q <- q + mlp(norm(q))        in each of the question's
         z  = norm(q)
 
     The picture's part is computed once for all questions, which do not see each other. Where a cell lies, `GridEncoder`
-    tells with positions=True.
+    tells with its `positions`.
 
     Paper: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, with the normalisations in front.
 
     Args:
-        sight_width: width of a picture's token.
-        words_width: width of the questions.
+        sight_width: width of a picture's token; where it is not `width`, a linear layer brings it there.
+        words_width: width of the questions; likewise.
         width: of both; default 128.
         blocks: how often a question reads; default 4.
-        sight_blocks: how often the tokens read each other; default 1.
+        mixing: how often the tokens read each other before; default 0.
         heads: default 4.
         expansion: of the hidden layers; default 2.
         dropout: of what is added to a residual; default 0.
+        sharpness: how many times PyTorch's usual size the weights of queries and keys begin with; default 2. At 1 a
+            question begins by reading nearly the mean of all cells, and can stay there: with `mixing=1` on
+            sort-of-CLEVR, all questions at once, one object was found in the third epoch with 2, and not within five
+            epochs with 1 or 3.5.
     """
 
     name: ClassVar[str] = "cross_attention"
@@ -65,27 +68,25 @@ class CrossAttention(Core):
         words_width: int,
         width: int = 128,
         blocks: int = 4,
-        sight_blocks: int = 1,
+        mixing: int = 0,
         heads: int = 4,
         expansion: int = 2,
         dropout: float = 0.0,
+        sharpness: float = 2.0,
     ) -> None:
         super().__init__()
-        self.sight = nn.Linear(sight_width, width)
-        self.words = nn.Linear(words_width, width)
-        self.among = nn.ModuleList(ReadBlock(width, heads, expansion, dropout) for _ in range(sight_blocks))
-        self.blocks = nn.ModuleList(ReadBlock(width, heads, expansion, dropout) for _ in range(blocks))
-        self.norm = nn.LayerNorm(width)
+        self.sight = brought(sight_width, width)
+        self.words = brought(words_width, width)
+        self.mixing = nn.ModuleList(Block(width, heads, expansion, dropout) for _ in range(mixing))
+        self.read = heads_read(width, heads, blocks, expansion, dropout, sharpness)
         self.joint_width = width
 
     def forward(self, sight: Sight, words: Words) -> Float[Tensor, "B Q J"]:
-        tokens, question = self.sight(sight.tokens), self.words(words.summary)
+        tokens = self.sight(sight.tokens)
         with sight.looking():
-            for block in self.among:
-                tokens = block(tokens, tokens, sight.mask)
-            for block in self.blocks:
-                question = block(question, tokens, sight.mask)
-        return self.norm(question)
+            for block in self.mixing:
+                tokens = block(tokens, sight.mask)
+            return self.read(self.words(words.summary), tokens, sight.mask)
 
 
 class Perceiver(Core):
@@ -127,11 +128,10 @@ class Perceiver(Core):
         expansion: int = 4,
     ) -> None:
         super().__init__()
-        self.sight = nn.Linear(sight_width, width)
-        self.words = nn.Linear(words_width, width)
+        self.sight = brought(sight_width, width)
+        self.words = brought(words_width, width)
         self.resample = self.reader(width, latents, layers, heads, expansion)
-        self.blocks = nn.ModuleList(ReadBlock(width, heads, expansion, dropout=0.0) for _ in range(blocks))
-        self.norm = nn.LayerNorm(width)
+        self.read = heads_read(width, heads, blocks, expansion)
         self.joint_width = width
 
     def reader(self, width: int, latents: int, layers: int, heads: int, expansion: int) -> nn.Module:
@@ -141,10 +141,7 @@ class Perceiver(Core):
     def forward(self, sight: Sight, words: Words) -> Float[Tensor, "B Q J"]:
         with sight.looking():
             latents = self.resample(self.sight(sight.tokens), sight.mask)
-        question = self.words(words.summary)
-        for block in self.blocks:
-            question = block(question, latents)
-        return self.norm(question)
+        return self.read(self.words(words.summary), latents)
 
 
 class Queries(Perceiver):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from regard.attention import LowRankBilinearRead
 from regard.attention.contract import Paper
 from regard.models.vqa.cores.bilinear import AttendAndFuse
+from regard.models.vqa.layers import GlimpseLinear
 
 
 class LowRankFusion(nn.Module):
@@ -16,7 +17,7 @@ class LowRankFusion(nn.Module):
     def __init__(self, query_width: int, sight_width: int, joint_width: int, dropout: float) -> None:
         super().__init__()
         self.words = nn.Linear(query_width, joint_width)
-        self.sight = nn.Linear(sight_width, joint_width)
+        self.sight: nn.Module = nn.Linear(sight_width, joint_width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, question: Float[Tensor, "B Q Dq"], seen: Float[Tensor, "B Q Dv"]) -> Float[Tensor, "B Q K"]:
@@ -38,13 +39,24 @@ class LowRank(AttendAndFuse):
         joint_width: rank of both bilinear forms; default 1200, the paper's.
         glimpses: default 2, the paper's.
         dropout: of what is fused; default 0.5, the paper's.
+        linear_per_glimpse: whether `V'` is a layer for each glimpse, to its share of the width, as in the code of
+            Ben-younes et al., ICCV 2017; default False: one for all.
     """
 
     name: ClassVar[str] = "mlb"
     paper: ClassVar[Paper] = LowRankBilinearRead.paper
 
     def __init__(
-        self, sight_width: int, words_width: int, joint_width: int = 1200, glimpses: int = 2, dropout: float = 0.5
+        self,
+        sight_width: int,
+        words_width: int,
+        joint_width: int = 1200,
+        glimpses: int = 2,
+        dropout: float = 0.5,
+        linear_per_glimpse: bool = False,
     ) -> None:
         read = LowRankBilinearRead(words_width, sight_width, joint_width, glimpses)
-        super().__init__(read, LowRankFusion(words_width, read.context_width, joint_width, dropout), joint_width)
+        fuse = LowRankFusion(words_width, read.context_width, joint_width, dropout)
+        super().__init__(read, fuse, joint_width)
+        if linear_per_glimpse:
+            fuse.sight = GlimpseLinear(read.context_width, joint_width, glimpses)

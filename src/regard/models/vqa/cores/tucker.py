@@ -11,6 +11,7 @@ from regard.attention import TuckerRead
 from regard.attention.contract import Paper
 from regard.attention.multimodal.bilinear_read import BilinearRead
 from regard.models.vqa.cores.bilinear import AttendAndFuse
+from regard.models.vqa.layers import GlimpseLinear
 
 
 class RankedFusion(nn.Module):
@@ -19,7 +20,7 @@ class RankedFusion(nn.Module):
     def __init__(self, query_width: int, sight_width: int, joint_width: int, rank: int, dropout: float) -> None:
         super().__init__()
         self.words = nn.Linear(query_width, joint_width)
-        self.sight = nn.Linear(sight_width, joint_width)
+        self.sight: nn.Module = nn.Linear(sight_width, joint_width)
         self.words_core = nn.Linear(joint_width, rank * joint_width)
         self.sight_core = nn.Linear(joint_width, rank * joint_width)
         self.parts = (rank, joint_width)
@@ -46,6 +47,8 @@ class Mutan(AttendAndFuse):
         rank: rank of a slice of the core; default 10, as there.
         glimpses: default 2.
         dropout: of the factors; default 0.5, as in the authors' code.
+        linear_per_glimpse: whether `W_v` is a layer for each glimpse, to its share of the width, as there; default
+            False: one for all.
     """
 
     name: ClassVar[str] = "mutan"
@@ -59,10 +62,13 @@ class Mutan(AttendAndFuse):
         rank: int = 10,
         glimpses: int = 2,
         dropout: float = 0.5,
+        linear_per_glimpse: bool = False,
     ) -> None:
         read = TuckerRead(words_width, sight_width, joint_width, rank, glimpses)
         fuse = RankedFusion(words_width, read.context_width, joint_width, rank, dropout)
         super().__init__(read, fuse, joint_width)
+        if linear_per_glimpse:
+            fuse.sight = GlimpseLinear(read.context_width, joint_width, glimpses)
 
 
 class FullCoreRead(BilinearRead):

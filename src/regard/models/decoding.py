@@ -86,27 +86,39 @@ class Pictures:
             return Bad(path, _line(error))
 
 
-def decode(path: Path, shorter: int) -> Image.Image:
-    """The picture in a file, turned upright as its EXIF says, in RGB, at most so large on its shorter side.
+def decode(picture: Path | str | Image.Image, shorter: int) -> Image.Image:
+    """A picture, turned upright as its EXIF says, in RGB, at most so large on its shorter side.
 
     What is transparent is laid on white. 16-bit and floating-point greys are scaled to 8 bits, which Pillow's own
     conversion would clip.
+
+    Args:
+        picture: a file, or a picture in memory.
+        shorter: of its sides, in pixels; what is smaller stays as it is.
 
     Raises:
         Exception: whatever Pillow raises for a file that it cannot decode, wholly or in part; an
             `Image.DecompressionBombError` also where it only warns.
     """
-    with Image.open(path) as image:
-        if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-            raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-        image.draft(None, (shorter, shorter))  # JPEG alone: decoded at 1/2, 1/4 or 1/8 where that is still enough
-        image.load()
-        upright = _rgb(ImageOps.exif_transpose(image), deep=image.format == "PNG")
+    if isinstance(picture, Image.Image):
+        upright = _upright(picture)
+    else:
+        with Image.open(picture) as image:
+            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+            image.draft(None, (shorter, shorter))  # JPEG alone: decoded at 1/2, 1/4 or 1/8 where that is still enough
+            image.load()
+            upright = _upright(image)
     scale = shorter / min(upright.size)
     if scale >= 1:
         return upright
     width, height = (max(1, round(side * scale)) for side in upright.size)
     return upright.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Pillow reads a 16-bit PNG as 32-bit greys in older versions.
+    return _rgb(ImageOps.exif_transpose(image), deep=image.format == "PNG")
 
 
 def _rgb(image: Image.Image, deep: bool) -> Image.Image:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from regard.errors import UserError
 
 
@@ -36,6 +38,14 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Put a JSON file in place at once."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def save_weights(model: nn.Module, path: Path, about: dict[str, str] | None = None) -> None:
+    """Put a model's weights in place at once, as safetensors, with what they belong to."""
+    from safetensors.torch import save_file
+
+    weights = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    write(path, lambda partial: save_file(weights, partial, metadata=about))
 
 
 def read_json(path: Path) -> Any:

@@ -1,0 +1,280 @@
+"""Sort-of-CLEVR: what readers of the literature reach here, what ours does, and what can be had without looking.
+
+    python benchmarks/sort_of_clevr.py                             what lacks, row after row and seed after seed
+    python benchmarks/sort_of_clevr.py --rows reader --seeds 1     one row
+    python benchmarks/sort_of_clevr.py --rows --write              the table of what is measured, into the docs
+
+Trained on the 9,800 pictures of the published rule, tested on its 200 and on 2,000 more; a picture is encoded once for
+all of its questions. Every row's training stands in `ROWS`; a run that was broken off goes on from its last epoch. What
+a run reached is kept in `benchmarks/sort_of_clevr.json`, so that the rows, which take from minutes to hours each, can
+be measured one by one; a row whose training was changed is measured anew.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from regard import files
+from regard.experiment.statistics import mean_interval, share_interval
+from regard.experiment.training import Budget, Progress, train
+from regard.models.vqa import Recipe
+from regard.tasks.sort_of_clevr import SortOfClevr
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "sort_of_clevr.json"
+PAGE = HERE.parent / "docs" / "sort_of_clevr.md"
+SIDE, BITS, ALL_BITS = 75, 11, 18
+"""Of a picture, in pixels; of a question's vector, without and with ternary questions."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model and its training.
+
+    Attributes:
+        title: what it is, for the table.
+        published: its published accuracies, non-relational and relational.
+        wanted: what is to be reached of them here.
+        core, arguments: of the recipe.
+        image: its network of convolutions.
+        epochs, batch, learning_rate, precision: of training.
+        augmentation, alone, ternary: as of `SortOfClevr`.
+    """
+
+    title: str
+    published: str
+    wanted: str
+    core: str
+    epochs: int
+    arguments: dict[str, Any] = field(default_factory=dict)
+    image: dict[str, Any] = field(default_factory=dict)
+    batch: int = 32
+    learning_rate: float = 1e-3
+    precision: str = "32-true"
+    augmentation: str = "colours and mirrors"
+    alone: float = 0.0
+    ternary: bool = False
+
+    def task(self) -> SortOfClevr:
+        question = {"in_width": ALL_BITS if self.ternary else BITS}
+        recipe = Recipe(self.core, self.arguments, "convolutions", self.image, SIDE, "vector", question)
+        return SortOfClevr(
+            {self.core: recipe}, questions="vector", ternary=self.ternary, augmentation=self.augmentation,
+            alone=self.alone, learning_rate=self.learning_rate, batch=self.batch,
+        )  # fmt: skip
+
+    def training(self) -> dict[str, Any]:
+        """All that decides what it reaches, as JSON has it."""
+        facts = asdict(self)
+        return json.loads(json.dumps({name: facts[name] for name in facts if name not in _SAID}))
+
+
+_SAID = ("title", "published", "wanted")
+
+READER = {
+    "core": "cross_attention",
+    "arguments": {"mixing": 1},
+    "image": {
+        "widths": [32, 64, 128, 128], "strides": [2, 2, 2, 1], "normalization": "group", "normalize_first": True,
+        "positions": "sines", "colours": [255, -128],
+    },
+    "precision": "bf16-mixed",
+    "alone": 0.02,
+}  # fmt: skip
+"""Four reads of pre-norm cross-attention from 10 by 10 cells, which have seen each other once."""
+
+ROWS = {
+    "cnn_mlp": Row("CNN + MLP, no attention", "94+ / 63", "within 3", "flattened", 60, augmentation="none"),
+    "relation_network": Row(
+        "relation network", "99 / 94 to 95.6", "99 / 94", "relation_network", 30, {"g_widths": [128, 128]},
+        learning_rate=5e-4, precision="bf16-mixed", batch=8, alone=0.02,
+    ),
+    "entity_stream": Row("soft entity stream", "99 / 95", "99 / 95", "entity_stream", 100),
+    "hard_entity_stream": Row("hard entity stream", "99 / 93", "99 / 93", "hard_entity_stream", 100, {"width": 64}),
+    "reader": Row("our reader", "none better than 99.8 / 95.6", "99.9 / 98", epochs=48, ternary=True, **READER),
+    "reader_plain": Row("our reader", "", "", epochs=48, ternary=True, **(READER | {"augmentation": "none"})),
+}  # fmt: skip
+
+
+def measured(row: Row, name: str, seed: int, runs: Path) -> dict[str, Any]:
+    """Train one row from one seed, and what it reached."""
+    task = row.task()
+    checkpoint = runs / f"{name}-{seed}" / "checkpoint.safetensors"
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    shown = [time.perf_counter()]
+
+    def report(progress: Progress) -> None:
+        if time.perf_counter() - shown[0] > 60:
+            shown[0] = time.perf_counter()
+            print(
+                f"{name} {seed}: {progress.share:4.0%}, {progress.seconds / 60:.1f} min, loss {progress.loss:.4f}, "
+                f"validation {progress.accuracy:.2%}",
+                flush=True,
+            )
+
+    fit = train(task, row.core, seed, Budget(row.epochs), checkpoint, row.precision, "cpu", report)
+    task.keep(fit.model, checkpoint.parent)
+    found: dict[str, Any] = {
+        "row": name,
+        "seed": seed,
+        "training": row.training(),
+        "parameters": sum(one.numel() for one in fit.model.parameters()),
+        "core_minutes": fit.progress.seconds / 60 * torch.get_num_threads(),
+    }
+    for part in ("rule", "more"):
+        results = task.results(fit.model, part)
+        evaluation = task.evaluation(fit.model, part, point=False)
+        families = {family: evaluation.families // 3 == at for at, family in enumerate(_FAMILIES)}
+        found[part] = {
+            "accuracy": results.accuracy,
+            "interval": {
+                family: share_interval(evaluation.correct[among], evaluation.groups[among])
+                for family, among in families.items()
+                if among.any()
+            },
+            "pointing": {where: rows[0] for where, rows in results.pointing.items() if rows},
+            "baselines": results.baselines,
+        }
+    return found
+
+
+_FAMILIES = ("non-relational", "relational", "ternary")
+
+
+def page(results: Sequence[dict[str, Any]]) -> str:
+    """The measured rows as Markdown."""
+    groups = {name: [one for one in results if one["row"] == name] for name in ROWS}
+    groups = {name: sorted(group, key=lambda one: one["seed"]) for name, group in groups.items() if group}
+    lines = [
+        "| | published | to reach | seeds | non-relational | relational | ternary | on the 200 of the rule |"
+        " augmentation | core minutes |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, group in groups.items():
+        row = ROWS[name]
+        cells = [_share(group, "more", family) for family in _FAMILIES]
+        rule = " / ".join(_mean(group, "rule", family) for family in _FAMILIES[: 2 + row.ternary])
+        minutes = sum(one["core_minutes"] for one in group) / len(group)
+        lines.append(
+            f"| {row.title} | {row.published} | {row.wanted} | {len(group)} | " + " | ".join(cells)
+            + f" | {rule} | {row.augmentation} | {minutes:.0f} |"
+        )  # fmt: skip
+    baselines = next(iter(groups.values()))[0]["more"]["baselines"] if groups else {}
+    ternary = [one for group in groups.values() for one in group if "ternary" in one["more"]["accuracy"]]
+    baselines = ternary[0]["more"]["baselines"] if ternary else baselines
+    for name, shares in baselines.items():
+        cells = [f"{100 * shares[family]:.1f}" if family in shares else "" for family in _FAMILIES]
+        lines.append(f"| *{_SHORTCUTS[name]}* | | | | " + " | ".join(cells) + " | | | |")
+    lines += ["", "| kind of question | " + " | ".join(_titles(groups)) + " |", "|---|" + "---|" * len(groups)]
+    kinds = dict.fromkeys(kind for group in groups.values() for kind in group[0]["more"]["accuracy"])
+    for kind in kinds:
+        if kind not in _FAMILIES:
+            lines.append(f"| {kind} | " + " | ".join(_mean(group, "more", kind) for group in groups.values()) + " |")
+    pointing = {name: group for name, group in groups.items() if group[0]["more"]["pointing"]}
+    lines += [
+        "",
+        "| the largest weight lies | " + " | ".join(_titles(pointing)) + " |",
+        "|---|" + "---|" * len(pointing),
+    ]
+    for where, family, said in _POINTS:
+        cells = [_pointed(group, where, family) for group in pointing.values()]
+        lines.append(f"| {said} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+_SHORTCUTS = {
+    "question": "the most frequent answer to a question",
+    "counting": "counting the squares, without knowing where anything is",
+    "pair": "knowing nothing but the distance of the two objects that a ternary question names",
+}
+
+_POINTS = (
+    ("asked", "non-relational", "on the object asked about, non-relational questions"),
+    ("asked", "relational", "on the object asked about, relational questions"),
+    ("found", "relational", "on the closest or furthest object, relational questions"),
+)
+
+
+def _titles(groups: dict[str, Any]) -> list[str]:
+    return [
+        ROWS[name].title + (", no augmentation" if ROWS[name].augmentation == "none" and name != "cnn_mlp" else "")
+        for name in groups
+    ]
+
+
+def _values(group: Sequence[dict[str, Any]], part: str, kind: str) -> list[float]:
+    return [100 * one[part]["accuracy"][kind] for one in group if kind in one[part]["accuracy"]]
+
+
+def _mean(group: Sequence[dict[str, Any]], part: str, kind: str) -> str:
+    values = _values(group, part, kind)
+    return f"{sum(values) / len(values):.2f}" if values else ""
+
+
+def _share(group: Sequence[dict[str, Any]], part: str, family: str) -> str:
+    """The mean of the seeds with Student's interval; of a single seed, that of its questions."""
+    values = _values(group, part, family)
+    if not values:
+        return ""
+    low, high = mean_interval(values) or (100 * end for end in group[0][part]["interval"][family])
+    return f"**{sum(values) / len(values):.2f}** ({low:.2f} to {min(high, 100):.2f})"
+
+
+def _pointed(group: Sequence[dict[str, Any]], where: str, family: str) -> str:
+    values = [100 * one["more"]["pointing"][where][family] for one in group]
+    return f"{sum(values) / len(values):.1f}"
+
+
+HEAD, TAIL = "<!-- made by benchmarks/sort_of_clevr.py; do not edit -->\n", "<!-- end -->\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=list(ROWS), metavar="ROW")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, 0 first (default 3)")
+    parser.add_argument("--first-seed", type=int, default=0, help="begin with this one")
+    parser.add_argument("--threads", type=int, default=2, help="default 2; runs side by side are faster with 1 each")
+    parser.add_argument("--runs", type=Path, default=Path("runs", "benchmark-sort-of-clevr"))
+    parser.add_argument("--write", action="store_true", help=f"write the table into docs/{PAGE.name}")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    for name in given.rows:
+        for seed in range(given.first_seed, given.seeds):
+            if any(_same(one, name, seed) for one in known()):
+                continue
+            found = measured(ROWS[name], name, seed, given.runs)
+            # Read again: another process may have written meanwhile.
+            rest = [one for one in written() if not _same(one, name, seed)]
+            files.write_json(RESULTS, sorted([*rest, found], key=lambda one: (one["row"], one["seed"])))
+            print(f"{name} {seed}: {found['more']['accuracy']}", flush=True)
+    text = page(known())
+    print(text)
+    if given.write:
+        before, _, rest = PAGE.read_text(encoding="utf-8").partition(HEAD)
+        PAGE.write_text(before + HEAD + "\n" + text + "\n" + TAIL + rest.partition(TAIL)[2], encoding="utf-8")
+    return 0
+
+
+def written() -> list[dict[str, Any]]:
+    """All that was measured."""
+    return files.read_json(RESULTS) if RESULTS.exists() else []
+
+
+def known() -> list[dict[str, Any]]:
+    """What was measured with the training that the rows have now."""
+    return [one for one in written() if one["row"] in ROWS and one["training"] == ROWS[one["row"]].training()]
+
+
+def _same(one: dict[str, Any], name: str, seed: int) -> bool:
+    return (one["row"], one["seed"]) == (name, seed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

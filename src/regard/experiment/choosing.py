@@ -1,0 +1,253 @@
+"""Which task a comparison is about, and what each takes of what was asked for."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regard.errors import UserError
+
+if TYPE_CHECKING:
+    from regard.models.vqa import Recipe
+    from regard.tasks.task import Task
+    from regard.tasks.vqa.source import Source
+
+PICTURE_ATTENTION = ("none", "se", "eca", "cbam")
+
+SMALL_NETWORK = {"widths": [32, 64, 128, 128], "normalization": "group", "positions": "sines"}
+"""Of the convolutions that own pictures are read with where no other image encoder is asked for: 64 cells of 128."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a comparison was asked for; the names are those of `compare`."""
+
+    data: Path | None = None
+    attention: tuple[str, ...] | None = None
+    size: int | None = None
+    batch: int = 32
+    device: str = "cpu"
+    backbone: str | None = None
+    pretrained: bool = False
+    at: str = "block"
+    start: str = "identity"
+    skip_bad: bool = False
+    questions: "Source | None" = None
+    test: "Source | None" = None
+    frozen: bool = False
+    question: str = "lstm"
+    width: int = 512
+    options: Mapping[str, Any] = field(default_factory=dict)
+    glove: Path | None = None
+    regions: Path | None = None
+    minimum: int | None = None
+    learning_rate: float | None = None
+
+    def refuse(self, whose: str, *names: str) -> None:
+        """Refuse what does not belong to a task: anything but the default under these names.
+
+        Raises:
+            UserError: the first of them.
+        """
+        for name in names:
+            if (value := getattr(self, name)) != getattr(Asked(), name):
+                shown = "" if value is True or isinstance(value, Mapping) else f" {getattr(value, 'questions', value)}"
+                raise UserError(f"--{name.replace('_', '-')}{shown} means nothing to {whose}: leave it out")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A task, and what it made of what was asked for.
+
+    Attributes:
+        task: what is trained.
+        attention: the variants.
+        size: side of a picture in pixels.
+        epochs: how long a variant trains unless something else is asked for.
+        name: of the run, likewise.
+        options: what must be the same for a run to go on, beside what all tasks have.
+    """
+
+    task: "Task"
+    attention: tuple[str, ...]
+    size: int
+    epochs: int
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def choose(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
+    """The task that `data` and `questions` mean, with variants that it has.
+
+    Args:
+        asked: what was asked for.
+        folder: the folder of a run, by its default name; what is too much for memory is kept in it.
+
+    Raises:
+        UserError: there is no such task or variant, or it cannot be had so.
+    """
+    if asked.data is None or str(asked.data) in GENERATED:
+        kind = GENERATED["digit-scenes" if asked.data is None else str(asked.data)]
+    else:
+        kind = _pictures if asked.questions is None else _visual_questions
+    chosen = kind(asked, folder)
+    for one in chosen.attention:
+        chosen.task.check(one)
+    return chosen
+
+
+def _digit_scenes(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
+    from regard.tasks.digit_scenes import DigitScenes
+
+    asked.refuse("digit scenes", *_of_pictures, *_of_questions)
+    size = 40 if asked.size is None else asked.size
+    task = DigitScenes(size=size, batch=asked.batch, device=asked.device)
+    return Chosen(task, asked.attention or task.attentions, size, 32, task.name)
+
+
+def _sort_of_clevr(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
+    from regard.tasks.sort_of_clevr import SortOfClevr
+    from regard.tasks.sort_of_clevr.scenes import SIDE
+
+    asked.refuse("sort-of-CLEVR", *_of_pictures, *(name for name in _of_questions if name != "options"))
+    if asked.size not in (None, SIDE):
+        raise UserError(f"--size {asked.size}: pictures of sort-of-CLEVR have {SIDE} pixels; leave it out")
+    task = SortOfClevr(batch=asked.batch, device=asked.device)
+    names = asked.attention or task.attentions
+    if not asked.options:
+        return Chosen(task, names, SIDE, 20, task.name)
+    only = _only(names)
+    task.check(only)
+    variants = {only: replace(task.recipe(only), arguments=asked.options)}
+    task = SortOfClevr(variants, batch=asked.batch, device=asked.device)
+    return Chosen(task, names, SIDE, 20, task.name, {"options": dict(asked.options)})
+
+
+def _pictures(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
+    from regard.tasks.pictures import PicturesTask
+
+    asked.refuse("pictures in folders, a class each", *_of_questions)
+    data, size = _own(asked), 128 if asked.size is None else asked.size
+    options: dict[str, Any] = {
+        "backbone": asked.backbone or "resnet18",
+        "pretrained": asked.pretrained,
+        "at": asked.at,
+        "start": asked.start,
+        "skip_bad": asked.skip_bad,
+    }
+    task = PicturesTask(data, size=size, batch=asked.batch, device=asked.device, **options)
+    names = tuple(dict.fromkeys(["none", *(asked.attention or PICTURE_ATTENTION)]))
+    return Chosen(task, names, size, 10, data.resolve().name, options)
+
+
+def _visual_questions(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
+    from regard.tasks.vqa.task import VARIANTS, VisualQuestions
+
+    whose = "questions about pictures"
+    asked.refuse(whose, "at", "start")
+    if asked.questions is None or asked.data is None:
+        raise UserError(f"{whose} need both: give a folder of pictures, and a file of questions about them")
+    names = asked.attention or VARIANTS
+    name = asked.data.resolve().name
+    recipe = recipe_of(asked, _only(names) if asked.options else next(iter(names)))
+    task = VisualQuestions(
+        asked.questions.read(skip_bad=asked.skip_bad),
+        test=None if asked.test is None else asked.test.read(skip_bad=asked.skip_bad),
+        recipe=recipe,
+        minimum=asked.minimum,
+        glove=asked.glove,
+        regions=asked.regions,
+        batch=asked.batch,
+        learning_rate=asked.learning_rate,
+        skip_bad=asked.skip_bad,
+        folder=folder(name),
+        device=asked.device,
+    )
+    options = {
+        "questions": asked.questions.as_json(),
+        "test": None if asked.test is None else asked.test.as_json(),
+        "glove": _whole(asked.glove),
+        "regions": _whole(asked.regions),
+        "options": dict(asked.options),
+        **{
+            name: getattr(asked, name)
+            for name in (
+                "backbone", "pretrained", "frozen", "question", "width", "minimum", "learning_rate", "skip_bad"
+            )
+        },
+    }  # fmt: skip
+    return Chosen(task, names, recipe.size, task.epochs, name, options)
+
+
+GENERATED: Mapping[str, Callable[[Asked, Callable[[str], Path]], Chosen]] = {
+    "digit-scenes": _digit_scenes,
+    "sort-of-clevr": _sort_of_clevr,
+}
+"""Tasks that make their own pictures and questions, by what `data` calls them."""
+
+
+def recipe_of(asked: Asked, core: str) -> "Recipe":
+    """What models of questions about own pictures are made of.
+
+    Without published weights the image encoder is by default a small network, which 200 pictures can teach something:
+    `SMALL_NETWORK` on 128 pixels. With them it is `resnet18` on 224.
+    """
+    from regard.models.vqa import Recipe
+    from regard.models.vqa.parts import DETECTOR, REGIONS, WHOLE, backbones, encoders
+
+    if core in WHOLE:
+        asked.refuse(f"model {core!r}, which is whole", "backbone", "pretrained", "frozen", "regions", "glove", "width")
+        return Recipe(core, asked.options, size=asked.size or 384, question=asked.question)
+    image = REGIONS if asked.regions else asked.backbone or ("resnet18" if asked.pretrained else "convolutions")
+    given: dict[str, Any] = {"frozen": True} if asked.frozen and image != REGIONS else {}
+    if asked.pretrained:
+        given["pretrained"] = True
+    if image == "convolutions":
+        given |= SMALL_NETWORK
+    state = {"width": asked.width} if asked.question in encoders else {}
+    size = asked.size or (128 if image in backbones else 480 if image == DETECTOR else 224)
+    return Recipe(core, asked.options, image, given, size, asked.question, state)
+
+
+def reopened(settings: Mapping[str, Any], device: str, folder: Path) -> "Task":
+    """The task of a run, from its settings.
+
+    Raises:
+        UserError: its data is not there any more, or has changed so that it cannot be used.
+    """
+    from regard.tasks.vqa.source import Source
+
+    def known(name: str, value: Any) -> Any:
+        if name in ("questions", "test"):
+            return Source.from_json(value)
+        return Path(value) if name in ("data", "glove", "regions") else tuple(value) if name == "attention" else value
+
+    names = [one.name for one in fields(Asked) if settings.get(one.name) is not None]
+    asked = Asked(**{name: known(name, settings[name]) for name in names})
+    data = Path(settings["task"]) if settings["task"] in GENERATED else asked.data
+    # One variant is enough to have the task, and options are for one alone.
+    first = None if asked.attention is None else asked.attention[:1]
+    return choose(replace(asked, data=data, device=device, attention=first), lambda _: folder).task
+
+
+def _only(names: Sequence[str]) -> str:
+    """The one variant that options are for."""
+    if len(names) != 1:
+        raise UserError(f"options of one model, and {len(names)} are asked for: name one, or leave the options out")
+    return names[0]
+
+
+def _own(asked: Asked) -> Path:
+    if asked.data is None:
+        raise UserError("no pictures: give a folder as data")
+    return asked.data
+
+
+def _whole(path: Path | None) -> str | None:
+    return None if path is None else str(path.resolve())
+
+
+_of_pictures = ("backbone", "pretrained", "at", "start", "skip_bad")
+_of_questions = (
+    "questions", "test", "frozen", "question", "width", "options", "glove", "regions", "minimum", "learning_rate"
+)  # fmt: skip

@@ -1,0 +1,51 @@
+"""What several tests of models of questions need."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
+WORDS = [*SPECIAL, "what", "color", "is", "the", "cat", "red", "two", "no", "yes"]
+
+
+def write_tokenizer(folder: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer: Any = Tokenizer(models.WordLevel({word: at for at, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny ViLT, BLIP and BERT, each in a folder as the hub has them."""
+    import transformers as hf
+
+    torch.manual_seed(0)
+    tiny = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 11}
+    text = {"vocab_size": len(WORDS), "max_position_embeddings": 9, "pad_token_id": 0}
+    labels = {"id2label": {0: "no", 1: "yes", 2: "red"}}
+    special = {"bos_token_id": 1, "sep_token_id": 2, "eos_token_id": 2, "encoder_hidden_size": 8}
+    vision = {**tiny, "image_size": 12, "patch_size": 4}
+    made: dict[str, Any] = {
+        "vilt": hf.ViltForQuestionAnswering(
+            hf.ViltConfig(**tiny, **text, **labels, image_size=12, patch_size=4, max_image_length=-1)
+        ),
+        "blip": hf.BlipForQuestionAnswering(
+            hf.BlipConfig(text_config={**tiny, **text, **special}, vision_config=vision, projection_dim=8)
+        ),
+        "bert": hf.BertModel(hf.BertConfig(**tiny, **text)),
+    }
+    folders = {name: tmp_path_factory.mktemp(name) for name in made}
+    for name, model in made.items():
+        model.save_pretrained(folders[name])
+        write_tokenizer(folders[name])
+        hf.ViltImageProcessor(image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.5]).save_pretrained(folders[name])
+    return folders
