@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from regard import files
 from regard.experiment.statistics import mean_interval, share_interval
@@ -120,16 +121,22 @@ def measured(row: Row, name: str, seed: int, runs: Path) -> dict[str, Any]:
 
     fit = train(task, row.core, seed, Budget(row.epochs), checkpoint, row.precision, "cpu", report)
     task.keep(fit.model, checkpoint.parent)
-    found: dict[str, Any] = {
+    return {
         "row": name,
         "seed": seed,
         "training": row.training(),
         "parameters": sum(one.numel() for one in fit.model.parameters()),
         "core_minutes": fit.progress.seconds / 60 * torch.get_num_threads(),
+        **reached(task, fit.model),
     }
+
+
+def reached(task: SortOfClevr, model: nn.Module) -> dict[str, Any]:
+    """What a model reaches on both parts."""
+    found = {}
     for part in ("rule", "more"):
-        results = task.results(fit.model, part)
-        evaluation = task.evaluation(fit.model, part, point=False)
+        results = task.results(model, part)
+        evaluation = task.evaluation(model, part, point=False)
         families = {family: evaluation.families // 3 == at for at, family in enumerate(_FAMILIES)}
         found[part] = {
             "accuracy": results.accuracy,
@@ -138,7 +145,7 @@ def measured(row: Row, name: str, seed: int, runs: Path) -> dict[str, Any]:
                 for family, among in families.items()
                 if among.any()
             },
-            "pointing": {where: rows[0] for where, rows in results.pointing.items() if rows},
+            "pointing": results.pointing,
             "baselines": results.baselines,
         }
     return found
@@ -227,8 +234,13 @@ def _share(group: Sequence[dict[str, Any]], part: str, family: str) -> str:
 
 
 def _pointed(group: Sequence[dict[str, Any]], where: str, family: str) -> str:
-    values = [100 * one["more"]["pointing"][where][family] for one in group]
-    return f"{sum(values) / len(values):.1f}"
+    """Of the mean of all looks, and of the look that points there most often."""
+    looks = [[100 * look[family] for look in one["more"]["pointing"][where]] for one in group]
+    mean = sum(look[0] for look in looks) / len(looks)
+    if len(looks[0]) == 1:
+        return f"{mean:.1f}"
+    means = [sum(each) / len(looks) for each in zip(*(look[1:] for look in looks), strict=True)]
+    return f"{mean:.1f}, look {means.index(max(means)) + 1}: {max(means):.1f}"
 
 
 HEAD, TAIL = "<!-- made by benchmarks/sort_of_clevr.py; do not edit -->\n", "<!-- end -->\n"

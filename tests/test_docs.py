@@ -3,7 +3,7 @@
 from html import unescape
 from inspect import signature
 from pathlib import Path
-from re import findall, sub
+from re import MULTILINE, findall, sub
 
 import pytest
 import torch
@@ -13,6 +13,8 @@ import pages
 import pictures
 from regard.attention import catalogue, mechanisms
 from regard.cli.catalog import example, summary
+from regard.models.fusion import fusions
+from regard.models.vqa import cores
 
 ENTRIES = {entry.name: entry for entry in catalogue.catalog()}
 ROOT = Path(__file__).parents[1]
@@ -59,6 +61,13 @@ def test_the_first_page_is_the_readmes_beginning() -> None:
     assert "\n## " not in page
     for target in findall(r"\]\(([^)#:]+)\)", page):
         assert target in {"mechanisms/index.md", "contributing.md", "changelog.md"} or (ROOT / "docs" / target).exists()
+
+
+def test_the_pages_on_questions_and_fusion_list_every_model() -> None:
+    found = findall(r"^\| `(\w+)` \|", pages.questions((ROOT / "docs/questions.md").read_text("utf-8")), MULTILINE)
+    assert found == list(cores)
+    found = findall(r"^\| `(\w+)` \|", pages.fusion((ROOT / "docs/fusion.md").read_text("utf-8")), MULTILINE)
+    assert found[: len(fusions)] == list(fusions)
 
 
 def test_the_features_are_fixed_and_alike_in_size() -> None:

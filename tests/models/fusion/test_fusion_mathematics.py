@@ -52,17 +52,19 @@ def double(fusion: Fusion) -> Fusion:
 
 
 def pooled(pool: nn.Module, tokens: Tensor, keep: list[int]) -> Tensor:
-    """The mean of what the projection makes of the tokens that are there."""
+    """The mean and the largest of what the projection makes of the tokens that are there."""
     if not keep:
         return torch.zeros(pool.project[1].out_features).double()
     norm, linear = pool.project[0], pool.project[1]
-    total = torch.zeros(linear.out_features).double()
+    total, largest = torch.zeros(linear.out_features).double(), torch.full((linear.out_features,), -9.0).double()
     for n in keep:
         x = tokens[n]
         x = (x - x.mean()) / torch.sqrt(x.var(correction=0) + norm.eps) * norm.weight + norm.bias
         x = linear.weight @ x + linear.bias
-        total += x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
-    return total / len(keep)
+        x = x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+        total += x
+        largest = torch.maximum(largest, x)
+    return total / len(keep) + largest
 
 
 def there(row: int, name: str) -> list[int]:
@@ -115,7 +117,7 @@ def entry(fusion: Fusion, row: int, factor: int, j: int) -> float:
             continue
         part = fusion.factors[m]
         if isinstance(fusion, LowRankBilinear):
-            value = torch.tanh(part[0].weight[j] @ vector + part[0].bias[j])
+            value = 1 + torch.tanh(part[0].weight[j] @ vector + part[0].bias[j])
         elif isinstance(fusion, FactorizedBilinear):
             at = factor * fusion.joint_width + j
             value = part.weight[at] @ vector + part.bias[at]
@@ -153,7 +155,8 @@ def test_the_bilinear_family_multiplies_what_is_there(kind: type[Fusion], option
         if kind in (FactorizedBilinear, BlockBilinear):
             root = product.sign() * product.abs().sqrt()
             parts = root.view(2, 3) if kind is BlockBilinear else root[None]
-            product = torch.cat([part / math.sqrt(sum(float(value) ** 2 for value in part)) for part in parts])
+            sizes = [math.sqrt(sum(float(value) ** 2 for value in part) / len(part)) for part in parts]
+            product = torch.cat([part / size for part, size in zip(parts, sizes, strict=True)])
         expected.append(fusion.classify.weight @ product + fusion.classify.bias)
     check(fusion, expected)
 
@@ -327,8 +330,10 @@ def test_gradient_blending_weighs_its_heads_anew_after_every_period() -> None:
         after(epoch)
         if epoch == 1:
             torch.testing.assert_close(fusion.weights, start)
-    expected = blending_weights(measured[0][0], measured[2][0], measured[0][1], measured[2][1], 0.2)
-    torch.testing.assert_close(fusion.weights, expected)
+    estimated = blending_weights(measured[0][0], measured[2][0], measured[0][1], measured[2][1], 0.2)
+    joint = max(0.25, float(estimated[3]))
+    expected = [float(weight) * (1 - joint) / float(estimated[:3].sum()) for weight in estimated[:3]] + [joint]
+    torch.testing.assert_close(fusion.weights, torch.tensor(expected))
     assert fusion.weights[0] > fusion.weights[1]  # the text generalises, the sound was learned by heart
 
 
@@ -496,3 +501,15 @@ def test_a_product_of_many_modalities_does_not_vanish(kind: type[Fusion]) -> Non
     answer = fusion(tokens)
     changed = fusion({**tokens, "3": torch.randn(64, 5)})
     assert (answer - changed).std() > 1e-3
+
+
+def test_the_head_that_answers_is_never_left_without_weight() -> None:
+    fusion = GradientBlending(WIDTHS, CLASSES, 16, period=1)
+    (each,) = examples(fusion)
+    fusion.after_epoch(0, lambda: [each], lambda: [each])
+    with torch.no_grad():  # only the text's own head gains: as if the joint one had been given up
+        fusion.heads[0][-1].weight.mul_(0.9)
+        fusion.measured[:, 0] += 1.0
+        fusion.measured[:, 1:] -= 1.0
+        fusion.after_epoch(1, lambda: [each], lambda: [each])
+    torch.testing.assert_close(fusion.weights, torch.tensor([0.75, 0.0, 0.0, 0.25]))

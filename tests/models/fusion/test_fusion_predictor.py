@@ -13,7 +13,7 @@ from fusion_making import RATE, table
 from torch import nn
 
 from regard.errors import UserError
-from regard.models.fusion import Predictor, fit, fusions, training
+from regard.models.fusion import Classes, Predictor, fit, fusions, training
 from regard.models.fusion.encoders import AudioEncoder, TabularEncoder, TextEncoder
 
 Table = dict[str, list[Any]]
@@ -57,7 +57,8 @@ def test_it_learns_from_every_kind_of_column(predictor: Predictor, columns: Tabl
         "colour": "category",
     }
     assert predictor.modalities == MODALITIES
-    assert predictor.classes == ["bad", "good"]
+    assert isinstance(predictor.outcome, Classes)
+    assert predictor.outcome.labels == ["bad", "good"]
     found = predictor.evaluate(columns, folder=folder)
     assert found["accuracy"] > 0.9
     assert found["rows"] == 36
@@ -65,10 +66,10 @@ def test_it_learns_from_every_kind_of_column(predictor: Predictor, columns: Tabl
     probability = predictor.predict_proba(columns, folder=folder)
     np.testing.assert_allclose(probability.sum(1), 1, rtol=1e-5)
     labels = predictor.predict(columns, folder=folder)
-    assert labels == [predictor.classes[index] for index in probability.argmax(1)]
+    assert labels == [predictor.outcome.labels[index] for index in probability.argmax(1)]
     accuracy = np.mean([a == b for a, b in zip(labels, columns["label"], strict=True)])
     assert abs(found["accuracy"] - accuracy) < 1e-6
-    truth = [predictor.classes.index(label) for label in columns["label"]]
+    truth = [predictor.outcome.labels.index(label) for label in columns["label"]]
     assert abs(found["loss"] + np.log(probability[range(36), truth]).mean()) < 1e-4
 
 
@@ -112,7 +113,7 @@ def test_what_is_kept_is_json_and_safetensors_alone(
     )
     about = json.loads((tmp_path / "kept" / "predictor.json").read_text())
     (tmp_path / "kept" / "predictor.json").write_text(json.dumps({**about, "format": 99}))
-    with pytest.raises(UserError, match="is of format 99, expected 1"):
+    with pytest.raises(UserError, match="is of format 99, expected 2"):
         Predictor.load(tmp_path / "kept")
     with pytest.raises(UserError, match=r"cannot be read .* that Predictor.save has written"):
         Predictor.load(tmp_path)
@@ -172,7 +173,7 @@ def test_robustness_goes_from_the_accuracy_to_that_without(
     found = predictor.robustness(columns, folder=folder, levels=(0.0, 0.5, 1.0))
     assert found.modalities == MODALITIES
     assert found.rows == 36
-    assert found.most_common == 0.5
+    assert (found.measure, found.baseline, found.known) == ("accuracy", "the most common class", 0.5)
     whole = predictor.evaluate(columns, folder=folder)["accuracy"]
     for name in MODALITIES:
         curve = found.curve(name, "dropped")
@@ -251,7 +252,6 @@ def test_what_cannot_be_fitted_is_refused(columns: Table, folder: Path) -> None:
             quick(given, folder, **{"encoder_options": None, **change})
     for labels, message in (
         (["same"] * 36, "has 1 distinct value"),
-        ([0.5 + row for row in range(36)], "predicts classes: turn it into ranges"),
         (["a", 3] * 18, "holds int, str, expected text, integers or booleans"),
     ):
         with pytest.raises(UserError, match=message):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from regard.tasks.digit_scenes.digits import load_digits
-from regard.tasks.fusion import RULES, bayes_accuracy, draw, write
+from regard.tasks.fusion import RULES, bayes_accuracy, draw, vote_accuracy, write
 from regard.tasks.fusion.four_digits import MODALITIES, NAMES, RATE
 
 SUBSETS = list(chain.from_iterable(combinations(MODALITIES, count) for count in range(5)))
@@ -126,3 +126,39 @@ def test_what_there_is_not_is_refused(unchecked_shapes: None) -> None:
         bayes_accuracy(["smell"])
     with pytest.raises(ValueError, match="part='exam'"):
         draw(3, part="exam")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("base", "rule", "accuracies"),
+    [(2, "sum", [3 / 8, 7 / 16, 7 / 16, 3 / 8]), (2, "modulo", [1 / 2] * 4), (3, "modulo", [1 / 3] * 4)],
+)
+def test_the_vote_of_the_best_classifiers_hardly_does_better_than_chance(
+    base: int, rule: str, accuracies: list[float]
+) -> None:
+    for count, expected in zip((4, 3, 2, 1), accuracies, strict=True):
+        assert float(vote_accuracy(MODALITIES[:count], base, rule)) == pytest.approx(expected)
+
+
+def test_the_counted_vote_is_that_of_a_simulation() -> None:
+    random = np.random.default_rng(7)
+    digits = random.integers(0, 3, (40_000, 4))
+    others = np.convolve(np.convolve(np.ones(3), np.ones(3)), np.ones(3)) / 27  # of the sum of three digits
+    likely = np.zeros((40_000, 9))
+    for m in range(4):
+        for digit in range(3):
+            likely[digits[:, m] == digit, digit : digit + 7] += others
+    likely += 1e-9 * random.normal(size=likely.shape)  # ties go either way
+    right = (likely.argmax(1) == digits.sum(1)).mean()
+    assert abs(right - float(vote_accuracy(MODALITIES, 3))) < 0.01
+    assert vote_accuracy(MODALITIES, 3) < bayes_accuracy(MODALITIES, 3)
+
+
+def test_the_equal_weights_of_the_counted_vote_are_the_best() -> None:
+    """The likelihood of the true label under any other weights is lower."""
+    digits = np.array(list(np.ndindex(2, 2, 2, 2)))
+    others = np.array([1, 3, 3, 1]) / 8
+    likely = np.stack([[others[s] if 0 <= s < 4 else 0.0 for s in digits.sum(1) - digits[:, m]] for m in range(4)], 1)
+    best = np.log(likely @ np.full(4, 0.25)).mean()
+    for weights in np.random.default_rng(1).dirichlet(np.ones(4), 200):
+        with np.errstate(divide="ignore"):
+            assert np.log(likely @ weights).mean() <= best

@@ -7,6 +7,9 @@
     print(predictor.robustness("more_posts.csv"))
     predictor.save("predictor")
 
+A target of numbers is regressed on. `train_fusions`, and `regard train fusion`, train several on the same rows;
+`predictor.explain` says what one prediction rests on.
+
 `fusions` is the table of what can be chosen, at feature, decision and model level. Each is a module of its own as well:
 tokens, masks and what is present in, logits out, whatever encoders the tokens come from.
 """
@@ -23,9 +26,11 @@ from regard.models.fusion.gated import Gated
 from regard.models.fusion.gradient_blending import GradientBlending, blending_weights
 from regard.models.fusion.low_rank_bilinear import LowRankBilinear
 from regard.models.fusion.low_rank_tensor import LowRankTensorFusion
+from regard.models.fusion.outcome import Classes, Number, Outcome
 from regard.models.fusion.perceiver import Perceiver
 from regard.models.fusion.predictor import Predictor
 from regard.models.fusion.robustness import Robustness
+from regard.models.fusion.runs import evaluate_fusion, is_fusion, train_fusions
 from regard.models.fusion.stacking import Stacking
 from regard.models.fusion.table import fusions
 from regard.models.fusion.tensor import TensorFusion
@@ -35,6 +40,7 @@ from regard.models.fusion.vote import Vote
 __all__ = [
     "BlockBilinear",
     "Bottleneck",
+    "Classes",
     "Concatenation",
     "CrossAttention",
     "DirectedPairs",
@@ -44,6 +50,8 @@ __all__ = [
     "GradientBlending",
     "LowRankBilinear",
     "LowRankTensorFusion",
+    "Number",
+    "Outcome",
     "Perceiver",
     "Predictor",
     "Robustness",
@@ -53,6 +61,9 @@ __all__ = [
     "Vote",
     "blending_weights",
     "drop_modalities",
+    "evaluate_fusion",
     "fit",
     "fusions",
+    "is_fusion",
+    "train_fusions",
 ]

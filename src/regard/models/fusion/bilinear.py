@@ -7,9 +7,11 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from regard import functional
 from regard.models.fusion.contract import Fusion, Level, Modality, pool_all, pools
+from regard.models.fusion.outcome import Outcome
 
 
 class BilinearFusion(Fusion):
@@ -19,7 +21,7 @@ class BilinearFusion(Fusion):
     the product. Without any modality it is a product of nothing: ones.
 
     Args:
-        widths, classes, width, dropout: as every `Fusion`.
+        widths, outcome, width, dropout: as every `Fusion`.
         joint_width: width `J` of the product.
         rank: how many products `R` are summed.
     """
@@ -27,16 +29,16 @@ class BilinearFusion(Fusion):
     level: ClassVar[Level] = "feature"
 
     def __init__(
-        self, widths: Mapping[str, int], classes: int, width: int, dropout: float, joint_width: int, rank: int
+        self, widths: Mapping[str, int], outcome: int | Outcome, width: int, dropout: float, joint_width: int, rank: int
     ) -> None:
-        super().__init__(widths, classes, width, dropout)
+        super().__init__(widths, outcome, width, dropout)
         if joint_width < 1 or rank < 1:
             raise ValueError(f"joint_width={joint_width} and rank={rank}: give positive numbers.")
         self.joint_width = joint_width
         self.rank = rank
         self.pools = pools(self.widths, width)
         self.factors = nn.ModuleList(self.factor() for _ in self.widths)
-        self.classify = nn.Linear(joint_width, classes)
+        self.classify = nn.Linear(joint_width, self.outcome.size)
 
     @abstractmethod
     def factor(self) -> nn.Module:
@@ -58,3 +60,11 @@ def around_one(layer: nn.Linear) -> nn.Linear:
     """The layer with biases that begin at one: a product of many small factors, not normalised, would vanish."""
     nn.init.ones_(layer.bias)
     return layer
+
+
+def unit(x: Float[Tensor, "*lead J"]) -> Float[Tensor, "*lead J"]:
+    """`√J x / |x|₂`: the papers' division by the l2 norm, with weights behind it that are smaller by the root of J.
+
+    In the papers' unit entries begin at 1/√J, and behind them a layer of the usual initial size hardly says anything.
+    """
+    return x.shape[-1] ** 0.5 * F.normalize(x, dim=-1, eps=1e-6)

@@ -5,12 +5,12 @@ from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from regard import functional
 from regard.attention.contract import Paper
 from regard.attention.multimodal.block_bilinear import BlockLinear
-from regard.models.fusion.bilinear import BilinearFusion
+from regard.models.fusion.bilinear import BilinearFusion, unit
+from regard.models.fusion.outcome import Outcome
 
 
 class BlockBilinear(BilinearFusion):
@@ -24,7 +24,7 @@ class BlockBilinear(BilinearFusion):
     modalities the product goes on.
 
     Args:
-        widths, classes, width, dropout: as every `Fusion`.
+        widths, outcome, width, dropout: as every `Fusion`.
         joint_width: width of the product; `blocks` divides it.
         blocks: how many parts `P`.
         rank: the rank `R` of a slice of a block; default 15, as in the authors' code.
@@ -41,7 +41,7 @@ class BlockBilinear(BilinearFusion):
     def __init__(
         self,
         widths: Mapping[str, int],
-        classes: int,
+        outcome: int | Outcome,
         width: int = 64,
         dropout: float = 0.0,
         joint_width: int = 128,
@@ -51,7 +51,7 @@ class BlockBilinear(BilinearFusion):
         if blocks < 1 or joint_width % blocks:
             raise ValueError(f"{blocks} blocks do not divide joint_width={joint_width}: choose blocks that do.")
         self.blocks = blocks
-        super().__init__(widths, classes, width, dropout, joint_width, rank)
+        super().__init__(widths, outcome, width, dropout, joint_width, rank)
 
     def factor(self) -> nn.Module:
         return nn.Sequential(
@@ -62,4 +62,4 @@ class BlockBilinear(BilinearFusion):
 
     def finish(self, product: Float[Tensor, "B J"]) -> Float[Tensor, "B J"]:
         parts = functional.signed_root(product).unflatten(1, (self.blocks, -1))  # (B, P, J / P)
-        return F.normalize(parts, dim=2, eps=1e-6).flatten(1)
+        return unit(parts).flatten(1)

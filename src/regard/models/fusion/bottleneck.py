@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from regard.attention.contract import Paper
 from regard.models.fusion.blocks import Block, entries
 from regard.models.fusion.contract import Fusion, Level, Modality
+from regard.models.fusion.outcome import Outcome
 
 
 class Bottleneck(Fusion):
@@ -25,7 +26,7 @@ class Bottleneck(Fusion):
     equations 8 and 9 and section 3.3.
 
     Args:
-        widths, classes, width, dropout: as every `Fusion`.
+        widths, outcome, width, dropout: as every `Fusion`.
         tokens: how many tokens the bottleneck has; default 4, the paper's choice.
         alone_layers: layers before the modalities meet.
         layers: layers in which they meet.
@@ -41,7 +42,7 @@ class Bottleneck(Fusion):
     def __init__(
         self,
         widths: Mapping[str, int],
-        classes: int,
+        outcome: int | Outcome,
         width: int = 64,
         dropout: float = 0.0,
         tokens: int = 4,
@@ -49,7 +50,7 @@ class Bottleneck(Fusion):
         layers: int = 2,
         heads: int | None = None,
     ) -> None:
-        super().__init__(widths, classes, width, dropout)
+        super().__init__(widths, outcome, width, dropout)
         if tokens < 1 or layers < 1:
             raise ValueError(f"tokens={tokens} and layers={layers}: give at least one of each, or nothing is fused.")
         self.alone_layers = alone_layers
@@ -60,10 +61,10 @@ class Bottleneck(Fusion):
             nn.ModuleList(Block(width, heads) for _ in self.widths) for _ in range(alone_layers + layers)
         )
         self.norm = nn.LayerNorm(width)
-        self.classify = nn.Linear(width, classes)
+        self.classify = nn.Linear(width, self.outcome.size)
 
     def fuse(self, modalities: list[Modality]) -> Float[Tensor, "B K"]:
-        batch = len(modalities[0].mask)
+        batch = modalities[0].mask.shape[0]
         streams, masks = [], []
         for entry, modality, own in zip(self.entries, modalities, self.class_tokens, strict=True):
             streams.append(torch.cat((own.expand(batch, 1, -1), entry(modality)), 1))  # (B, 1 + N, W)

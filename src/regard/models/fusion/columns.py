@@ -13,6 +13,8 @@ Kind = Literal["text", "image", "audio", "video", "number", "category"]
 SOUNDS = (".wav", ".wave", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".gif")
 
+ARROW = (".parquet", ".arrow", ".feather")
+
 MOST_WORDS = 4
 """A category's name has no more words."""
 
@@ -22,13 +24,14 @@ def columns_of(table: Any) -> dict[str, list[Any]]:
 
     Args:
         table: a pandas data frame, an Arrow table, a mapping from names to columns, a list of mappings, or the path of
-            a CSV file, in which a column of numbers alone becomes one of numbers.
+            a CSV file, in which a column of numbers alone becomes one of numbers, or of a Parquet or Arrow file.
 
     Raises:
         UserError: it is none of these, or its columns have differing lengths.
     """
     if isinstance(table, (str, Path)):
-        columns = _csv(Path(table))
+        path = Path(table)
+        columns = _arrow(path) if path.suffix.lower() in ARROW else _csv(path)
     elif hasattr(table, "column_names") and hasattr(table, "to_pydict"):  # Arrow
         columns = table.to_pydict()
     elif hasattr(table, "columns") and hasattr(table, "iloc"):  # pandas
@@ -43,7 +46,7 @@ def columns_of(table: Any) -> dict[str, list[Any]]:
     else:
         raise UserError(
             f"a {type(table).__name__} is no table: give a pandas data frame, an Arrow table, a mapping from names to "
-            "columns, a list of mappings, or the path of a CSV file"
+            "columns, a list of mappings, or the path of a CSV, Parquet or Arrow file"
         )
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
@@ -52,7 +55,7 @@ def columns_of(table: Any) -> dict[str, list[Any]]:
 
 
 def folder_of(table: Any, folder: str | Path | None) -> Path:
-    """Where relative paths begin: the folder given, or that of a CSV file, or the current one."""
+    """Where relative paths begin: the folder given, or that of the table's file, or the current one."""
     if folder is not None:
         return Path(folder)
     return Path(table).parent if isinstance(table, (str, Path)) else Path()
@@ -141,6 +144,18 @@ def _csv(path: Path) -> dict[str, list[Any]]:
         if all(value is None or value.is_integer() for value in columns[name]):
             columns[name] = [None if value is None else int(value) for value in columns[name]]
     return columns
+
+
+def _arrow(path: Path) -> dict[str, list[Any]]:
+    try:
+        from pyarrow import ArrowException, feather, parquet
+    except ImportError as error:
+        raise UserError(f"reading {path.name} needs pyarrow: pip install pyarrow, or give a CSV file") from error
+    try:
+        read = parquet.read_table if path.suffix.lower() == ".parquet" else feather.read_table
+        return read(path).to_pydict()
+    except (OSError, ArrowException) as error:
+        raise UserError(f"{path} cannot be read ({error}): give a Parquet, Arrow or CSV file") from error
 
 
 def _clean(value: Any) -> Any:

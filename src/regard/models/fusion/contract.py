@@ -1,6 +1,6 @@
-"""What every fusion takes and gives: tokens of several modalities, any of which may be missing, to logits of classes.
+"""What every fusion takes and gives: tokens of several modalities, any of which may be missing, to an outcome.
 
-Letters: B batch   N tokens of a modality   D their width   W the fusion's own width   M modalities   K classes.
+Letters: B batch   N tokens of a modality   D their width   W the fusion's own width   M modalities   K outputs.
 """
 
 from abc import abstractmethod
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from regard import functional
 from regard.attention.contract import Paper
+from regard.models.fusion.outcome import Classes, Outcome
 
 Level = Literal["feature", "decision", "model"]
 
@@ -23,7 +23,7 @@ Level = Literal["feature", "decision", "model"]
 class Example:
     """A batch for `Fusion.loss`, as its arguments are named."""
 
-    target: Int[Tensor, " B"]
+    target: Num[Tensor, " B"]
     tokens: dict[str, Tensor]
     masks: dict[str, Tensor]
     present: dict[str, Tensor]
@@ -52,10 +52,10 @@ class Modality:
 
 
 class Fusion(nn.Module):
-    """Several modalities → logits of classes.
+    """Several modalities → logits of classes, or a number.
 
     A modality that is missing, or of which no token takes part, has no influence on the answer, whatever its tensors
-    hold, NaN included. If all are missing the answer is what the fusion has learned to say without any: finite logits.
+    hold, NaN included. If all are missing the answer is what the fusion has learned to say without any, and finite.
 
     Class attributes:
         name: the key in `regard.models.fusion.fusions`.
@@ -66,17 +66,18 @@ class Fusion(nn.Module):
 
     Args:
         widths: for each modality the width `D` of its tokens.
-        classes: how many classes `K`.
+        outcome: what is predicted; a number is so many classes.
         width: width `W` at which the fusion works.
         dropout: probability of dropping a value of the fused representation in training.
 
     Shapes:
         tokens: for each modality `(B, N, D)`, or `(B, D)` for a single token; masks `(B, N)` and present `(B,)`, both
             True = takes part, and all of it where not given. A modality that is not in `tokens` is missing everywhere.
-            Gives logits `(B, K)`.
+            Gives `(B, K)`: logits, or one
+            standardised number.
 
     Raises:
-        ValueError: there is no modality or less than one class, or what is given does not fit.
+        ValueError: there is no modality or less than one output, or what is given does not fit.
     """
 
     name: ClassVar[str]
@@ -85,15 +86,17 @@ class Fusion(nn.Module):
     apart: ClassVar[bool] = False
     settles: ClassVar[bool] = False
 
-    def __init__(self, widths: Mapping[str, int], classes: int, width: int = 64, dropout: float = 0.0) -> None:
+    def __init__(
+        self, widths: Mapping[str, int], outcome: int | Outcome, width: int = 64, dropout: float = 0.0
+    ) -> None:
         super().__init__()
-        if not widths or classes < 1 or width < 1:
+        self.outcome = Classes(range(outcome)) if isinstance(outcome, int) else outcome
+        if not widths or self.outcome.size < 1 or width < 1:
             raise ValueError(
-                f"{type(self).__name__} got {len(widths)} modalities, {classes} classes and width={width}: "
+                f"{type(self).__name__} got {len(widths)} modalities, {self.outcome.size} classes and width={width}: "
                 "give at least one of each."
             )
         self.widths = dict(widths)
-        self.classes = classes
         self.width = width
         self.dropout = nn.Dropout(dropout)
 
@@ -107,21 +110,21 @@ class Fusion(nn.Module):
 
     @abstractmethod
     def fuse(self, modalities: list[Modality]) -> Float[Tensor, "B K"]:
-        """Logits from the cleaned modalities, in the order of `widths`."""
+        """The answer from the cleaned modalities, in the order of `widths`."""
 
     def losses(
         self,
-        target: Int[Tensor, " B"],
+        target: Num[Tensor, " B"],
         tokens: Mapping[str, Float[Tensor, "..."]],
         masks: Mapping[str, Bool[Tensor, "B _"]] | None = None,
         present: Mapping[str, Bool[Tensor, " B"]] | None = None,
     ) -> Float[Tensor, " H"]:
-        """The loss of every classifier that the method has."""
+        """The loss of every predictor that the method has."""
         return self.each_loss(target, self.clean(tokens, masks, present))
 
     def loss(
         self,
-        target: Int[Tensor, " B"],
+        target: Num[Tensor, " B"],
         tokens: Mapping[str, Float[Tensor, "..."]],
         masks: Mapping[str, Bool[Tensor, "B _"]] | None = None,
         present: Mapping[str, Bool[Tensor, " B"]] | None = None,
@@ -131,7 +134,7 @@ class Fusion(nn.Module):
 
     def criterion(
         self,
-        target: Int[Tensor, " B"],
+        target: Num[Tensor, " B"],
         tokens: Mapping[str, Float[Tensor, "..."]],
         masks: Mapping[str, Bool[Tensor, "B _"]] | None = None,
         present: Mapping[str, Bool[Tensor, " B"]] | None = None,
@@ -139,9 +142,9 @@ class Fusion(nn.Module):
         """What early stopping watches on held-out examples: one loss, or one for each modality if these are `apart`."""
         return self.watched(self.losses(target, tokens, masks, present))
 
-    def each_loss(self, target: Int[Tensor, " B"], modalities: list[Modality]) -> Float[Tensor, " H"]:
-        """The loss of every classifier: the cross entropy of the answer, unless the method has others."""
-        return F.cross_entropy(self.fuse(modalities), target)[None]
+    def each_loss(self, target: Num[Tensor, " B"], modalities: list[Modality]) -> Float[Tensor, " H"]:
+        """The loss of every predictor: that of the answer, unless the method has others."""
+        return self.outcome.loss(self.fuse(modalities), target).mean()[None]
 
     def combined(self, losses: Float[Tensor, " H"]) -> Float[Tensor, ""]:
         """One loss of all, for training: their mean, unless the method has its own."""
@@ -211,7 +214,10 @@ class Fusion(nn.Module):
 
 
 class Pool(nn.Module):
-    """A modality as one vector: `mean over n of gelu(P norm(x_n))`; zero where it is missing.
+    """A modality as one vector: mean plus maximum over n of `gelu(P norm(x_n))`; zero where it is missing.
+
+    The mean holds what all tokens say together, the columns of a table; the maximum what one of many says, a word or a
+    part of a picture, which a mean over all would drown. Woo et al. pool both ways in CBAM, ECCV 2018.
 
     Args:
         width: width `D` of a token.
@@ -223,7 +229,10 @@ class Pool(nn.Module):
         self.project = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, pooled), nn.GELU())
 
     def forward(self, modality: Modality) -> Float[Tensor, "B W"]:
-        return functional.masked_mean(self.project(modality.tokens), modality.mask[:, None])[:, 0]
+        x = self.project(modality.tokens)
+        largest = x.masked_fill(~modality.mask[..., None], -torch.inf).amax(1)
+        mean = functional.masked_mean(x, modality.mask[:, None])[:, 0]
+        return mean + torch.where(modality.present[:, None], largest, 0.0)
 
 
 def pools(widths: Mapping[str, int], pooled: int) -> nn.ModuleList:
@@ -236,9 +245,9 @@ def pool_all(pooling: Iterable[nn.Module], modalities: Iterable[Modality]) -> li
     return [pool(modality) for pool, modality in zip(pooling, modalities, strict=True)]
 
 
-def head(width: int, hidden: int, classes: int, dropout: nn.Module) -> nn.Sequential:
-    """From a fused vector to logits, through one hidden layer."""
-    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), dropout, nn.Linear(hidden, classes))
+def head(width: int, hidden: int, outputs: int, dropout: nn.Module) -> nn.Sequential:
+    """From a fused vector to the outputs, through one hidden layer."""
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), dropout, nn.Linear(hidden, outputs))
 
 
 def drop_modalities(

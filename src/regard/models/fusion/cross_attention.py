@@ -13,6 +13,7 @@ from regard.attention.contract import Paper
 from regard.attention.multimodal import CoAttentionalTransformer
 from regard.models.fusion.blocks import entries
 from regard.models.fusion.contract import Fusion, Level, Modality, head
+from regard.models.fusion.outcome import Outcome
 
 
 class CrossAttention(Fusion):
@@ -27,7 +28,7 @@ class CrossAttention(Fusion):
     cross-modality layer, with all others in place of the one other.
 
     Args:
-        widths, classes, width, dropout: as every `Fusion`.
+        widths, outcome, width, dropout: as every `Fusion`.
         layers: how many.
         heads: of each attention; default the largest divisor of the width up to 8.
     """
@@ -41,20 +42,20 @@ class CrossAttention(Fusion):
     def __init__(
         self,
         widths: Mapping[str, int],
-        classes: int,
+        outcome: int | Outcome,
         width: int = 64,
         dropout: float = 0.0,
         layers: int = 2,
         heads: int | None = None,
     ) -> None:
-        super().__init__(widths, classes, width, dropout)
+        super().__init__(widths, outcome, width, dropout)
         heads = choose_heads(width, heads, 8)
         self.entries = entries(self.widths, width)
         self.layers = nn.ModuleList(
             nn.ModuleList(CoAttentionalTransformer(width, width, heads, variant="lxmert") for _ in self.widths)
             for _ in range(layers)
         )
-        self.head = head(width * len(self.widths), 2 * width, classes, self.dropout)
+        self.head = head(width * len(self.widths), 2 * width, self.outcome.size, self.dropout)
 
     def fuse(self, modalities: list[Modality]) -> Float[Tensor, "B K"]:
         tokens = [entry(modality) for entry, modality in zip(self.entries, modalities, strict=True)]

@@ -4,19 +4,18 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from regard.models.fusion.contract import Examples, Fusion, Level, Modality, head, pool_all, pools
+from regard.models.fusion.outcome import Outcome
 
 
 def losses_of_each(
-    logits: Float[Tensor, "B M K"], there: Bool[Tensor, "B M"], target: Int[Tensor, " B"]
+    outcome: Outcome, logits: Float[Tensor, "B M K"], there: Bool[Tensor, "B M"], target: Num[Tensor, " B"]
 ) -> Float[Tensor, " M"]:
-    """Each classifier's mean cross entropy over the examples that have its modality; of none it is zero."""
-    each = F.cross_entropy(logits.flatten(0, 1), target.repeat_interleave(logits.shape[1]), reduction="none")
-    each = each.view(there.shape).where(there, 0.0)
+    """Each predictor's mean loss over the examples that have its modality; of none it is zero."""
+    each = outcome.loss(logits, target[:, None].expand(there.shape)).where(there, 0.0)
     return each.sum(0) / there.sum(0).clamp_min(1)
 
 
@@ -27,16 +26,18 @@ class DecisionFusion(Fusion):
     each classifier, with its encoder, as it was after the epoch that was its best.
 
     Args:
-        widths, classes, width, dropout: as every `Fusion`.
+        widths, outcome, width, dropout: as every `Fusion`.
     """
 
     level: ClassVar[Level] = "decision"
     apart: ClassVar[bool] = True
 
-    def __init__(self, widths: Mapping[str, int], classes: int, width: int = 64, dropout: float = 0.0) -> None:
-        super().__init__(widths, classes, width, dropout)
+    def __init__(
+        self, widths: Mapping[str, int], outcome: int | Outcome, width: int = 64, dropout: float = 0.0
+    ) -> None:
+        super().__init__(widths, outcome, width, dropout)
         self.pools = pools(self.widths, width)
-        self.heads = nn.ModuleList(head(width, width, classes, self.dropout) for _ in self.widths)
+        self.heads = nn.ModuleList(head(width, width, self.outcome.size, self.dropout) for _ in self.widths)
 
     def decide(self, modalities: list[Modality]) -> tuple[Float[Tensor, "B M K"], Bool[Tensor, "B M"]]:
         """Every classifier's logits, zero where its modality is missing, and whether it is there."""
@@ -45,13 +46,13 @@ class DecisionFusion(Fusion):
         logits = torch.stack([head(vector) for head, vector in zip(self.heads, vectors, strict=True)], 1)
         return logits.masked_fill(~there[..., None], 0.0), there
 
-    def each_loss(self, target: Int[Tensor, " B"], modalities: list[Modality]) -> Float[Tensor, " M"]:
-        return losses_of_each(*self.decide(modalities), target)
+    def each_loss(self, target: Num[Tensor, " B"], modalities: list[Modality]) -> Float[Tensor, " M"]:
+        return losses_of_each(self.outcome, *self.decide(modalities), target)
 
     def parts(self) -> list[tuple[str, ...]]:
         return [(f"pools.{m}.", f"heads.{m}.") for m in range(len(self.widths))]
 
-    def decisions(self, held: Examples) -> tuple[Float[Tensor, "S M K"], Bool[Tensor, "S M"], Int[Tensor, " S"]] | None:
+    def decisions(self, held: Examples) -> tuple[Float[Tensor, "S M K"], Bool[Tensor, "S M"], Num[Tensor, " S"]] | None:
         """What the classifiers say of all these examples, without gradients; None where there is not a single one."""
         with torch.no_grad():
             found = [(*self.decide(self.clean(each.tokens, each.masks, each.present)), each.target) for each in held()]

@@ -12,6 +12,7 @@ from regard.attention.contract import Paper
 from regard.attention.multimodal import CrossmodalAttention
 from regard.models.fusion.blocks import Block, places
 from regard.models.fusion.contract import Fusion, Level, Modality
+from regard.models.fusion.outcome import Outcome
 
 
 class DirectedPairs(Fusion):
@@ -29,7 +30,7 @@ class DirectedPairs(Fusion):
     in the authors' code; the code's causal mask is left out.
 
     Args:
-        widths, classes, width, dropout: as every `Fusion`.
+        widths, outcome, width, dropout: as every `Fusion`.
         layers: of each crossmodal transformer; the paper has 4 or 5.
         heads: of each attention; default the largest divisor of the width up to 8.
         last_layers: of the transformer over what a target has collected; the authors' code has 3.
@@ -44,14 +45,14 @@ class DirectedPairs(Fusion):
     def __init__(
         self,
         widths: Mapping[str, int],
-        classes: int,
+        outcome: int | Outcome,
         width: int = 64,
         dropout: float = 0.0,
         layers: int = 2,
         heads: int | None = None,
         last_layers: int = 1,
     ) -> None:
-        super().__init__(widths, classes, width, dropout)
+        super().__init__(widths, outcome, width, dropout)
         heads = choose_heads(width, heads, 8)
         count = len(self.widths)
         self.sources = [[s for s in range(count) if s != t] for t in range(count)]
@@ -69,7 +70,7 @@ class DirectedPairs(Fusion):
         )
         whole = collected * count
         self.mix = nn.Sequential(nn.Linear(whole, whole), nn.ReLU(), self.dropout, nn.Linear(whole, whole))
-        self.classify = nn.Linear(whole, classes)
+        self.classify = nn.Linear(whole, self.outcome.size)
 
     def fuse(self, modalities: list[Modality]) -> Float[Tensor, "B K"]:
         tokens = []
@@ -107,5 +108,5 @@ def last_token(x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"]) -> Float[Te
     """The last token that takes part; zero where none does."""
     places = torch.arange(x.shape[1], device=x.device)
     last = torch.where(mask, places, -1).amax(1)  # (B,)
-    found = x[torch.arange(len(x), device=x.device), last.clamp_min(0)]
+    found = x.gather(1, last.clamp_min(0)[:, None, None].expand(-1, 1, x.shape[2]))[:, 0]
     return found.masked_fill((last < 0)[:, None], 0.0)

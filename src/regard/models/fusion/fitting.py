@@ -1,6 +1,5 @@
 """A table in, a predictor out."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from regard.models.fusion.cells import TABULAR, Bad, Cells, bad_numbers, values_
 from regard.models.fusion.columns import columns_of, folder_of, kinds_of
 from regard.models.fusion.encoders import Encoder, encoders
 from regard.models.fusion.model import Batch, FusionModel, collate
+from regard.models.fusion.outcome import Outcome, form_of
 from regard.models.fusion.predictor import Predictor, build, on
 from regard.models.fusion.splitting import split
 from regard.models.fusion.table import fusions
@@ -27,6 +27,8 @@ def fit(
     columns: Sequence[str] | Mapping[str, str | None] | None = None,
     fusion: str = "concatenation",
     *,
+    task: str | None = None,
+    rows: Sequence[int] | None = None,
     width: int = 64,
     fusion_options: Mapping[str, Any] | None = None,
     encoder_options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -45,23 +47,26 @@ def fit(
     memory: float = 2.0,
     say: Callable[[str], object] = print,
 ) -> Predictor:
-    """Train a classifier on the columns of a table: text, pictures, sounds, videos, numbers and categories.
+    """Train on the columns of a table, text, pictures, sounds, videos, numbers and categories, to predict one of them.
 
     What the columns hold is inferred, and said; vocabularies and statistics come from the rows that are trained on.
 
     Args:
         table: a pandas data frame, an Arrow table, a mapping from names to columns, a list of mappings, or the path of
-            a CSV file. Pictures, sounds and videos are paths (pictures also Pillow images or arrays; a video also a
-            folder of frames). A cell that is None, NaN or blank is missing.
+            a CSV, Parquet or Arrow file. Pictures, sounds and videos are paths (pictures also Pillow images or arrays;
+            a video also a folder of frames). A cell that is None, NaN or blank is missing.
         target: the column to predict.
         columns: those to predict from, all others by default; a mapping gives kinds as well: `"text"`, `"image"`,
             `"audio"`, `"video"`, `"number"`, `"category"`, or None to infer one.
         fusion: a key of `regard.models.fusion.fusions`.
+        task: `"classification"`, or `"regression"` of a number; inferred from the target by default: numbers that are
+            not all whole, or of more than 20 values, are regressed on, all else is taken for classes.
+        rows: those to train on and to hold out from, counted from 0; default all.
         width: width of tokens and of the fusion.
         fusion_options: further arguments of the fusion.
         encoder_options: for a column of text, pictures, sounds or videos further arguments of its encoder, such as
             `{"photo": {"backbone": "resnet18", "pretrained": True, "size": 224}}`.
-        folder: where relative paths begin; default the folder of a CSV file, else the current one.
+        folder: where relative paths begin; default the folder of the file, else the current one.
         held_out: share of the rows that training does not see, by which it stops early.
         epochs, batch, learning_rate, weight_decay, patience, modality_dropout, seed: see `training.Recipe`.
         device: as PyTorch names it; default a GPU if there is one.
@@ -80,6 +85,8 @@ def fit(
     if fusion not in fusions:
         raise UserError(f"there is no fusion {fusion!r}: choose one of {', '.join(fusions)}")
     kinds = kinds_of(data, target, columns, folder)
+    form = form_of(target, data[target], task)
+    say(f"target: {target} ({form.task})")
     say("columns: " + ", ".join(f"{name} ({kind})" for name, kind in kinds.items()))
     values = values_of(data, kinds, folder)
     options = {name: dict(given) for name, given in (encoder_options or {}).items()}
@@ -94,33 +101,32 @@ def fit(
             for name, column in values.items()
             if kinds.get(name) in ("image", "audio", "video")
         }
-        problems = [(target, Bad(row, "is empty")) for row, label in enumerate(data[target]) if label is None]
+        labels, problems = labels_of(target, data[target], form)
         problems += [(TABULAR, bad) for bad in bad_numbers(values.get(TABULAR, []), kinds)]
         problems += [(name, bad) for name, each in cells.items() for bad in each.bad()]
         bad_rows = refuse(problems, skip_bad, say)
-        good = [row for row in range(len(data[target])) if row not in bad_rows]
-        classes = classes_of([data[target][row] for row in good], target)
-        numbers = {label: index for index, label in enumerate(classes)}
-        labels = [-1 if row in bad_rows else numbers[label] for row, label in enumerate(data[target])]
+        good = [row for row in (range(len(labels)) if rows is None else rows) if row not in bad_rows]
         parts = split(good, labels, (held_out, SETTLING_SHARE if fusions[fusion].settles else 0.0), seed)
+        known = [label for row, label in enumerate(labels) if row not in bad_rows]  # a class may be in the test alone
+        outcome = form.learn(known, [labels[row] for row in parts[0]])
         for name, column in values.items():
             if name not in cells:
                 seen = [column[row] for row in parts[0] if column[row] is not None]
                 cells[name] = Cells(name, learn(name, seen, kinds, width, options.get(name, {})), column, kept)
             cells[name].encoder.adapt(cells[name].among(parts[0]))
         readers = {name: cells[name].encoder for name in values}
-        model = FusionModel(readers, build(fusion, readers, len(classes), width, fusion_options or {})).to(place)
+        model = FusionModel(readers, build(fusion, readers, outcome, width, fusion_options or {})).to(place)
 
         def batches(rows: Sequence[int], dropped: float) -> Batch:
             raw = [{name: cells[name][row] for name in readers} for row in rows]
-            return collate(readers, raw, torch.tensor([labels[row] for row in rows]), dropped)
+            return collate(readers, raw, torch.tensor([outcome.encode(labels[row]) for row in rows]), dropped)
 
-        about = {"fusion": fusion, "options": dict(fusion_options or {}), "kinds": kinds, "classes": classes}
+        about = {"fusion": fusion, "options": dict(fusion_options or {}), "kinds": kinds, "outcome": outcome.as_json()}
         about["encoders"] = {name: reader.settings for name, reader in readers.items()}
         recipe = Recipe(epochs, batch, learning_rate, weight_decay, patience, modality_dropout, seed)
         state = None if checkpoint is None else Path(checkpoint)
         history = train(model, batches, parts, recipe, place, state, about, say)
-    return Predictor(model, target, classes, kinds, fusion_options or {}, history, place)
+    return Predictor(model, target, kinds, fusion_options or {}, history, place)
 
 
 def refuse(problems: Sequence[tuple[str, Bad]], skip_bad: bool, say: Callable[[str], object]) -> set[int]:
@@ -148,21 +154,15 @@ def learn(
     return encoders[kinds[name]].learn(values, width, **options)
 
 
-def classes_of(labels: Sequence[Any], target: str) -> list[Any]:
-    """The distinct labels in order.
-
-    Raises:
-        UserError: they are no classes.
-    """
-    counts = Counter(labels)
-    if len(counts) < 2:
-        raise UserError(f"column {target!r} has {len(counts)} distinct value: there is nothing to tell apart")
-    if any(isinstance(label, float) and not label.is_integer() for label in counts):
-        raise UserError(
-            f"column {target!r} holds numbers such as {next(iter(counts))!r}, and this predicts classes: "
-            "turn it into ranges first, such as with pandas.cut"
-        )
-    if len({type(label) for label in counts}) > 1 or not isinstance(labels[0], (str, bool, int, float)):
-        kinds = sorted({type(label).__name__ for label in counts})
-        raise UserError(f"column {target!r} holds {', '.join(kinds)}, expected text, integers or booleans: convert it")
-    return sorted(counts)
+def labels_of(target: str, values: Sequence[Any], form: type[Outcome]) -> tuple[list[Any], list[tuple[str, Bad]]]:
+    """The target's values as the form reads them, None where it cannot, and these with their reasons."""
+    labels, problems = [], []
+    for row, value in enumerate(values):
+        try:
+            if value is None:
+                raise ValueError("is empty")
+            labels.append(form.read(value))
+        except ValueError as error:
+            labels.append(None)
+            problems.append((target, Bad(row, str(error))))
+    return labels, problems

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from regard.attention.contract import Paper
 from regard.models.fusion.contract import Fusion, Level, Modality, head, pool_all, pools
+from regard.models.fusion.outcome import Outcome
 
 
 class Gated(Fusion):
@@ -22,7 +23,7 @@ class Gated(Fusion):
     workshop, in its form for more than two modalities (figure 2a).
 
     Args:
-        widths, classes, width, dropout: as every `Fusion`.
+        widths, outcome, width, dropout: as every `Fusion`.
     """
 
     name: ClassVar[str] = "gated"
@@ -31,12 +32,14 @@ class Gated(Fusion):
         "Gated Multimodal Units for Information Fusion", "Arevalo et al.", "ICLR workshop", 2017
     )
 
-    def __init__(self, widths: Mapping[str, int], classes: int, width: int = 64, dropout: float = 0.0) -> None:
-        super().__init__(widths, classes, width, dropout)
+    def __init__(
+        self, widths: Mapping[str, int], outcome: int | Outcome, width: int = 64, dropout: float = 0.0
+    ) -> None:
+        super().__init__(widths, outcome, width, dropout)
         self.pools = pools(self.widths, width)
         self.values = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in self.widths)
         self.gates = nn.Linear(width * len(self.widths), width * len(self.widths), bias=False)
-        self.head = head(width, 2 * width, classes, self.dropout)
+        self.head = head(width, 2 * width, self.outcome.size, self.dropout)
 
     def fuse(self, modalities: list[Modality]) -> Float[Tensor, "B K"]:
         vectors = pool_all(self.pools, modalities)

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Num
 from torch import Tensor, nn
 
 from regard.attention.contract import Paper
 from regard.models.fusion.concatenation import Concatenation
 from regard.models.fusion.contract import Examples, Fusion, Level, Modality, head, pool_all
 from regard.models.fusion.decision import losses_of_each
+from regard.models.fusion.outcome import Outcome
 
 
 def blending_weights(
@@ -52,10 +53,12 @@ class GradientBlending(Fusion):
     The weights are `blending_weights` of each head's losses over the last `period` epochs, on what is trained on and on
     what is held out; before, they are alike. Paper: Wang, Tran, Feiszli, "What Makes Training Multi-modal
     Classification Networks Hard?", CVPR 2020, in its online form. There every head's network is trained apart for the
-    measurement; here the heads of the one network are measured while it trains, which costs next to nothing.
+    measurement; here the heads of the one network are measured while it trains, which costs next to nothing, but a head
+    without weight would never gain anything again. So the joint head, which answers, never weighs less than when all
+    weigh alike.
 
     Args:
-        widths, classes, width, dropout: as every `Fusion`.
+        widths, outcome, width, dropout: as every `Fusion`.
         period: after how many epochs the weights are estimated anew, the paper's super-epoch.
         smallest: overfitting that is less counts as this much; default 0.05, the error of a loss measured on some
             hundred rows. With 0, the paper's formula, the head whose overfitting is nearest to zero by chance gets
@@ -74,19 +77,19 @@ class GradientBlending(Fusion):
     def __init__(
         self,
         widths: Mapping[str, int],
-        classes: int,
+        outcome: int | Outcome,
         width: int = 64,
         dropout: float = 0.0,
         period: int = 5,
         smallest: float = 0.05,
     ) -> None:
-        super().__init__(widths, classes, width, dropout)
+        super().__init__(widths, outcome, width, dropout)
         if period < 1 or smallest < 0:
             raise ValueError(f"period={period}, smallest={smallest}: give a number of epochs, and no negative loss.")
         self.smallest = smallest
         self.period = period
-        self.joint = Concatenation(self.widths, classes, width, dropout)
-        self.heads = nn.ModuleList(head(width, width, classes, self.dropout) for _ in self.widths)
+        self.joint = Concatenation(self.widths, self.outcome, width, dropout)
+        self.heads = nn.ModuleList(head(width, width, self.outcome.size, self.dropout) for _ in self.widths)
         count = len(self.widths) + 1
         self.register_buffer("weights", torch.full((count,), 1 / count))
         self.register_buffer("measured", torch.zeros(2, count))
@@ -94,14 +97,14 @@ class GradientBlending(Fusion):
     def fuse(self, modalities: list[Modality]) -> Float[Tensor, "B K"]:
         return self.joint.fuse(modalities)
 
-    def each_loss(self, target: Int[Tensor, " B"], modalities: list[Modality]) -> Float[Tensor, " H"]:
+    def each_loss(self, target: Num[Tensor, " B"], modalities: list[Modality]) -> Float[Tensor, " H"]:
         """Of the modalities' heads and, last, of the joint one."""
         vectors = pool_all(self.joint.pools, modalities)
         logits = [head(vector) for head, vector in zip(self.heads, vectors, strict=True)]
         logits.append(self.joint.join(vectors, modalities))
         there = [modality.present for modality in modalities]
         there.append(torch.ones_like(there[0]))
-        return losses_of_each(torch.stack(logits, 1), torch.stack(there, 1), target)
+        return losses_of_each(self.outcome, torch.stack(logits, 1), torch.stack(there, 1), target)
 
     def combined(self, losses: Float[Tensor, " H"]) -> Float[Tensor, ""]:
         return (self.weights * losses).sum()
@@ -115,7 +118,10 @@ class GradientBlending(Fusion):
         measured = torch.stack([self._measure(training), self._measure(held)])
         if epoch:
             before, after = self.measured, measured
-            self.weights.copy_(blending_weights(before[0], after[0], before[1], after[1], self.smallest))
+            weights = blending_weights(before[0], after[0], before[1], after[1], self.smallest)
+            joint = weights[-1].clamp_min(1 / len(weights))
+            others = weights[:-1] * ((1 - joint) / weights[:-1].sum().clamp_min(torch.finfo(weights.dtype).tiny))
+            self.weights.copy_(torch.cat((others, joint[None])))
         self.measured.copy_(measured)
 
     def _measure(self, examples: Examples) -> Float[Tensor, " H"]:

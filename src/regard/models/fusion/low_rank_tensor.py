@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from regard import functional
 from regard.attention.contract import Paper
 from regard.models.fusion.contract import Fusion, Level, Modality, head, pool_all, pools
+from regard.models.fusion.outcome import Outcome
 
 
 class LowRankTensorFusion(Fusion):
@@ -21,7 +22,7 @@ class LowRankTensorFusion(Fusion):
     Modality-Specific Factors", ACL 2018.
 
     Args:
-        widths, classes, width, dropout: as every `Fusion`.
+        widths, outcome, width, dropout: as every `Fusion`.
         rank: the rank `R`; default 4, the paper's choice.
     """
 
@@ -32,9 +33,9 @@ class LowRankTensorFusion(Fusion):
     )
 
     def __init__(
-        self, widths: Mapping[str, int], classes: int, width: int = 64, dropout: float = 0.0, rank: int = 4
+        self, widths: Mapping[str, int], outcome: int | Outcome, width: int = 64, dropout: float = 0.0, rank: int = 4
     ) -> None:
-        super().__init__(widths, classes, width, dropout)
+        super().__init__(widths, outcome, width, dropout)
         if rank < 1:
             raise ValueError(f"rank={rank} is less than one: give a positive number.")
         self.rank = rank
@@ -43,7 +44,7 @@ class LowRankTensorFusion(Fusion):
         factors = torch.randn(len(self.widths), rank, width + 1, width) * width**-0.5
         factors[:, :, -1] = 1.0
         self.factors = nn.Parameter(factors)
-        self.head = head(width, 2 * width, classes, self.dropout)
+        self.head = head(width, 2 * width, self.outcome.size, self.dropout)
 
     def fuse(self, modalities: list[Modality]) -> Float[Tensor, "B K"]:
         return self.head(functional.low_rank_tensor_fusion(pool_all(self.pools, modalities), list(self.factors)))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from regard.models.fusion.contract import Example, Fusion, drop_modalities
@@ -19,13 +19,13 @@ class Batch:
         size: how many rows.
         inputs: for each modality what its encoder takes of the rows that have it; a modality that none has is left out.
         rows: for each of these modalities which rows these are.
-        target: the number of each row's class, or None.
+        target: each row's, encoded by the outcome, or None.
     """
 
     size: int
     inputs: dict[str, tuple[Tensor, ...]]
     rows: dict[str, Int[Tensor, " some"]]
-    target: Int[Tensor, " B"] | None
+    target: Num[Tensor, " B"] | None
 
     def to(self, device: torch.device) -> "Batch":
         return Batch(
@@ -39,7 +39,7 @@ class Batch:
 def collate(
     encoders: Mapping[str, Encoder],
     cells: Sequence[Mapping[str, Tensor | None]],
-    target: Int[Tensor, " B"] | None,
+    target: Num[Tensor, " B"] | None,
     dropped: float = 0.0,
 ) -> Batch:
     """Rows as a batch.

@@ -12,6 +12,7 @@ from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper
 from regard.models.fusion.blocks import entries
 from regard.models.fusion.contract import Fusion, Level, Modality, head
+from regard.models.fusion.outcome import Outcome
 
 
 class Perceiver(Fusion):
@@ -25,7 +26,7 @@ class Perceiver(Fusion):
     Attention", ICML 2021, with the layer of Flamingo's resampler, in which latents read tokens and each other at once.
 
     Args:
-        widths, classes, width, dropout: as every `Fusion`.
+        widths, outcome, width, dropout: as every `Fusion`.
         latents: how many.
         layers: how many.
         heads: of each attention; default the largest divisor of the width up to 8.
@@ -40,17 +41,17 @@ class Perceiver(Fusion):
     def __init__(
         self,
         widths: Mapping[str, int],
-        classes: int,
+        outcome: int | Outcome,
         width: int = 64,
         dropout: float = 0.0,
         latents: int = 8,
         layers: int = 3,
         heads: int | None = None,
     ) -> None:
-        super().__init__(widths, classes, width, dropout)
+        super().__init__(widths, outcome, width, dropout)
         self.entries = entries(self.widths, width)
         self.resampler = PerceiverResampler(width, latents, layers, heads=choose_heads(width, heads, 8))
-        self.head = head(width, 2 * width, classes, self.dropout)
+        self.head = head(width, 2 * width, self.outcome.size, self.dropout)
 
     def fuse(self, modalities: list[Modality]) -> Float[Tensor, "B K"]:
         tokens = torch.cat([entry(modality) for entry, modality in zip(self.entries, modalities, strict=True)], 1)

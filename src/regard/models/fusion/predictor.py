@@ -10,19 +10,22 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
+from regard import files
 from regard.errors import UserError
 from regard.models.fusion.cells import TABULAR, Cells, values_of
 from regard.models.fusion.columns import columns_of, folder_of
 from regard.models.fusion.contract import Fusion
 from regard.models.fusion.encoders import Encoder, encoders
+from regard.models.fusion.explaining import Explanation, explain
+from regard.models.fusion.exporting import export, whole
 from regard.models.fusion.model import FusionModel, collate
+from regard.models.fusion.outcome import Classes, Outcome, outcome_from_json
 from regard.models.fusion.robustness import LEVELS, Robustness, curves
 from regard.models.fusion.table import fusions
 from regard.models.fusion.training import History, in_batches
 
-FORMAT = 1
+FORMAT = 2
 """Of the files that `Predictor.save` writes."""
 
 Change = Callable[[str, int, Tensor], Tensor | None]
@@ -35,7 +38,6 @@ class Predictor:
     Attributes:
         model: the network, for whoever wants to watch or to place attention.
         target: the column that is predicted.
-        classes: what can be predicted, in the order of the probabilities.
         kinds: for each column that is used what it holds.
         history: how training went.
     """
@@ -44,7 +46,6 @@ class Predictor:
         self,
         model: FusionModel,
         target: str,
-        classes: Sequence[Any],
         kinds: Mapping[str, str],
         fusion_options: Mapping[str, Any],
         history: History,
@@ -53,12 +54,16 @@ class Predictor:
     ) -> None:
         self.model = model.to(device).eval()
         self.target = target
-        self.classes = list(classes)
         self.kinds = dict(kinds)
         self.fusion_options = dict(fusion_options)
         self.history = history
         self.device = device
         self.batch = batch
+
+    @property
+    def outcome(self) -> Outcome:
+        """What is predicted: `Classes`, whose `labels` are in the order of the probabilities, or a `Number`."""
+        return self.model.fusion.outcome
 
     @property
     def modalities(self) -> list[str]:
@@ -68,39 +73,40 @@ class Predictor:
     def predict(
         self, table: Any, *, folder: str | Path | None = None, without: Sequence[str] = (), skip_bad: bool = False
     ) -> list[Any]:
-        """The most probable class of every row.
+        """The most probable class, or the number, of every row.
 
         Args:
             table: as for `fit`; it needs no target.
-            folder: where relative paths begin; default the folder of a CSV file, else the current one.
+            folder: where relative paths begin; default the folder of the table's file, else the current one.
             without: columns or modalities that are to be missing everywhere; they need not be in the table.
             skip_bad: whether what cannot be read counts as missing, instead of being an error.
         """
-        best = self._logits(table, folder, without, skip_bad).argmax(1)
-        return [self.classes[index] for index in best.tolist()]
+        return self.outcome.decode(self._outputs(table, folder, without, skip_bad))
 
     def predict_proba(
         self, table: Any, *, folder: str | Path | None = None, without: Sequence[str] = (), skip_bad: bool = False
     ) -> Float[np.ndarray, "rows classes"]:
-        """Every row's probability of each of `classes`; arguments as of `predict`."""
-        return self._logits(table, folder, without, skip_bad).softmax(1).numpy()
+        """Every row's probability of each class; arguments as of `predict`.
+
+        Raises:
+            UserError: it is no class that is predicted.
+        """
+        if not isinstance(self.outcome, Classes):
+            raise UserError(f"{self.target!r} is predicted as a number, which has no probability: use predict")
+        return self._outputs(table, folder, without, skip_bad).softmax(1).numpy()
 
     def evaluate(
         self, table: Any, *, folder: str | Path | None = None, without: Sequence[str] = (), skip_bad: bool = False
-    ) -> dict[str, float]:
-        """How well the rows' classes are predicted; arguments as of `predict`.
+    ) -> dict[str, Any]:
+        """How well the rows are predicted; arguments as of `predict`.
 
-        Gives the `accuracy`, the `loss` (mean negative log-likelihood), how many `rows` there are, and what the
-        `most_common` class alone would have had.
+        Of classes the `accuracy` with its 95 % `interval`, the `loss` (mean negative log-likelihood), how many `rows`
+        there are, and the accuracy of saying the `most_common` class alone. Of numbers `r_squared` with its `interval`,
+        the `mean_absolute_error` with its `error_interval`, the `rows`, and `mean_alone`, the mean absolute error of
+        always saying the mean of what was trained on.
         """
         target = self._target(table)
-        logits = self._logits(table, folder, without, skip_bad)
-        return {
-            "accuracy": float((logits.argmax(1) == target).float().mean()),
-            "loss": float(F.cross_entropy(logits, target)),
-            "rows": len(target),
-            "most_common": float(target.bincount().max() / len(target)),
-        }
+        return self.outcome.report(self._outputs(table, folder, without, skip_bad), target)
 
     def robustness(
         self,
@@ -111,7 +117,7 @@ class Predictor:
         seed: int = 0,
         skip_bad: bool = False,
     ) -> Robustness:
-        """The accuracy as each modality, alone, is dropped from more and more rows, or made noisier and noisier.
+        """The score as each modality, alone, is dropped from more and more rows, or made noisier and noisier.
 
         Args:
             table, folder, skip_bad: as of `evaluate`.
@@ -121,35 +127,90 @@ class Predictor:
         target = self._target(table)
         cells = self._cells(table, folder, (), skip_bad)
 
-        def accuracy(change: Change) -> float:
-            return float((self._run(cells, len(target), change).argmax(1) == target).float().mean())
+        def score(change: Change) -> float:
+            return self.outcome.score(self._run(cells, len(target), change), target)
 
-        most_common = float(target.bincount().max() / len(target))
-        readers = dict(zip(self.model.names, self.encoders, strict=True))
-        return curves(readers, accuracy, len(target), most_common, levels, seed)
+        points = curves(self._readers, score, len(target), levels, seed)
+        outcome = self.outcome
+        return Robustness(points, len(target), outcome.measure, outcome.baseline, outcome.known(target))
+
+    def explain(self, table: Any, row: int = 0, *, folder: str | Path | None = None) -> Explanation:
+        """What the prediction for one row rests on: which modalities, which words, places or columns, which attention.
+
+        Modalities and parts are left out one at a time, which any fusion can do without; attention is watched.
+
+        Args:
+            table, folder: as of `predict`.
+            row: counted from 0.
+
+        Raises:
+            UserError: there is no such row, nothing of it is there, or it cannot be read.
+        """
+        columns = columns_of(table)
+        count = len(next(iter(columns.values()), []))
+        if not 0 <= row < count:
+            raise UserError(f"row {row} (counted from 0) is not in the table, which has {count}")
+        alone = {name: [values[row]] for name, values in columns.items()}
+        cells = self._cells(alone, folder_of(table, folder), (), False)
+        raw = {name: column[0] for name, column in cells.items()}
+        there = {name: cell for name, cell in raw.items() if cell is not None}
+        if not there:
+            raise UserError(f"row {row} (counted from 0) has nothing in any column: there is nothing to explain")
+        self.model.eval()
+        with torch.no_grad():
+            example = self.model.encode(collate(self._readers, [raw], None).to(self.device))
+        return explain(self.model, self.encoders, there, example)
+
+    def tensors(
+        self, table: Any, *, folder: str | Path | None = None, skip_bad: bool = False
+    ) -> tuple[dict[str, tuple[Tensor, ...]], dict[str, Tensor]]:
+        """What an exported program takes: by modality the tensors of all rows, and which of these have it `(rows,)`.
+
+        Raises:
+            UserError: no row has a modality, or what is read is wrong.
+        """
+        cells = self._cells(table, folder, (), skip_bad)
+        count = len(next(iter(cells.values())).values)
+        raw = [{name: column[row] for name, column in cells.items()} for row in range(count)]
+        return whole(collate(self._readers, raw, None), self._readers)
+
+    def export(self, path: str | Path, table: Any, *, folder: str | Path | None = None) -> Path:
+        """Write a program that runs with PyTorch alone, and compare it with this predictor.
+
+            program = torch.export.load("fusion.pt2").module()
+            outputs = program(*predictor.tensors("more.csv"))
+
+        Its outputs are logits in the order of `outcome.labels`, or the standardised number. It takes any number of
+        rows, with texts filled up to the encoder's `length`, word by word: a shorter one (`encoder_options` of `fit`)
+        makes a smaller program.
+
+        Args:
+            path: ends in `.pt2`.
+            table, folder: as of `predict`: three rows or more, in which every modality is there at least once.
+
+        Raises:
+            UserError: it cannot be exported, or the program says something else.
+        """
+        export(self.model, Path(path), *self.tensors(table, folder=folder))
+        return Path(path)
 
     def save(self, folder: str | Path) -> Path:
         """Write `predictor.json` and `weights.safetensors` into a folder, which `load` reads."""
-        from safetensors.torch import save_file
-
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         fusion = self.model.fusion
         about = {
             "format": FORMAT,
             "target": self.target,
-            "classes": self.classes,
+            "outcome": {"task": self.outcome.task, **self.outcome.as_json()},
             "kinds": self.kinds,
             "fusion": {"name": fusion.name, "width": fusion.width, "options": self.fusion_options},
             "encoders": {
-                name: {"kind": encoder.kind, "settings": encoder.settings}
-                for name, encoder in zip(self.model.names, self.encoders, strict=True)
+                name: {"kind": encoder.kind, "settings": encoder.settings} for name, encoder in self._readers.items()
             },
             "history": asdict(self.history),
         }
-        weights = {name: value.detach().cpu().contiguous().clone() for name, value in self.model.state_dict().items()}
-        save_file(weights, folder / "weights.safetensors")
-        (folder / "predictor.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        files.save_weights(self.model, folder / "weights.safetensors")
+        files.write_json(folder / "predictor.json", about)
         return folder
 
     @classmethod
@@ -171,9 +232,8 @@ class Predictor:
                 )
             readers = {name: encoders[each["kind"]](**each["settings"]) for name, each in about["encoders"].items()}
             fusion = about["fusion"]
-            model = FusionModel(
-                readers, build(fusion["name"], readers, len(about["classes"]), fusion["width"], fusion["options"])
-            )
+            outcome = outcome_from_json(about["outcome"])
+            model = FusionModel(readers, build(fusion["name"], readers, outcome, fusion["width"], fusion["options"]))
             model.load_state_dict(load_file(folder / "weights.safetensors"))
             history = History(**about["history"])
         except UserError:
@@ -182,27 +242,22 @@ class Predictor:
             raise UserError(
                 f"{folder} cannot be read ({error}): give a folder that Predictor.save has written"
             ) from error
-        return cls(model, about["target"], about["classes"], about["kinds"], fusion["options"], history, on(device))
+        return cls(model, about["target"], about["kinds"], fusion["options"], history, on(device))
 
     @property
     def encoders(self) -> list[Encoder]:
         """One for each of `modalities`."""
         return list(self.model.encoders)  # pyright: ignore[reportReturnType]
 
+    @property
+    def _readers(self) -> dict[str, Encoder]:
+        return dict(zip(self.model.names, self.encoders, strict=True))
+
     def _target(self, table: Any) -> Tensor:
         columns = columns_of(table)
         if self.target not in columns:
             raise UserError(f"there is no column {self.target!r} to compare with: the table has {', '.join(columns)}")
-        numbers = {label: index for index, label in enumerate(self.classes)}
-        for row, label in enumerate(columns[self.target]):
-            if label not in numbers:
-                raise UserError(
-                    f"row {row} (counted from 0), column {self.target!r}: {label!r} is none of the classes that were "
-                    f"trained ({', '.join(map(repr, self.classes[:20]))}): leave out such rows"
-                )
-        if not columns[self.target]:
-            raise UserError("the table has no row: give at least one")
-        return torch.tensor([numbers[label] for label in columns[self.target]])
+        return self.outcome.target(self.target, columns[self.target])
 
     def _cells(self, table: Any, folder: str | Path | None, without: Sequence[str], skip_bad: bool) -> dict[str, Cells]:
         columns = columns_of(table)
@@ -219,10 +274,7 @@ class Predictor:
                 columns[name] = [None] * count
         values = values_of(columns, self.kinds, folder_of(table, folder))
         memory = [2 << 30]
-        cells = {
-            name: Cells(name, encoder, values[name], memory)
-            for name, encoder in zip(self.model.names, self.encoders, strict=True)
-        }
+        cells = {name: Cells(name, encoder, values[name], memory) for name, encoder in self._readers.items()}
         if skip_bad:
             for each in cells.values():
                 each.values = list(each.values)
@@ -230,14 +282,13 @@ class Predictor:
                     each.values[bad.row] = None
         return cells
 
-    def _logits(self, table: Any, folder: str | Path | None, without: Sequence[str], skip_bad: bool) -> Tensor:
+    def _outputs(self, table: Any, folder: str | Path | None, without: Sequence[str], skip_bad: bool) -> Tensor:
         cells = self._cells(table, folder, without, skip_bad)
         return self._run(cells, len(next(iter(cells.values())).values), lambda name, row, cell: cell)
 
     @torch.no_grad()
-    def _run(self, cells: Mapping[str, Cells], count: int, change: Change) -> Float[Tensor, "rows classes"]:
-        readers = dict(zip(self.model.names, self.encoders, strict=True))
-        found = [torch.zeros(0, len(self.classes))]
+    def _run(self, cells: Mapping[str, Cells], count: int, change: Change) -> Float[Tensor, "rows outputs"]:
+        found = [torch.zeros(0, self.outcome.size)]
         self.model.eval()
         for rows in in_batches(range(count), self.batch):
             raw = [
@@ -247,13 +298,15 @@ class Predictor:
                 }
                 for row in rows
             ]
-            found.append(self.model(collate(readers, raw, None).to(self.device)).cpu())
+            found.append(self.model(collate(self._readers, raw, None).to(self.device)).cpu())
         return torch.cat(found)
 
 
-def build(name: str, readers: Mapping[str, Encoder], classes: int, width: int, options: Mapping[str, Any]) -> Fusion:
+def build(
+    name: str, readers: Mapping[str, Encoder], outcome: Outcome, width: int, options: Mapping[str, Any]
+) -> Fusion:
     """The fusion of that name over the tokens of these encoders."""
-    return fusions[name]({modality: reader.width for modality, reader in readers.items()}, classes, width, **options)
+    return fusions[name]({modality: reader.width for modality, reader in readers.items()}, outcome, width, **options)
 
 
 def on(device: str | None) -> torch.device:

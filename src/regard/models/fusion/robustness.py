@@ -1,4 +1,4 @@
-"""How the accuracy falls as a modality is dropped or made noisy."""
+"""How the score falls as a modality is dropped or made noisy."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,31 +20,35 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 
 @dataclass(frozen=True)
 class Point:
-    """The accuracy when one modality is `dropped` from, or `noisy` in, so much."""
+    """The score when one modality is `dropped` from, or `noisy` in, so much."""
 
     modality: str
     how: str
     level: float
-    accuracy: float
+    score: float
 
 
 @dataclass(frozen=True)
 class Robustness:
-    """Accuracies under what may happen to each modality alone.
+    """Scores under what may happen to each modality alone.
 
     Attributes:
         points: one for each modality, what happens to it, and how much.
         rows: how many rows they were measured on.
-        most_common: the accuracy of always saying the most common class.
+        measure: what the scores are: `accuracy` or `r_squared`.
+        baseline: what always says the same that is best.
+        known: its score.
     """
 
     points: tuple[Point, ...]
     rows: int
-    most_common: float
+    measure: str
+    baseline: str
+    known: float
 
     def curve(self, modality: str, how: str) -> dict[float, float]:
-        """The accuracy by level, of a modality that is `"dropped"` or `"noisy"`."""
-        return {point.level: point.accuracy for point in self.points if (point.modality, point.how) == (modality, how)}
+        """The score by level, of a modality that is `"dropped"` or `"noisy"`."""
+        return {point.level: point.score for point in self.points if (point.modality, point.how) == (modality, how)}
 
     @property
     def modalities(self) -> list[str]:
@@ -62,7 +66,7 @@ class Robustness:
             for name in self.modalities:
                 found = self.curve(name, how)
                 lines.append(f"{name:{wide}}  {how:7}" + "".join(f"{found[level]:>8.1%}" for level in levels))
-        lines.append(f"{self.rows} rows; the most common class alone has {self.most_common:.1%}")
+        lines.append(f"{self.rows} rows; {self.baseline} alone has {self.known:.1%}")
         return "\n".join(lines)
 
     def plot(self, path: str | Path) -> Path:
@@ -91,36 +95,35 @@ class Robustness:
                 parts.append(f'<text x="{x(tick)}" y="276" text-anchor="middle">{tick:.0%}</text>')
             parts.append(f'<text x="{left + 120}" y="24" text-anchor="middle">{how}</text>')
             parts.append(f'<text x="{left + 120}" y="300" text-anchor="middle">{title}</text>')
-            parts.append(f'<path d="M{left} {y(self.most_common):.1f}h240" stroke="#888" stroke-dasharray="4 4"/>')
+            parts.append(f'<path d="M{left} {y(self.known):.1f}h240" stroke="#888" stroke-dasharray="4 4"/>')
             for index, name in enumerate(self.modalities):
                 colour = COLOURS[index % len(COLOURS)]
                 points = " ".join(f"{x(level):.1f},{y(value):.1f}" for level, value in self.curve(name, how).items())
                 parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        for index, name in enumerate([*self.modalities, "most common class"]):
+        for index, name in enumerate([*self.modalities, self.baseline]):
             colour = COLOURS[index % len(COLOURS)] if index < len(self.modalities) else "#888"
             parts.append(f'<path d="M610 {50 + 20 * index}h18" stroke="{colour}" stroke-width="2"/>')
             parts.append(f'<text x="634" y="{54 + 20 * index}">{escape(name)}</text>')
         return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def y(accuracy: float) -> float:
-    """Where an accuracy stands in the picture."""
-    return 260 - 220 * accuracy
+def y(score: float) -> float:
+    """Where a score stands in the picture; what is worse than nothing stands at the bottom."""
+    return 260 - 220 * max(0.0, score)
 
 
 def curves(
     readers: Mapping[str, Encoder],
-    accuracy: Callable[[Callable[[str, int, Tensor], Tensor | None]], float],
+    score: Callable[[Callable[[str, int, Tensor], Tensor | None]], float],
     rows: int,
-    most_common: float,
     levels: Sequence[float],
     seed: int,
-) -> Robustness:
+) -> tuple[Point, ...]:
     """Measure every modality at every level.
 
     Args:
         readers: for each modality its encoder, which knows how to make a cell noisy.
-        accuracy: of a function from modality, row and cell to the cell that is to be seen, None for none.
+        score: of a function from modality, row and cell to the cell that is to be seen, None for none.
     """
     if not levels or any(not 0 <= level <= 1 for level in levels):
         raise UserError(f"levels={tuple(levels)}: give some numbers from 0 to 1")
@@ -138,10 +141,9 @@ def curves(
 
         return change
 
-    points = [
-        Point(name, how, level, accuracy(change(name, level)))
+    return tuple(
+        Point(name, how, level, score(change(name, level)))
         for how, change in (("dropped", dropped), ("noisy", noisy))
         for name in readers
         for level in levels
-    ]
-    return Robustness(tuple(points), rows, most_common)
+    )

@@ -1,6 +1,7 @@
 """Rows for training, for stopping early, and for what a fusion settles."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -8,13 +9,13 @@ from regard.errors import UserError
 
 
 def split(
-    rows: Sequence[int], labels: Sequence[int], shares: tuple[float, float], seed: int
+    rows: Sequence[int], labels: Sequence[Any], shares: tuple[float, float], seed: int
 ) -> tuple[list[int], list[int], list[int]]:
-    """Rows to train on, and these two shares of all rows, each with nearly the same part of every class.
+    """Rows to train on, and these two shares of all rows, each with nearly the same part of every label.
 
     Args:
         rows: those to split.
-        labels: of every row, the class as a number.
+        labels: of every row its class or number, by which the rows are sorted first.
         shares: of the two parts that are held out; of a share that is not zero the part has at least one row.
 
     Raises:

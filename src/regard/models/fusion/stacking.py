@@ -6,11 +6,11 @@ from typing import ClassVar
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from regard.attention.contract import Paper
 from regard.models.fusion.contract import Examples, Modality, drop_modalities
 from regard.models.fusion.decision import DecisionFusion
+from regard.models.fusion.outcome import Outcome
 
 STEPS = 400
 """Of the second classifier's training, on all held-out decisions at once."""
@@ -27,7 +27,7 @@ class Stacking(DecisionFusion):
     Paper: Wolpert, "Stacked generalization", Neural Networks 1992; one held-out part in place of his many folds.
 
     Args:
-        widths, classes, width, dropout: as every `Fusion`.
+        widths, outcome, width, dropout: as every `Fusion`.
         hidden_width: width of the second classifier's hidden layer.
     """
 
@@ -38,14 +38,16 @@ class Stacking(DecisionFusion):
     def __init__(
         self,
         widths: Mapping[str, int],
-        classes: int,
+        outcome: int | Outcome,
         width: int = 64,
         dropout: float = 0.0,
         hidden_width: int = 32,
     ) -> None:
-        super().__init__(widths, classes, width, dropout)
+        super().__init__(widths, outcome, width, dropout)
         self.second = nn.Sequential(
-            nn.Linear(len(self.widths) * (classes + 1), hidden_width), nn.GELU(), nn.Linear(hidden_width, classes)
+            nn.Linear(len(self.widths) * (self.outcome.size + 1), hidden_width),
+            nn.GELU(),
+            nn.Linear(hidden_width, self.outcome.size),
         )
 
     def fuse(self, modalities: list[Modality]) -> Float[Tensor, "B K"]:
@@ -53,7 +55,7 @@ class Stacking(DecisionFusion):
 
     def stack(self, logits: Float[Tensor, "B M K"], there: Bool[Tensor, "B M"]) -> Float[Tensor, "B K"]:
         """The second classifier's logits from those of the first ones."""
-        decisions = logits.log_softmax(2).masked_fill(~there[..., None], 0.0)
+        decisions = self.outcome.evidence(logits).masked_fill(~there[..., None], 0.0)
         return self.second(torch.cat((decisions, there[..., None].to(decisions.dtype)), 2).flatten(1))
 
     def settle(self, held: Examples) -> None:
@@ -66,6 +68,6 @@ class Stacking(DecisionFusion):
                 dropped = drop_modalities({str(m): column for m, column in enumerate(there.T)}, 0.25)
                 fewer = torch.stack(list(dropped.values()), 1)
                 optimizer.zero_grad()
-                loss = F.cross_entropy(self.stack(logits, there), target)
-                (loss + F.cross_entropy(self.stack(logits, fewer), target)).backward()
+                losses = [self.outcome.loss(self.stack(logits, known), target).mean() for known in (there, fewer)]
+                torch.stack(losses).sum().backward()
                 optimizer.step()

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from regard import functional
 from regard.attention.contract import Paper
-from regard.models.fusion.contract import Fusion, Level, Modality, pool_all, pools
+from regard.models.fusion.contract import Fusion, Level, Modality, head, pool_all, pools
+from regard.models.fusion.outcome import Outcome
 
 LARGEST = 20_000
 """Most entries of the outer product."""
@@ -19,14 +20,15 @@ class TensorFusion(Fusion):
 
         logits = mlp([v_1; 1] ⊗ ... ⊗ [v_M; 1])
 
-    It holds the products of every subset of the modalities; of a missing one the 1 alone is left.
+    It holds the products of every subset of the modalities; of a missing one the 1 alone is left. The network begins
+    with a layer norm, as every fusion's here: next to the last entry, 1, the products are small.
 
     Paper: Zadeh, Chen, Poria, Cambria, Morency, "Tensor Fusion Network for Multimodal Sentiment Analysis", EMNLP 2017.
 
     Args:
-        widths, classes, width, dropout: as every `Fusion`.
+        widths, outcome, width, dropout: as every `Fusion`.
         factor_width: width of a vector in the product, which has `(factor_width + 1)^M` entries; default the largest
-            up to 16 with which these are at most 1,024.
+            up to 16 with which these are at most 4,096.
     """
 
     name: ClassVar[str] = "tensor"
@@ -38,15 +40,15 @@ class TensorFusion(Fusion):
     def __init__(
         self,
         widths: Mapping[str, int],
-        classes: int,
+        outcome: int | Outcome,
         width: int = 64,
         dropout: float = 0.0,
         factor_width: int | None = None,
     ) -> None:
-        super().__init__(widths, classes, width, dropout)
+        super().__init__(widths, outcome, width, dropout)
         count = len(self.widths)
         if factor_width is None:
-            factor_width = max((wide for wide in range(1, 17) if (wide + 1) ** count <= 1024), default=1)
+            factor_width = max((wide for wide in range(1, 17) if (wide + 1) ** count <= 4096), default=1)
         if factor_width < 1 or (factor_width + 1) ** count > LARGEST:
             raise ValueError(
                 f"the outer product of {count} vectors of factor_width={factor_width} and a one has "
@@ -55,10 +57,7 @@ class TensorFusion(Fusion):
             )
         self.factor_width = factor_width
         self.pools = pools(self.widths, factor_width)
-        # No normalisation of the product, whose last entry is 1 and by far the largest.
-        self.head = nn.Sequential(
-            nn.Linear((factor_width + 1) ** count, 2 * width), nn.ReLU(), self.dropout, nn.Linear(2 * width, classes)
-        )
+        self.head = head((factor_width + 1) ** count, 2 * width, self.outcome.size, self.dropout)
 
     def fuse(self, modalities: list[Modality]) -> Float[Tensor, "B K"]:
         return self.head(functional.tensor_fusion(*pool_all(self.pools, modalities)))

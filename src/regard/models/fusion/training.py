@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from regard import files
 from regard.errors import UserError
 from regard.models.fusion.contract import Example
 from regard.models.fusion.model import Batch, FusionModel
@@ -50,7 +51,7 @@ class History:
     """What happened.
 
     Attributes:
-        epochs: for each its losses and accuracy.
+        epochs: for each its losses and the score on the held-out part, as of the fusion's outcome.
         best: which was the best, from 0; several where modalities are apart, each with its own.
         lowest: the loss on the held-out part that made it so.
     """
@@ -90,6 +91,7 @@ def train(
     about = {**about, "recipe": asdict(recipe), "rows": [len(part) for part in parts]}
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     parts_of_state = model.parts()
+    name = model.fusion.outcome.measure.replace("_", " ")
     history = History([], [-1] * len(parts_of_state), [math.inf] * len(parts_of_state))
     best = weights_of(model)
     if checkpoint is not None and checkpoint.exists():
@@ -132,15 +134,15 @@ def train(
         if not math.isfinite(total):
             raise UserError(f"the loss is {total} after epoch {epoch + 1}: choose a lower learning_rate")
         after_epoch(epoch + 1)
-        criterion, accuracy = measure(model, examples(held))
+        criterion, score = measure(model, examples(held))
         mean = sum(criterion) / len(criterion)
-        history.epochs.append({"loss": total / len(training), "held_out_loss": mean, "held_out_accuracy": accuracy})
+        history.epochs.append({"loss": total / len(training), "held_out_loss": mean, "held_out_score": score})
         for part, begins in enumerate(parts_of_state):
             # Also where it is alike: of a modality that no held-out row has, the loss is always zero.
             if criterion[part] <= history.lowest[part]:
                 history.best[part], history.lowest[part] = epoch, criterion[part]
                 best |= {name: value for name, value in weights_of(model).items() if name.startswith(begins)}
-        say(f"epoch {epoch + 1}: loss {total / len(training):.3f}, held out {mean:.3f}, accuracy {accuracy:.1%}")
+        say(f"epoch {epoch + 1}: loss {total / len(training):.3f}, held out {mean:.3f}, {name} {score:.1%}")
         if checkpoint is not None:
             keep(checkpoint, about, model, optimizer, history, best)
     model.load_state_dict(best)
@@ -154,14 +156,15 @@ def train(
 
 @torch.no_grad()
 def measure(model: FusionModel, examples: Callable[[], Iterator[Example]]) -> tuple[list[float], float]:
-    """The losses that early stopping watches, and the accuracy."""
-    loss, right, count = torch.zeros(len(model.parts())), 0, 0
+    """The losses that early stopping watches, and the score."""
+    loss, answers, targets = torch.zeros(len(model.parts())), [], []
     for each in examples():
         given = (each.tokens, each.masks, each.present)
         loss += model.fusion.criterion(each.target, *given).cpu() * len(each.target)
-        right += int((model.fusion(*given).argmax(1) == each.target).sum())
-        count += len(each.target)
-    return (loss / count).tolist(), right / count
+        answers.append(model.fusion(*given).cpu())
+        targets.append(each.target.cpu())
+    target = torch.cat(targets)
+    return (loss / len(target)).tolist(), model.fusion.outcome.score(torch.cat(answers), target)
 
 
 def in_batches(rows: Sequence[int], size: int) -> Iterator[Sequence[int]]:
@@ -190,10 +193,8 @@ def keep(
     tensors |= {f"best.{name}": value for name, value in best.items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value.clone().contiguous() for name, value in state.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata={"about": json.dumps(about), "history": json.dumps(asdict(history))})
-    partial.replace(path)
+    metadata = {"about": json.dumps(about), "history": json.dumps(asdict(history))}
+    files.write(path, lambda partial: save_file(tensors, partial, metadata=metadata))
 
 
 def resume(

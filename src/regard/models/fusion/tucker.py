@@ -7,6 +7,7 @@ from torch import nn
 
 from regard.attention.contract import Paper
 from regard.models.fusion.bilinear import BilinearFusion, around_one
+from regard.models.fusion.outcome import Outcome
 
 
 class Tucker(BilinearFusion):
@@ -18,7 +19,7 @@ class Tucker(BilinearFusion):
     for more than two modalities the product goes on.
 
     Args:
-        widths, classes, width, dropout: as every `Fusion`.
+        widths, outcome, width, dropout: as every `Fusion`.
         joint_width: width of the product.
         rank: the rank `R` of a slice of the core; default 10, the paper's choice.
     """
@@ -31,13 +32,13 @@ class Tucker(BilinearFusion):
     def __init__(
         self,
         widths: Mapping[str, int],
-        classes: int,
+        outcome: int | Outcome,
         width: int = 64,
         dropout: float = 0.0,
         joint_width: int = 64,
         rank: int = 10,
     ) -> None:
-        super().__init__(widths, classes, width, dropout, joint_width, rank)
+        super().__init__(widths, outcome, width, dropout, joint_width, rank)
 
     def factor(self) -> nn.Module:
         return nn.Sequential(

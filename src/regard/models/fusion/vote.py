@@ -6,10 +6,10 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from regard.models.fusion.contract import Examples, Modality
 from regard.models.fusion.decision import DecisionFusion
+from regard.models.fusion.outcome import Outcome
 
 
 class Vote(DecisionFusion):
@@ -21,7 +21,7 @@ class Vote(DecisionFusion):
     all classes are alike.
 
     Args:
-        widths, classes, width, dropout: as every `Fusion`.
+        widths, outcome, width, dropout: as every `Fusion`.
         weighted: whether there are weights; otherwise all votes count alike.
     """
 
@@ -32,12 +32,12 @@ class Vote(DecisionFusion):
     def __init__(
         self,
         widths: Mapping[str, int],
-        classes: int,
+        outcome: int | Outcome,
         width: int = 64,
         dropout: float = 0.0,
         weighted: bool = True,
     ) -> None:
-        super().__init__(widths, classes, width, dropout)
+        super().__init__(widths, outcome, width, dropout)
         self.weighted = weighted
         self.register_buffer("votes", torch.zeros(len(self.widths)))
 
@@ -53,7 +53,7 @@ class Vote(DecisionFusion):
         """`log p` for the logarithms `votes` of the weights; without any modality the logits, zeros all, remain."""
         anyone = there.any(1, keepdim=True)
         counts = votes.masked_fill(~there & anyone, -torch.inf).log_softmax(1)  # (B, M)
-        return (logits.log_softmax(2) + counts[..., None]).logsumexp(1)
+        return self.outcome.vote(logits, counts)
 
     def settle(self, held: Examples) -> None:
         if not self.weighted or (found := self.decisions(held)) is None:
@@ -66,7 +66,7 @@ class Vote(DecisionFusion):
             optimizer.zero_grad()
             # The small pull to equal weights gives an answer also where a classifier that is never right would get
             # minus infinity.
-            loss = F.nll_loss(self.vote(logits, there, votes), target) + 1e-3 * votes.square().mean()
+            loss = self.outcome.loss(self.vote(logits, there, votes), target).mean() + 1e-3 * votes.square().mean()
             loss.backward()
             return loss
 

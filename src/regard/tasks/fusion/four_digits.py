@@ -21,6 +21,10 @@ alone; `bayes_accuracy` does. For base 3:
     sum          19/81     7/27      1/3      1/3       1
     modulo        1/3      1/3      1/3      1/3       1
 
+A vote cannot do it, however good the classifiers that vote: each knows its own digit alone, and the mean of what they
+hold likely is likeliest near the middle whatever the digits are. `vote_accuracy` counts how often the vote of the best
+possible classifiers is right: for base 2 and the sum 3/8, as often as who always says 2; for the parity 1/2, chance.
+
 No handwritten digit of the training part is in the test part (`part`), and their noise differs.
 """
 
@@ -87,15 +91,31 @@ class FourDigits:
 
 def bayes_accuracy(known: Collection[str], base: int = 3, rule: str = "sum") -> Fraction:
     """How often the best possible guess is right for whoever sees these modalities alone: counted, not measured."""
-    check(base, rule)
-    if strange := [name for name in known if name not in MODALITIES]:
-        raise ValueError(f"{strange} are none of the modalities {MODALITIES}.")
-    seen = [index for index, name in enumerate(MODALITIES) if name in known]
-    digits = np.array(list(product(range(base), repeat=len(MODALITIES))))
+    seen = _seen(known, base, rule)
+    digits, labels = _all(base, rule)
     counts: dict[tuple[int, ...], Counter[int]] = {}
-    for row, label in zip(digits, RULES[rule](digits, base).tolist(), strict=True):
+    for row, label in zip(digits, labels.tolist(), strict=True):
         counts.setdefault(tuple(row[seen].tolist()), Counter())[label] += 1
-    return Fraction(sum(max(labels.values()) for labels in counts.values()), len(digits))
+    return Fraction(sum(max(each.values()) for each in counts.values()), len(digits))
+
+
+def vote_accuracy(known: Collection[str], base: int = 3, rule: str = "sum") -> Fraction:
+    """How often the mean of the probabilities that the best classifier of each of these modalities gives is right.
+
+    Counted, not measured; labels that come out alike share what is right. All votes weigh alike, which
+    makes the labels most likely: modalities can be exchanged, and the logarithm of a mean is concave in its weights.
+    """
+    seen = _seen(known, base, rule)
+    digits, labels = _all(base, rule)
+    told = [[Counter(labels[digits[:, m] == digit].tolist()) for digit in range(base)] for m in seen]
+    right = Fraction(0)
+    for row, label in zip(digits, labels.tolist(), strict=True):
+        votes = Counter(dict.fromkeys(labels.tolist(), 0))
+        for counts, m in zip(told, seen, strict=True):
+            votes.update(counts[row[m]])
+        winners = [each for each, count in votes.items() if count == max(votes.values())]
+        right += Fraction(label in winners, len(winners))
+    return right / len(digits)
 
 
 def draw(rows: int, base: int = 3, rule: str = "sum", part: Part = "training", seed: int = 0) -> FourDigits:
@@ -162,6 +182,20 @@ def check(base: int, rule: str) -> None:
         raise ValueError(f"base={base}: choose 2 to {MOST}.")
     if rule not in RULES:
         raise ValueError(f"there is no rule {rule!r}: choose one of {', '.join(RULES)}.")
+
+
+def _seen(known: Collection[str], base: int, rule: str) -> list[int]:
+    """The numbers of these modalities; refuse what there is not."""
+    check(base, rule)
+    if strange := [name for name in known if name not in MODALITIES]:
+        raise ValueError(f"{strange} are none of the modalities {MODALITIES}.")
+    return [index for index, name in enumerate(MODALITIES) if name in known]
+
+
+def _all(base: int, rule: str) -> tuple[Int[np.ndarray, "cases 4"], Int[np.ndarray, " cases"]]:
+    """All that the digits can be, each alike likely, and the labels."""
+    digits = np.array(list(product(range(base), repeat=len(MODALITIES))))
+    return digits, RULES[rule](digits, base)
 
 
 def _texts(random: np.random.Generator, digits: Int[np.ndarray, " rows"]) -> list[str]:

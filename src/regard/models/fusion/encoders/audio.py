@@ -101,6 +101,10 @@ class AudioEncoder(Encoder):
             wave_[:length] = cell[:length]
         return waves, lengths
 
+    def parts(self, cell: Tensor, count: int) -> list[str]:
+        """Where the clip is, in seconds."""
+        return [f"{4 * token * self.hop / self.rate:.2f} s" for token in range(count)]
+
     def noisy(self, cell: Tensor, level: float, generator: torch.Generator) -> Tensor:
         """`(1 - level)` of the sound and `level` of white noise as loud as it is."""
         loud = cell.square().mean().sqrt()

@@ -54,8 +54,16 @@ class Encoder(nn.Module):
         """The arguments of `forward` from what `read` gave."""
 
     @abstractmethod
+    def parts(self, cell: Tensor, count: int) -> list[str]:
+        """What to call each of the `count` tokens of a cell."""
+
+    @abstractmethod
     def noisy(self, cell: Tensor, level: float, generator: torch.Generator) -> Tensor:
         """The cell with so much noise in it: at 0 as it is, at 1 nothing of it is left."""
+
+    def filled(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The arguments of `forward` at a size that all batches share, for a program that takes no other."""
+        return inputs
 
     @abstractmethod
     def forward(self, *inputs: Tensor) -> tuple[Float[Tensor, "B N W"], Bool[Tensor, "B N"]]:

@@ -1,5 +1,6 @@
 """Pictures."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -45,6 +46,13 @@ class ImageEncoder(Encoder):
 
     def batch(self, cells: Sequence[Tensor]) -> tuple[UInt8[Tensor, "B 3 S S"]]:
         return (torch.stack(list(cells)),)
+
+    def parts(self, cell: Tensor, count: int) -> list[str]:
+        """The cells of the grid, from the upper left; other tokens that a backbone has come before them."""
+        side = math.isqrt(count)
+        first = count - side * side
+        extra = [f"token {token + 1}" for token in range(first)]
+        return extra + [f"row {cell // side + 1}, column {cell % side + 1}" for cell in range(side * side)]
 
     def noisy(self, cell: Tensor, level: float, generator: torch.Generator) -> Tensor:
         return drown(cell, level, generator)

@@ -89,6 +89,10 @@ class TabularEncoder(Encoder):
     def batch(self, cells: Sequence[Tensor]) -> tuple[Float[Tensor, "B J"]]:
         return (torch.stack(list(cells)),)
 
+    def parts(self, cell: Tensor, count: int) -> list[str]:
+        """The columns."""
+        return [*self.numbers, *self.categories]
+
     def noisy(self, cell: Tensor, level: float, generator: torch.Generator) -> Tensor:
         """`(1 - level)` of a number and `level` of a normal one; any category with this probability."""
         count = len(self.numbers)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn import functional as F
 
 from regard.models.fusion.encoders.encoder import UNKNOWN_SHARE, Encoder
 
@@ -40,7 +40,8 @@ class TextEncoder(Encoder):
         self.length = length
         self.numbers = {unit: number for number, unit in enumerate(self.vocabulary, FIRST)}
         self.embed = nn.Embedding(FIRST + len(self.vocabulary), width, padding_idx=PADDING)
-        self.recurrent = nn.GRU(width, width, batch_first=True, bidirectional=True)
+        self.forth = nn.GRU(width, width, batch_first=True)
+        self.back = nn.GRU(width, width, batch_first=True)
         self.project = nn.Linear(2 * width, width)
 
     @classmethod
@@ -74,6 +75,13 @@ class TextEncoder(Encoder):
     def batch(self, cells: Sequence[Tensor]) -> tuple[Int[Tensor, "B L"]]:
         return (nn.utils.rnn.pad_sequence(list(cells), batch_first=True, padding_value=PADDING),)
 
+    def parts(self, cell: Tensor, count: int) -> list[str]:
+        """The words or characters; a question mark is one that training has not seen."""
+        return [self.vocabulary[unit - FIRST] if unit >= FIRST else "?" for unit in cell.tolist()]
+
+    def filled(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (F.pad(inputs[0], (0, self.length - inputs[0].shape[1]), value=PADDING),)
+
     def noisy(self, cell: Tensor, level: float, generator: torch.Generator) -> Tensor:
         """Every unit replaced by any of the vocabulary with this probability."""
         any_unit = torch.randint(UNKNOWN, FIRST + len(self.vocabulary), cell.shape, generator=generator)
@@ -84,9 +92,13 @@ class TextEncoder(Encoder):
         mask = units != PADDING
         if self.training:
             units = units.masked_fill(mask & (torch.rand_like(units, dtype=torch.float) < UNKNOWN_SHARE), UNKNOWN)
-        packed = pack_padded_sequence(self.embed(units), mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
-        read, _ = pad_packed_sequence(self.recurrent(packed)[0], batch_first=True, total_length=units.shape[1])
-        return self.project(read), mask
+        x = self.embed(units)
+        # Each text back to front, with what fills it up behind it still, so that neither direction reads that first.
+        length = units.shape[1]
+        mirrored = (mask.sum(1, keepdim=True) - 1 - torch.arange(length, device=units.device)) % length
+        mirrored = mirrored[..., None].expand_as(x)
+        read = self.back(x.gather(1, mirrored))[0].gather(1, mirrored)
+        return self.project(torch.cat((self.forth(x)[0], read), 2)), mask
 
 
 def split(text: str, units: Units) -> list[str]:

@@ -58,6 +58,9 @@ class VideoEncoder(Encoder):
     def batch(self, cells: Sequence[Tensor]) -> tuple[UInt8[Tensor, "B F 3 S S"]]:
         return (torch.stack(list(cells)),)
 
+    def parts(self, cell: Tensor, count: int) -> list[str]:
+        return [f"frame {frame + 1}" for frame in range(count)]
+
     def noisy(self, cell: Tensor, level: float, generator: torch.Generator) -> Tensor:
         return drown(cell, level, generator)
 

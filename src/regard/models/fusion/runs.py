@@ -1,0 +1,180 @@
+"""Several fusions trained on the same rows of a table and tested on the same others, in a folder that grows."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from regard import files
+from regard.errors import UserError
+from regard.models.fusion.columns import columns_of, folder_of
+from regard.models.fusion.fitting import fit, labels_of, refuse
+from regard.models.fusion.outcome import form_of
+from regard.models.fusion.predictor import Predictor
+from regard.models.fusion.splitting import split
+from regard.models.fusion.table import fusions
+
+Report = dict[str, Any]
+"""What `Predictor.evaluate` gives."""
+
+
+def train_fusions(
+    place: Path,
+    table: Any,
+    names: Sequence[str],
+    *,
+    target: str = "label",
+    task: str | None = None,
+    folder: str | Path | None = None,
+    test_share: float = 0.2,
+    seed: int = 0,
+    skip_bad: bool = False,
+    robustness: bool = False,
+    say: Callable[[str], object] = print,
+    **options: Any,  # those of `fit`, which refuses what it does not know
+) -> list[dict[str, Any]]:
+    """Train each fusion on the same rows, and test it on the same others, whole and without each modality.
+
+    The folder gets `settings.json`, `results.json`, and a folder `NAME-SEED` for each fusion, which `Predictor.load`
+    reads, with its `result.json` and, if wanted, `robustness.svg` and `robustness.json`. What is finished there is not
+    repeated, and training that was broken off goes on after its last epoch.
+
+    Args:
+        place: the folder.
+        table, target, task, folder, seed, skip_bad, say: as of `fit`.
+        names: keys of `fusions`.
+        test_share: share of the rows that nothing but the test sees.
+        robustness: whether the curves of `Predictor.robustness` are drawn.
+        options: further arguments of `fit`.
+
+    Returns:
+        For each of the names its `fusion`, `level`, `seed`, `parameters` of the fusion, `test` and `without`, by
+        modality: reports as of `Predictor.evaluate`.
+
+    Raises:
+        UserError: as of `fit`; or the folder holds something else, or a run of other data or settings.
+    """
+    if strange := [name for name in names if name not in fusions]:
+        raise UserError(f"there is no fusion {strange[0]!r}: choose among {', '.join(fusions)}")
+    folder = folder_of(table, folder)
+    columns = columns_of(table)
+    if target not in columns:
+        raise UserError(f"there is no column {target!r} to predict: the table has {', '.join(columns)}")
+    form = form_of(target, columns[target], task)
+    labels, problems = labels_of(target, columns[target], form)
+    unknown = refuse(problems, skip_bad, lambda line: None)  # `fit` will say it
+    training, test, _ = split(
+        [row for row in range(len(labels)) if row not in unknown], labels, (test_share, 0.0), seed
+    )
+    tested = {name: [values[row] for row in test] for name, values in columns.items()}
+    settings = {"target": target, "outcome": form.task, "folder": str(folder), "test_share": test_share, "seed": seed}
+    settings |= {"skip_bad": skip_bad, "options": {name: value for name, value in options.items() if name != "device"}}
+    claim(place, {"task": "fusion", "data": fingerprint(columns), **settings})
+    results = []
+    for name in names:
+        part = place / f"{name}-{seed}"
+        if not (part / "result.json").exists():
+            checkpoint = part / "checkpoint.safetensors"
+            predictor = fit(
+                columns, target, fusion=name, task=form.task, rows=sorted(training), folder=folder, seed=seed,
+                skip_bad=skip_bad, checkpoint=checkpoint, say=lambda line, name=name: say(f"{name}: {line}"), **options,
+            )  # fmt: skip
+            predictor.save(part)
+            result = tested_on(predictor, tested, folder, skip_bad)
+            files.write_json(part / "result.json", {**result, "seed": seed})
+            checkpoint.unlink(missing_ok=True)
+        if robustness and not (part / "robustness.json").exists():
+            curves = Predictor.load(part, options.get("device")).robustness(tested, folder=folder, skip_bad=skip_bad)
+            curves.plot(part / "robustness.svg")
+            files.write_json(part / "robustness.json", asdict(curves))
+        results.append(files.read_json(part / "result.json"))
+        done = sorted(place.glob("*/result.json"))
+        files.write_json(place / "results.json", [files.read_json(path) for path in done])
+    return results
+
+
+def tested_on(predictor: Predictor, table: Any, folder: Path, skip_bad: bool) -> dict[str, Any]:
+    """How well a predictor does, whole and without each of its modalities."""
+    fusion = predictor.model.fusion
+    return {
+        "fusion": fusion.name,
+        "level": fusion.level,
+        "parameters": sum(parameter.numel() for parameter in fusion.parameters()),
+        "test": predictor.evaluate(table, folder=folder, skip_bad=skip_bad),
+        "without": {
+            gone: predictor.evaluate(table, folder=folder, without=[gone], skip_bad=skip_bad)
+            for gone in predictor.modalities
+            if len(predictor.modalities) > 1
+        },
+    }
+
+
+def claim(place: Path, settings: dict[str, Any]) -> None:
+    """Make the folder that of a run with these settings.
+
+    Raises:
+        UserError: it is that of something else.
+    """
+    path = place / "settings.json"
+    settings = json.loads(json.dumps(settings))
+    if path.exists():
+        known = files.read_json(path)
+        known = known if isinstance(known, dict) else {}
+        if differing := [key for key in settings if known.get(key) != settings[key]]:
+            what = "the table" if differing == ["data"] else ", ".join(differing)
+            raise UserError(f"{place} is of a run in which {what} differed: repeat that, or choose another name for it")
+    elif place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise UserError(f"{place} holds what is no run of regard: choose another name")
+    files.write_json(path, settings)
+
+
+def fingerprint(columns: dict[str, list[Any]]) -> str:
+    """Tells one table from another; of what is no text or number, its size alone."""
+    return sha256(json.dumps(columns, default=lambda value: str(getattr(value, "size", value))).encode()).hexdigest()
+
+
+def is_fusion(folder: str | Path) -> bool:
+    """Whether the folder is what `Predictor.save` or `train_fusions` wrote."""
+    return bool(predictors_in(Path(folder)))
+
+
+def predictors_in(folder: Path) -> dict[str, Path]:
+    """The predictors of a run, by the names of their folders; of a folder of one predictor, that one."""
+    if (folder / "predictor.json").is_file():
+        return {folder.name: folder}
+    return {path.parent.name: path.parent for path in sorted(folder.glob("*/predictor.json"))}
+
+
+def evaluate_fusion(
+    folder: str | Path,
+    table: Any,
+    without: Sequence[str] = (),
+    *,
+    skip_bad: bool = False,
+    device: str | None = None,
+) -> dict[str, Report]:
+    """How well each predictor of a run does on a table that has its target.
+
+    Args:
+        folder: of a run, or of one predictor.
+        table: as of `fit`.
+        without: columns or modalities that are to be missing everywhere.
+        skip_bad: whether what cannot be read counts as missing, instead of being an error.
+        device: as PyTorch names it; default a GPU if there is one.
+
+    Returns:
+        By the name of each predictor's folder what `Predictor.evaluate` gives.
+
+    Raises:
+        UserError: there is no predictor, or the table does not fit.
+    """
+    if not (found := predictors_in(Path(folder))):
+        raise UserError(
+            f"{folder} holds no fusion: give a folder that `regard train fusion` or Predictor.save has written"
+        )
+    return {
+        name: Predictor.load(path, device).evaluate(table, without=without, skip_bad=skip_bad)
+        for name, path in found.items()
+    }
