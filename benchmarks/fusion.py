@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser.add_argument("--base", type=int, default=2)
     parser.add_argument("--rows", type=int, default=4000, help="to train on, with what is held out")
     parser.add_argument("--test", type=int, default=1000)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2, help="fusions trained at once, each on one core")
     parser.add_argument("--robustness", type=Path, help="a folder for a curve of each fusion, as SVG")
