@@ -230,7 +230,7 @@ def _share(group: Sequence[dict[str, Any]], part: str, family: str) -> str:
     if not values:
         return ""
     low, high = mean_interval(values) or (100 * end for end in group[0][part]["interval"][family])
-    return f"**{sum(values) / len(values):.2f}** ({low:.2f} to {min(high, 100):.2f})"
+    return f"**{sum(values) / len(values):.2f}** ({max(low, 0):.2f} to {min(high, 100):.2f})"
 
 
 def _pointed(group: Sequence[dict[str, Any]], where: str, family: str) -> str:

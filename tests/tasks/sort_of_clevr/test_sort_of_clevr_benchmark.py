@@ -1,0 +1,66 @@
+"""The benchmark's rows can be trained, its table is that of the docs, and says what was measured."""
+
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    spec = spec_from_file_location("sort_of_clevr_benchmark", ROOT / "benchmarks" / "sort_of_clevr.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def reached(row: str, seed: int, benchmark: ModuleType, relational: float, looks: list[float]) -> dict[str, Any]:
+    part = {
+        "accuracy": {"shape": 0.75, "non-relational": 0.75, "relational": relational},
+        "interval": {"non-relational": [0.7, 0.8], "relational": [relational - 0.01, relational + 0.01]},
+        "pointing": {
+            where: [{"non-relational": look, "relational": look} for look in looks] for where in ("asked", "found")
+        }
+        if looks
+        else {},
+        "baselines": {"question": {"non-relational": 0.5, "relational": 0.4}},
+    }
+    training = benchmark.ROWS[row].training()
+    return {"row": row, "seed": seed, "training": training, "core_minutes": 7.0, "rule": part, "more": part}
+
+
+def test_every_row_answers_every_question_of_its_task(benchmark: ModuleType) -> None:
+    for row in benchmark.ROWS.values():
+        task = row.task()
+        pictures, questions = task.example(0)
+        assert questions.shape[1:] == ((30, 18) if row.ternary else (20, 11))
+        with torch.no_grad():
+            assert task.model(row.core, 0).eval()(pictures, questions).shape == (1, questions.shape[1], 10)
+
+
+def test_a_row_is_its_seeds_mean_with_the_interval_between_them_or_that_of_the_questions(benchmark: ModuleType) -> None:
+    two = [reached("entity_stream", seed, benchmark, share, [0.2, 0.1, 0.3]) for seed, share in enumerate((0.5, 0.7))]
+    table = benchmark.page([*two, reached("cnn_mlp", 0, benchmark, 0.6, [])])
+    # Student's interval of two values: their mean and 12.7062 times half their distance.
+    assert "| soft entity stream | 99 / 95 | 99 / 95 | 2 | **75.00** (75.00 to 75.00) | **60.00** (0.00 to 100.00)" in (
+        table
+    )
+    assert (
+        "| CNN + MLP, no attention | 94+ / 63 | within 3 | 1 | **75.00** (70.00 to 80.00) | **60.00** (59.00 to 61.00"
+        in table
+    )
+    assert "| *the most frequent answer to a question* | | | | 50.0 | 40.0 |  | | | |" in table
+    assert "| on the object asked about, relational questions | 20.0, look 2: 30.0 |" in table
+    assert "| the largest weight lies | soft entity stream |" in table
+
+
+def test_the_docs_have_the_table_of_what_was_measured_with_the_training_that_rows_have(benchmark: ModuleType) -> None:
+    assert benchmark.known() == benchmark.written()
+    assert benchmark.page(benchmark.known()) in benchmark.PAGE.read_text(encoding="utf-8")
