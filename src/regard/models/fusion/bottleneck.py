@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard.attention.contract import Paper
-from regard.models.fusion.blocks import Block, entries
+from regard.models.blocks import Block
+from regard.models.fusion.blocks import entries
 from regard.models.fusion.contract import Fusion, Level, Modality
 from regard.models.fusion.outcome import Outcome
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper
 from regard.attention.multimodal import CrossmodalAttention
-from regard.models.fusion.blocks import Block, places
+from regard.models.blocks import Block
+from regard.models.fusion.blocks import places
 from regard.models.fusion.contract import Fusion, Level, Modality
 from regard.models.fusion.outcome import Outcome
 
