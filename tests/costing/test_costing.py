@@ -183,3 +183,19 @@ def test_bad_input() -> None:
         _ = by_hand(1, 1, (1.0, 2.0)) - by_hand(1, 1, (1.0,))
     with pytest.raises(TypeError):
         _ = by_hand(1, 1, (1.0,)) - Counts(1, 1, 1)
+
+
+def test_a_parameter_that_is_handed_to_a_module_is_counted_like_any_input() -> None:
+    class Asking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.query = nn.Parameter(torch.zeros(5, 7))
+            self.frozen = nn.Parameter(torch.zeros(3), requires_grad=False)
+            self.project = nn.Linear(7, 11, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.project(self.query) @ x
+
+    model = Asking()
+    assert cost(model, torch.zeros(11, 2)).macs == 5 * 7 * 11 + 5 * 11 * 2
+    assert [value.requires_grad for value in model.parameters()] == [True, False, True]

@@ -62,8 +62,17 @@ def count(model: nn.Module, inputs: Inputs) -> Counts:
 
 
 def _macs(model: nn.Module, inputs: Inputs) -> int:
+    # PyTorch's counter asks what requires a gradient for its history, which without gradients a parameter that is
+    # handed from one module to another has not.
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with _taken_apart(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        inputs.run(model)
+        try:
+            for parameter in learning:
+                parameter.requires_grad_(False)
+            inputs.run(model)
+        finally:
+            for parameter in learning:
+                parameter.requires_grad_(True)
     return counter.get_total_flops() // 2
 
 
