@@ -99,7 +99,10 @@ def evaluate(
     found = measure(folder, models, asked, regions=regions, clean=clean, device=found_device(device), skip_bad=skip_bad)
     console.print(f"On {found.about}." + (f" Accuracy is {found.measure}." if found.measure else ""), highlight=False)
     if any(one.scores for one in found.models.values()):
-        console.print(_table(found))
+        names = list(found.models)
+        beside = max(1, (console.width - 36) // 24)  # as many models as have room
+        for start in range(0, len(names), beside):
+            console.print(_table(found, names[start : start + beside]))
     else:
         console.print("Their answers are not known, so there is nothing to measure.")
     for note in found.notes:
@@ -128,30 +131,29 @@ def _fusions(reports: "Mapping[str, Mapping[str, Any]]") -> "Table":
     return table
 
 
-def _table(found: "Evaluated") -> "Table":
+def _table(found: "Evaluated", names: list[str]) -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, title="Accuracy in per cent, with its 95 % interval", title_justify="left")
     table.add_column("", style="bold")
     table.add_column("questions", justify="right")
-    for name in found.models:
+    shown = [found.models[name] for name in names]
+    for name in names:
         table.add_column(name, justify="right", no_wrap=True)
-    rows = dict.fromkeys(
-        (section, name) for one in found.models.values() for section, names in one.scores.items() for name in names
-    )
+    rows = dict.fromkeys((section, kind) for one in shown for section, kinds in one.scores.items() for kind in kinds)
     last = None
     for section, name in rows:
         if section != last and last is not None:
             table.add_section()
             table.add_row(f"[dim]by {section}[/]")
         last = section
-        scores = [one.scores.get(section, {}).get(name) for one in found.models.values()]
+        scores = [one.scores.get(section, {}).get(name) for one in shown]
         count = next(score.questions for score in scores if score is not None)
         table.add_row(name, f"{count:,}", *map(_cell, scores))
-    if any(one.pointing is not None for one in found.models.values()):
+    if any(one.pointing is not None for one in shown):
         table.add_section()
-        pointing = [one.pointing for one in found.models.values()]
+        pointing = [one.pointing for one in shown]
         table.add_row("pointing", "", *("–" if share is None else f"{100 * share:.2f}" for share in pointing))
     return table
 
