@@ -180,3 +180,21 @@ def test_footprint_is_the_adjoint_of_bilinear_sampling():
     torch.testing.assert_close(functional.footprint(grid, 7, 11), image.grad[:, 0] / 15)
     outside = torch.full((1, 2, 2, 2), 4.0)
     assert not functional.footprint(outside, 3, 5).any()
+
+
+def test_the_gumbel_softmax_is_one_of_scores_with_noise_over_what_takes_part():
+    scores, mask = doubles(B, T, N), partly(B, T, N)
+    for temperature in (1.0, 0.3):
+        torch.manual_seed(7)
+        found = functional.gumbel_softmax(scores, mask, temperature)
+        torch.manual_seed(7)
+        noise = -torch.empty(B, T, N, dtype=torch.float64).exponential_().log()
+        torch.testing.assert_close(found, slow_weights((scores + noise) / temperature, mask))
+    assert functional.gumbel_softmax(scores.bfloat16()).dtype == torch.bfloat16
+
+
+def test_the_likeliest_of_a_gumbel_softmax_is_a_draw():
+    weights, draws = torch.tensor([0.4, 0.0, 0.1, 0.3, 0.2]), 20000
+    found = functional.gumbel_softmax(weights.log().expand(draws, 5), temperature=0.5).argmax(-1)
+    shares = found.bincount(minlength=5) / draws
+    torch.testing.assert_close(shares, weights, rtol=0, atol=5 * math.sqrt(0.25 / draws))

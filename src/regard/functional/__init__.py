@@ -1,7 +1,13 @@
 """Pure functions: the mathematics of attention, without state. Every boolean mask says True = takes part."""
 
 from regard.functional.channel import channel_attention
-from regard.functional.choice import draw, masked_log_softmax, score_function_loss, standard_exponential
+from regard.functional.choice import (
+    draw,
+    gumbel_softmax,
+    masked_log_softmax,
+    score_function_loss,
+    standard_exponential,
+)
 from regard.functional.factorize import nonnegative_factors
 from regard.functional.features import causal_mask, causal_product, elu_features, feature_read, feature_weights
 from regard.functional.fusion import (
@@ -60,6 +66,7 @@ __all__ = [
     "feature_read",
     "feature_weights",
     "footprint",
+    "gumbel_softmax",
     "join_windows",
     "largest_divisor",
     "line_map",

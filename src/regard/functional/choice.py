@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from regard.functional.weights import masked_softmax
+
 
 def masked_log_softmax(
     scores: Float[Tensor, "*shape"], mask: Bool[Tensor, "..."] | None = None, dim: int = -1
@@ -25,6 +27,23 @@ def standard_exponential(like: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape
     """Positive draws from the exponential distribution of rate 1, in at least single precision."""
     dtype = torch.promote_types(like.dtype, torch.float32)
     return torch.empty_like(like, dtype=dtype).exponential_().clamp_min(torch.finfo(dtype).tiny)
+
+
+def gumbel_softmax(
+    scores: Float[Tensor, "*rows N"], mask: Bool[Tensor, "..."] | None = None, temperature: float = 1.0
+) -> Float[Tensor, "*rows N"]:
+    """`softmax((scores + G) / temperature)` with Gumbel noise `G`, whose argmax is a draw from `softmax(scores)`.
+
+    Paper: Jang, Gu, Poole, "Categorical Reparameterization with Gumbel-Softmax", ICLR 2017; Maddison, Mnih, Teh, "The
+    Concrete Distribution", ICLR 2017.
+
+    Args:
+        scores: any shape; the softmax is over the last axis.
+        mask: True = takes part; broadcasts to the shape of `scores`. A row without anything gives zeros.
+        temperature: positive; default 1. The lower, the closer to the draw.
+    """
+    noise = -standard_exponential(scores).log()
+    return masked_softmax((scores + noise.to(scores.dtype)) / temperature, mask)
 
 
 def draw(weights: Float[Tensor, "*rows N"]) -> Int[Tensor, "*rows"]:

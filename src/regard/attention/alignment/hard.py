@@ -128,8 +128,7 @@ class HardRead(Read):
         weights = functional.masked_softmax(scores, mask)  # (B, T, N)
         soft = weights  # (B, T, N), what the straight-through gradient flows to
         if self.training and self.estimator == "gumbel":
-            noise = -functional.standard_exponential(scores).log()  # (B, T, N), Gumbel
-            soft = functional.masked_softmax((scores + noise.to(scores.dtype)) / self.temperature, mask)
+            soft = functional.gumbel_softmax(scores, mask, self.temperature)  # (B, T, N)
             index = soft.argmax(-1)  # (B, T)
         else:
             index = functional.draw(weights) if self.training else weights.argmax(-1)  # (B, T)
