@@ -1,12 +1,11 @@
 """The mechanisms as a table: what there is, and a mechanism by its short name."""
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from regard.attention import families, mechanisms
 from regard.attention.contract import Attention, Layout, Paper, Refine
-from regard.errors import UserError
+from regard.errors import UserError, nearest
 
 
 class UnknownMechanismError(UserError, ValueError):
@@ -68,9 +67,7 @@ def get(name: str) -> type[Attention]:
     """
     if name in mechanisms:
         return mechanisms[name]
-    nearest = get_close_matches(name.lower().replace("-", "_"), mechanisms, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    raise UnknownMechanismError(f"unknown mechanism {name!r}: {hint}the choices are {', '.join(sorted(mechanisms))}")
+    raise UnknownMechanismError(f"unknown mechanism {name!r}: {nearest(name, mechanisms)}")
 
 
 # `Any`: the arguments are those of the class, which checks them itself; a wrong one is its TypeError.

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from regard.attention import Read, Refine
 from regard.costing.counting import Counts, count
-from regard.errors import UserError
+from regard.errors import UserError, in_one_line
 from regard.running import Inputs, inputs_of, undisturbed
 
 Measure = Literal["macs", "bytes_moved", "activation_bytes"]
@@ -112,7 +112,7 @@ def growth(
             with undisturbed(built):
                 counts[sizes] = count(built, resized)
         except Exception as error:  # whatever a model says when a size does not suit it
-            refused[sizes] = " ".join(str(error).split()) or type(error).__name__
+            refused[sizes] = in_one_line(error)
     if not counts:
         sizes, reason = next(iter(refused.items()))
         raise UserError(f"the model runs at none of the sizes; at {'×'.join(map(str, sizes))} it says: {reason}")

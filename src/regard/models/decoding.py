@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from regard.errors import UserError
+from regard.errors import UserError, in_one_line
 
 KEPT_BYTES = 1 << 30
 """Decoded pictures stay in memory up to this many bytes in all; the others are decoded again whenever they are used."""
@@ -62,15 +62,13 @@ class Pictures:
         """One picture.
 
         Raises:
-            UserError: it cannot be decoded (any more).
+            UserError: it cannot be decoded, or not any more.
         """
-        kept = self._kept.get(index)
-        result = kept or self.bad.get(index) or self._try(self.paths[index])
+        known = self._kept.get(index) or self.bad.get(index)
+        result = known or self._try(self.paths[index])
         if isinstance(result, Bad):
-            raise UserError(
-                f"{result.path} cannot be read ({result.reason}), and could when the run began: "
-                "put it back, then run the same command again"
-            )
+            advice = ": repair it, or take it away" if known else ", and could when the run began: put it back"
+            raise UserError(f"{result.path} cannot be read ({result.reason}){advice}, then run the same command again")
         return result
 
     def _try(self, path: Path) -> Image.Image | Bad:
@@ -81,16 +79,16 @@ class Pictures:
         except Image.DecompressionBombError:
             return Bad(path, f"more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels")
         except OSError as error:
-            return Bad(path, error.strerror or _line(error))
+            return Bad(path, error.strerror or in_one_line(error))
         except Exception as error:  # whatever a decoder stumbles over in a broken file
-            return Bad(path, _line(error))
+            return Bad(path, in_one_line(error))
 
 
 def decode(picture: Path | str | Image.Image, shorter: int) -> Image.Image:
     """A picture, turned upright as its EXIF says, in RGB, at most so large on its shorter side.
 
     What is transparent is laid on white. 16-bit and floating-point greys are scaled to 8 bits, which Pillow's own
-    conversion would clip.
+    conversion would clip; of the latter, what is no number is black, infinity white.
 
     Args:
         picture: a file, or a picture in memory.
@@ -125,7 +123,7 @@ def _rgb(image: Image.Image, deep: bool) -> Image.Image:
     """In RGB; `deep` where greys in 32 bits hold 16-bit values, as older versions of Pillow read a PNG."""
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, np.float64)
-        top = values.max(initial=0)
+        top = values.max(initial=0, where=np.isfinite(values))
         if deep or image.mode.startswith("I;16"):
             white = 65535.0
         elif image.mode == "F" and top <= 1:
@@ -137,7 +135,3 @@ def _rgb(image: Image.Image, deep: bool) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regard.errors import UserError
+from regard.errors import UserError, in_one_line
 from regard.running import inputs_of
 
 _VIDEO_FRAMES = 16
@@ -102,8 +102,7 @@ def one_line(doing: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        text = " ".join(str(error).split())
-        raise UserError(f"{doing}: {text or type(error).__name__}") from error
+        raise UserError(f"{doing}: {in_one_line(error)}") from error
 
 
 def _timm(name: str) -> Named | None:

@@ -8,11 +8,22 @@ from typing import get_args
 
 import pytest
 import torch
-from vqa_small import ANSWERS, SIGHT, SMALL, on_regions, pictures, questions, regions, small_core, small_model
+from vqa_small import (
+    ANSWERS,
+    SIGHT,
+    SMALL,
+    on_regions,
+    pictures,
+    questions,
+    regions,
+    seen_and_asked,
+    small_core,
+    small_model,
+)
 
 from regard import watch
 from regard.errors import UserError
-from regard.models.vqa import Regions, Sight, Words, cores, create
+from regard.models.vqa import Regions, cores, create
 from regard.models.vqa.core import Loss
 from regard.watching import NoMapError
 
@@ -32,12 +43,6 @@ def test_every_core_names_its_paper_and_the_loss_that_it_was_trained_with(name: 
     assert core.paper.title in told or core.paper.authors in told or parent.__name__ in told
     assert core.loss in get_args(Loss)
     assert small_core(name).joint_width == small_core(name)(*seen_and_asked()).shape[2]
-
-
-def seen_and_asked() -> tuple[Sight, Words]:
-    return Sight(torch.randn(1, 15, SIGHT), grid=(3, 5)), Words(
-        torch.randn(1, 2, 4, 6), torch.ones(1, 2, 4, dtype=torch.bool), torch.randn(1, 2, 6)
-    )
 
 
 @pytest.mark.parametrize("name", cores)

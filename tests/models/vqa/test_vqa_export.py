@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vqa_small import SMALL
 
 from regard.errors import UserError
-from regard.models.vqa import Answering, Recipe, WordVocabulary, build, cores
+from regard.models.vqa import Answering, Recipe, Regions, WordVocabulary, build, cores
 from regard.models.vqa.exporting import export
 
 ANSWERS = ["yes", "no", "red", "two"]
@@ -135,6 +135,57 @@ class Fickle(nn.Module):
 
     def forward(self, joint: Tensor) -> Tensor:
         return joint if torch.compiler.is_compiling() else joint + 1
+
+
+class Careless(nn.Module):
+    """Takes what fills up for words or regions, as a part of a file alone."""
+
+    def __init__(self, whole: nn.Module) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, *given: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            return self.whole(*given)
+        if isinstance(given[0], Regions):
+            return self.whole(given[0]._replace(mask=None))
+        return self.whole(given[0].clamp(min=1), *given[1:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["words", "sight"])
+def test_a_file_that_reads_what_fills_up_is_not_written(part: str, tmp_path: Path) -> None:
+    bag = {"question": "bag", "question_arguments": {"width": 10}}
+    model = small(**bag, image="regions", image_arguments={"features": 11})
+    assert export(model, tmp_path / "model.pt2")["compared"]
+    setattr(model, part, Careless(getattr(model, part)))
+    with pytest.raises(UserError, match="not close"):
+        export(model, tmp_path / "careless.pt2")
+    assert not (tmp_path / "careless.pt2").exists()
+
+
+class Elsewhere(Tensor):
+    """A tensor that says it lies on another device, where there is none."""
+
+    device = torch.device("cuda", 7)
+
+    def cpu(self, *_: Any) -> Tensor:
+        return self.as_subclass(Tensor)
+
+
+class Remote(nn.Module):
+    def forward(self, joint: Tensor) -> Tensor:
+        return joint if torch.compiler.is_compiling() else joint.as_subclass(Elsewhere)
+
+
+@pytest.mark.slow
+def test_a_model_on_another_device_than_its_file_answers_on_is_compared_with_it(tmp_path: Path) -> None:
+    model: Any = small(question="bag", question_arguments={"width": 10})
+    model.classifier = nn.Sequential(model.classifier, Remote())
+    assert export(model, tmp_path / "model.pt2")["compared"]
+    model.classifier.append(Fickle())
+    with pytest.raises(UserError, match="not close"):
+        export(model, tmp_path / "model.pt2")
 
 
 @pytest.mark.slow

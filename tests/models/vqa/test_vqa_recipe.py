@@ -230,6 +230,27 @@ def test_what_is_missing_or_broken_says_so(tmp_path: Path) -> None:
         save(model, tmp_path)
 
 
+def test_of_a_model_that_was_saved_in_a_folder_before_nothing_is_left(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    def files(folder: Path) -> set[Path]:
+        return {path.relative_to(folder) for path in folder.rglob("*")}
+
+    words = build(recipe(), VOCABULARY, ANSWERS)
+    vector = build(recipe(question="vector", question_arguments={"in_width": 11}), None, ANSWERS)
+    bert = build(recipe(question=str(checkpoints["bert"]), question_arguments={}), None, ANSWERS)
+    for number, model in enumerate((words, vector, bert, words, bert, vector)):
+        save(model, tmp_path / str(number))
+        save(model, tmp_path / "one")
+        assert files(tmp_path / "one") == files(tmp_path / str(number))
+        found = load(tmp_path / "one")
+        assert type(found.vocabulary) is type(model.vocabulary)
+        if model is bert:
+            (tmp_path / "one" / "question" / "added_tokens.json").write_text('{"dog": 3}')
+            save(load(tmp_path / "one"), tmp_path / "one")  # in the place that it came from
+            assert files(tmp_path / "one") == files(tmp_path / str(number))
+
+
 def test_a_vocabulary_keeps_its_tokenizer_by_name(tmp_path: Path) -> None:
     known = WordVocabulary((PAD, "red", "?"), tokenize_marked)
     assert known.encode("Is it RED?") == [1, 2]
@@ -278,6 +299,10 @@ def test_a_file_a_picture_and_a_tensor_are_answered_alike(photo: Path) -> None:
     assert model.answer(model.view(photo), "what color is the dog?") == said
     assert said.unknown == ("dog",)
     assert set(said.probabilities) == set(ANSWERS)
+    assert list(model.answer(photo, "what color is the dog?", most=1).probabilities) == [said.text]
+    for most in (0, -1):
+        with pytest.raises(UserError, match=f"most={most}: expected how many answers to tell, at least 1"):
+            model.answer(photo, "is it red?", most)
 
 
 def test_a_question_longer_than_the_model_reads_is_refused(photo: Path) -> None:

@@ -9,7 +9,9 @@ from regard.models.vqa import (
     QuestionEncoder,
     RegionEncoder,
     Regions,
+    Sight,
     VisualQuestionAnswering,
+    Words,
     cores,
 )
 
@@ -71,6 +73,14 @@ def on_regions(name: str) -> VisualQuestionAnswering:
     arguments = {"stem": "linear"} if name == "mac" else {}
     questions = QuestionEncoder(VOCABULARY, WORDS, embedding_width=3)
     return VisualQuestionAnswering(RegionEncoder(SIGHT), questions, small_core(name, **arguments), ANSWERS)
+
+
+def seen_and_asked() -> tuple[Sight, Words]:
+    """Three by five cells for two pictures, and three questions of four words."""
+    numbers = torch.randint(1, VOCABULARY, (2, 3, 4))
+    tokens, summary = torch.randn(2, 3, 4, WORDS, requires_grad=True), torch.randn(2, 3, WORDS, requires_grad=True)
+    sight = Sight(torch.randn(2, 15, SIGHT, requires_grad=True), grid=(3, 5))
+    return sight, Words(tokens, numbers > 0, summary, numbers)
 
 
 def pictures(batch: int) -> Tensor:

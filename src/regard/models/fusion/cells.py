@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from regard.errors import UserError
+from regard.errors import UserError, in_one_line
 from regard.models.fusion.encoders import Encoder
 from regard.models.fusion.encoders.tabular import number
 
@@ -73,7 +73,7 @@ class Cells:
         try:
             cell = self.encoder.read(self.values[row])
         except Exception as error:  # whatever a decoder stumbles over in a broken file
-            raise UserError(wrong(self.name, Bad(row, reason(error)))) from error
+            raise UserError(wrong(self.name, Bad(row, in_one_line(error)))) from error
         size = cell.numel() * cell.element_size()
         if size <= self.memory[0]:
             self.memory[0] -= size
@@ -91,7 +91,7 @@ class Cells:
             try:
                 self[row]
             except UserError as error:
-                found.append(Bad(row, reason(error.__cause__ or error)))
+                found.append(Bad(row, in_one_line(error.__cause__ or error)))
         return found
 
 
@@ -114,7 +114,7 @@ def bad_numbers(values: Sequence[Mapping[str, Any] | None], kinds: Mapping[str, 
                 if kinds[name] == "number" and entry is not None:
                     number(name, entry)
         except ValueError as error:
-            found.append(Bad(row, reason(error)))
+            found.append(Bad(row, in_one_line(error)))
     return found
 
 
@@ -122,7 +122,3 @@ def wrong(name: str, bad: Bad) -> str:
     """What is wrong with a cell, in one line."""
     where = f"row {bad.row} (counted from 0)"
     return f"{where}: {bad.reason}" if name == TABULAR else f"{where}, column {name!r}: {bad.reason}"
-
-
-def reason(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

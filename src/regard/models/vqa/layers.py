@@ -1,5 +1,7 @@
 """Layers that several of the papers have."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -66,6 +68,16 @@ class GlimpseLinear(nn.Module):
     def forward(self, seen: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead E"]:
         parts = zip(self.layers, seen.chunk(len(self.layers), -1), strict=True)
         return torch.cat([layer(part) for layer, part in parts], -1)
+
+
+def brought(width: int, to: int) -> nn.Module:
+    """A linear layer to another width; nothing where it is that already."""
+    return nn.Identity() if width == to else nn.Linear(width, to)
+
+
+def rectified(widths: Sequence[int]) -> nn.Sequential:
+    """A linear layer from each width to the next, each with a ReLU behind it."""
+    return nn.Sequential(*(layer for sizes in pairwise(widths) for layer in (nn.Linear(*sizes), nn.ReLU())))
 
 
 def normalized_classifier(width: int, hidden_width: int, answers: int, dropout: float) -> nn.Sequential:

@@ -96,12 +96,14 @@ class Answering(nn.Module):
         Args:
             picture: what `view` takes, such as a file; or what `sight` takes, without or with a batch of one.
             question: as they write it.
-            most: how many of the likeliest answers to tell.
+            most: how many of the likeliest answers to tell, at least 1; default 5.
 
         Raises:
             UserError: the model was built without vocabulary or answers, the picture cannot be read, or the question
-                has no known word, or more than it can read.
+                has no known word, or more than it can read; or `most` is below 1.
         """
+        if most < 1:
+            raise UserError(f"most={most}: expected how many answers to tell, at least 1")
         if self.vocabulary is None or self.answers is None:
             raise UserError(
                 "this model knows no words: build it with vocabulary= and answers=, or call it with numbers"

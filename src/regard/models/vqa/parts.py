@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.errors import UserError
+from regard.errors import UserError, nearest
 from regard.models.naming import one_line
 from regard.models.vqa.cores import cores
 from regard.models.vqa.huggingface import colours_of, fetched, tokenizer_of
@@ -110,13 +110,6 @@ def require(what: str, given: Mapping[str, Any], options: Options) -> None:
     missing = [name for name, one in options.items() if one.default is Parameter.empty and name not in given]
     if missing:
         raise UserError(f"{what} needs {', '.join(missing)}: give {'it' if len(missing) == 1 else 'them'}")
-
-
-def nearest(name: str, names: Sequence[str] | Mapping[str, Any]) -> str:
-    """The name that was probably meant, and all that there are."""
-    near = get_close_matches(name.lower().replace("-", "_"), names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}the choices are {', '.join(sorted(names)) or 'none'}"
 
 
 def see(image: str, arguments: Mapping[str, Any], size: int, fresh: bool) -> tuple[nn.Module, View | None]:

@@ -1,6 +1,7 @@
 """A model of questions by the names of its parts: built, saved into a folder, and taken up from there."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regard import files
-from regard.errors import UserError
+from regard.errors import UserError, in_one_line
 from regard.models.naming import one_line
 from regard.models.vqa import parts
 from regard.models.vqa.cores import cores, create
@@ -131,7 +132,7 @@ def save(model: Answering, folder: Path | str) -> None:
 
     Args:
         model: one that `build` or `load` gave.
-        folder: where to; files of those names are replaced. The recipe is written last.
+        folder: where to; what a model wrote there before is replaced. The recipe is written last.
 
     Raises:
         UserError: the model has no recipe, or the folder cannot be written.
@@ -141,11 +142,19 @@ def save(model: Answering, folder: Path | str) -> None:
         raise UserError(
             f"a {type(model).__name__} without recipe cannot be saved: make it with regard.models.vqa.build"
         )
-    if isinstance(model.vocabulary, WordVocabulary):
-        files.write_json(folder / WORDS, model.vocabulary.as_json())
-    for part in _from_hugging_face(model):
-        part.save_pretrained(folder / READER)
+    words = model.vocabulary.as_json() if isinstance(model.vocabulary, WordVocabulary) else None
     files.write_json(folder / ANSWERS, list(model.answers or ()))
+    if words is None:
+        (folder / WORDS).unlink(missing_ok=True)
+    else:
+        files.write_json(folder / WORDS, words)
+    fresh = folder / f"{READER}.partial"  # beside the old one, of which a tokenizer may still copy a file
+    shutil.rmtree(fresh, ignore_errors=True)
+    for part in _from_hugging_face(model):
+        part.save_pretrained(fresh)
+    shutil.rmtree(folder / READER, ignore_errors=True)
+    if fresh.exists():
+        fresh.rename(folder / READER)
     files.save_weights(model, folder / WEIGHTS)
     files.write_json(folder / RECIPE, model.recipe.as_json())
 
@@ -179,10 +188,9 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Answering:
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"{folder / WEIGHTS} does not hold the weights of this recipe ({reason[:200]}): put back what was written "
-            "with it"
+            f"{folder / WEIGHTS} does not hold the weights of this recipe ({in_one_line(error)[:200]}): put back what "
+            "was written with it"
         ) from error
     return model.to(device).eval()
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from regard.errors import UserError
+from regard.errors import UserError, in_one_line
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class View:
         try:
             whole = decode(picture, self.size)
         except Exception as error:  # whatever a decoder stumbles over in a broken file
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+            reason = getattr(error, "strerror", None) or in_one_line(error)
             raise UserError(
                 f"the picture {picture} cannot be read ({reason}): give a file that decodes to the end"
             ) from error

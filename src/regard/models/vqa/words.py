@@ -154,7 +154,6 @@ class PlacedWords(nn.Module):
         self.mix = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
         self.width = width
         self.longest = length
-        self.longest = length
 
     def forward(self, questions: Int[Tensor, "B Q L"], mask: Bool[Tensor, "B Q L"] | None = None) -> Words:
         length = questions.shape[2]

@@ -1,9 +1,8 @@
 """The cores of visual question answering, a file a model, and the one list of them."""
 
-from difflib import get_close_matches
 from typing import Any
 
-from regard.errors import UserError
+from regard.errors import UserError, nearest
 from regard.models.vqa.core import Core
 from regard.models.vqa.cores.baselines import Concatenation, Flattened, ImageOnly, Product, QuestionOnly
 from regard.models.vqa.cores.bilinear_attention import BilinearAttentionNetwork
@@ -88,7 +87,5 @@ def create(name: str, sight_width: int, words_width: int, **arguments: Any) -> C
         UserError: there is none of that name.
     """
     if name not in cores:
-        near = get_close_matches(name.lower().replace("-", "_"), cores, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UserError(f"unknown model {name!r}: {hint}the choices are {', '.join(sorted(cores))}")
+        raise UserError(f"unknown model {name!r}: {nearest(name, cores)}")
     return cores[name](sight_width, words_width, **arguments)

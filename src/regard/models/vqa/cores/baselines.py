@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from regard.attention import ShapeError
 from regard.attention.contract import Paper
 from regard.models.vqa.core import Core, Loss
+from regard.models.vqa.layers import rectified
 from regard.models.vqa.sight import Sight
 from regard.models.vqa.words import Words
 
@@ -107,7 +108,7 @@ class Concatenation(Core):
     def __init__(self, sight_width: int, words_width: int, hidden_width: int | None = None) -> None:
         super().__init__()
         width = sight_width + words_width
-        self.mix = nn.Identity() if hidden_width is None else nn.Sequential(nn.Linear(width, hidden_width), nn.ReLU())
+        self.mix = nn.Identity() if hidden_width is None else rectified((width, hidden_width))
         self.joint_width = width if hidden_width is None else hidden_width
 
     def forward(self, sight: Sight, words: Words) -> Float[Tensor, "B Q J"]:
@@ -154,7 +155,7 @@ class Flattened(Core):
         super().__init__()
         self.cells = cells
         widths = (cells * sight_width + words_width, *f_widths)
-        self.f = nn.Sequential(*(layer for sizes in pairwise(widths) for layer in (nn.Linear(*sizes), nn.ReLU())))
+        self.f = rectified(widths)
         self.dropout = nn.Dropout(dropout)
         self.joint_width = widths[-1]
 

@@ -12,6 +12,7 @@ from regard.attention import Attention
 from regard.attention.contract import Paper
 from regard.attention.offering import MapFact
 from regard.models.vqa.core import Core, Loss
+from regard.models.vqa.layers import brought
 from regard.models.vqa.sight import Sight
 from regard.models.vqa.words import Words
 
@@ -60,10 +61,7 @@ class EntityRead(Attention):
         weights = functional.masked_softmax(scores, there)
         self.offer("attention", weights[..., :-1])
         if self.hard:
-            soft = weights
-            if self.training:
-                noise = -functional.standard_exponential(scores).log().to(scores.dtype)
-                soft = functional.masked_softmax((scores + noise) / self.temperature, there)
+            soft = functional.gumbel_softmax(scores, there, self.temperature) if self.training else weights
             choice = F.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
             self.offer("choice", choice[..., :-1])
             weights = choice + soft - soft.detach()
@@ -117,9 +115,9 @@ class EntityStream(Core):
         super().__init__()
         if not 0 < key_width < token_width:
             raise ValueError(f"a key of {key_width} cannot be cut off a token of {token_width}: give both some.")
-        self.sight = nn.Identity() if sight_width == token_width else nn.Linear(sight_width, token_width)
+        self.sight = brought(sight_width, token_width)
         self.question = nn.Identity() if words_width < width else nn.Linear(words_width, width)
-        self.rest = nn.Parameter(torch.zeros(max(0, width - words_width))) if words_width < width else None
+        self.rest = nn.Parameter(torch.zeros(width - words_width)) if words_width < width else None
         self.coordinates = coordinates
         self.key_width = key_width
         self.steps = steps

@@ -10,6 +10,7 @@ from regard.attention import MultiHeadCrossAttention, PerceiverResampler, QueryF
 from regard.attention.contract import Paper
 from regard.models.blocks import Block, ReadBlocks
 from regard.models.vqa.core import Core, Loss
+from regard.models.vqa.layers import brought
 from regard.models.vqa.sight import Sight
 from regard.models.vqa.words import Words
 
@@ -24,11 +25,6 @@ def heads_read(
             read.query.weight *= sharpness
             read.key.weight *= sharpness
     return ReadBlocks(reads, width, width, expansion=expansion, dropout=dropout)
-
-
-def brought(width: int, to: int) -> nn.Module:
-    """A linear layer to another width; nothing where it is that already."""
-    return nn.Identity() if width == to else nn.Linear(width, to)
 
 
 class CrossAttention(Core):

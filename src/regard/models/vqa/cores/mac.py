@@ -12,6 +12,7 @@ from regard.attention.contract import Paper
 from regard.attention.layout import map_to_tokens
 from regard.attention.offering import MapFact
 from regard.models.vqa.core import Core, Loss
+from regard.models.vqa.layers import brought
 from regard.models.vqa.sight import Sight
 from regard.models.vqa.words import Words
 
@@ -162,8 +163,8 @@ class Mac(Core):
             self.stem = nn.Sequential(layers[0], nn.ELU(), layers[1], nn.ELU())
         else:
             self.stem = nn.Sequential(nn.Linear(sight_width, width), nn.ELU())
-        self.words = nn.Identity() if words_width == width else nn.Linear(words_width, width)
-        self.summary = nn.Identity() if words_width == width else nn.Linear(words_width, width)
+        self.words = brought(words_width, width)
+        self.summary = brought(words_width, width)
         self.first_control = nn.Parameter(torch.randn(width) * width**-0.5)
         self.first_memory = nn.Parameter(torch.randn(width) * width**-0.5)
         self.positions = nn.ModuleList(nn.Linear(width, width) for _ in range(steps))

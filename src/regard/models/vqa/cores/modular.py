@@ -11,7 +11,7 @@ from regard.attention.heads import MultiHead
 from regard.attention.multimodal.feed_forward import feed_forward
 from regard.attention.offering import MapFact
 from regard.models.vqa.core import Core, Loss
-from regard.models.vqa.layers import SelfAttentiveRead
+from regard.models.vqa.layers import SelfAttentiveRead, brought
 from regard.models.vqa.sight import Sight
 from regard.models.vqa.words import Words
 
@@ -83,7 +83,7 @@ class ModularCoAttention(Core):
     ) -> None:
         super().__init__()
         self.sight = nn.Linear(sight_width, width)
-        self.words = nn.Identity() if words_width == width else nn.Linear(words_width, width)
+        self.words = brought(words_width, width)
         self.encoder = nn.ModuleList(WordAttention(width, heads, expansion, dropout) for _ in range(layers))
         self.decoder = nn.ModuleList(GuidedAttention(width, width, heads, expansion, dropout) for _ in range(layers))
         self.flatten_words = SelfAttentiveRead(width, width, dropout=dropout)

@@ -1,7 +1,6 @@
 """Relation networks."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from regard.attention.contract import Paper
 from regard.models.vqa.core import Core, Loss
+from regard.models.vqa.layers import rectified
 from regard.models.vqa.sight import Sight
 from regard.models.vqa.words import Words
 
@@ -59,9 +59,8 @@ class RelationNetwork(Core):
         self.first = nn.Linear(width, g_widths[0], bias=False)
         self.second = nn.Linear(width, g_widths[0], bias=False)
         self.question = nn.Linear(words_width, g_widths[0])
-        self.g = nn.Sequential(*(layer for sizes in pairwise(g_widths) for layer in (nn.Linear(*sizes), nn.ReLU())))
-        widths = (g_widths[-1], *f_widths)
-        self.f = nn.Sequential(*(layer for sizes in pairwise(widths) for layer in (nn.Linear(*sizes), nn.ReLU())))
+        self.g = rectified(g_widths)
+        self.f = rectified((g_widths[-1], *f_widths))
         self.dropout = nn.Dropout(dropout)
         self.joint_width = f_widths[-1]
 
