@@ -1,7 +1,9 @@
 """Which task a comparison is about, and what each takes of what was asked for."""
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ from regard.errors import UserError
 if TYPE_CHECKING:
     from regard.models.vqa import Recipe
     from regard.tasks.task import Task
+    from regard.tasks.vqa.question import Questions
     from regard.tasks.vqa.source import Source
 
 PICTURE_ATTENTION = ("none", "se", "eca", "cbam")
@@ -40,6 +43,7 @@ class Asked:
     options: Mapping[str, Any] = field(default_factory=dict)
     glove: Path | None = None
     regions: Path | None = None
+    augmentation: str | None = None
     minimum: int | None = None
     learning_rate: float | None = None
 
@@ -136,6 +140,7 @@ def _pictures(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
         "skip_bad": asked.skip_bad,
     }
     task = PicturesTask(data, size=size, batch=asked.batch, device=asked.device, **options)
+    options |= {"classes": list(task.families), "contents": _contents("pictures", task.names)}
     names = tuple(dict.fromkeys(["none", *(asked.attention or PICTURE_ATTENTION)]))
     return Chosen(task, names, size, 10, data.resolve().name, options)
 
@@ -157,18 +162,22 @@ def _visual_questions(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
         minimum=asked.minimum,
         glove=asked.glove,
         regions=asked.regions,
+        augmentation=asked.augmentation,
         batch=asked.batch,
         learning_rate=asked.learning_rate,
         skip_bad=asked.skip_bad,
         folder=folder(name),
         device=asked.device,
     )
+    parts = (task.training.questions, task.validation.questions, task.test.questions)
     options = {
         "questions": asked.questions.as_json(),
         "test": None if asked.test is None else asked.test.as_json(),
         "glove": _whole(asked.glove),
         "regions": _whole(asked.regions),
+        "augmentation": task.augmentation,
         "options": dict(asked.options),
+        "contents": _contents("questions", itertools.chain.from_iterable(map(_rows, parts))),
         **{
             name: getattr(asked, name)
             for name in (
@@ -198,10 +207,12 @@ def recipe_of(asked: Asked, core: str) -> "Recipe":
     if core in WHOLE:
         asked.refuse(f"model {core!r}, which is whole", "backbone", "pretrained", "frozen", "regions", "glove", "width")
         return Recipe(core, asked.options, size=asked.size or 384, question=asked.question)
+    if asked.regions:
+        asked.refuse("region features, which are read from a file", "backbone", "pretrained", "frozen", "size")
+    if asked.question not in encoders:
+        asked.refuse(f"question {asked.question!r}, which is none of {', '.join(encoders)}", "width")
     image = REGIONS if asked.regions else asked.backbone or ("resnet18" if asked.pretrained else "convolutions")
-    given: dict[str, Any] = {"frozen": True} if asked.frozen and image != REGIONS else {}
-    if asked.pretrained:
-        given["pretrained"] = True
+    given: dict[str, Any] = {name: True for name in ("frozen", "pretrained") if getattr(asked, name)}
     if image == "convolutions":
         given |= SMALL_NETWORK
     state = {"width": asked.width} if asked.question in encoders else {}
@@ -213,7 +224,7 @@ def reopened(settings: Mapping[str, Any], device: str, folder: Path) -> "Task":
     """The task of a run, from its settings.
 
     Raises:
-        UserError: its data is not there any more, or has changed so that it cannot be used.
+        UserError: its data is not there any more, or has changed, so that what was held out of it is not known.
     """
     from regard.tasks.vqa.source import Source
 
@@ -227,7 +238,31 @@ def reopened(settings: Mapping[str, Any], device: str, folder: Path) -> "Task":
     data = Path(settings["task"]) if settings["task"] in GENERATED else asked.data
     # One variant is enough to have the task, and options are for one alone.
     first = None if asked.attention is None else asked.attention[:1]
-    return choose(replace(asked, data=data, device=device, attention=first), lambda _: folder).task
+    size = None if asked.regions else asked.size
+    again = choose(replace(asked, data=data, device=device, attention=first, size=size), lambda _: folder)
+    then, now = (one.get("contents") for one in (settings, again.options))
+    if then != now:
+        raise UserError(
+            f"the data of {folder} has changed since it was trained ({then} then, {now} now), so what was held out is "
+            "not known any more: give the files that it is to be evaluated on, or train anew"
+        )
+    return again.task
+
+
+def _contents(what: str, rows: Iterable[object]) -> str:
+    """How much there is, and a digest of it: of other data, other parts are trained on, and other answers known."""
+    digest, count = sha256(), 0
+    for row in rows:
+        digest.update(repr(row).encode())
+        count += 1
+    return f"{count:,} {what} {digest.hexdigest()[:12]}"
+
+
+def _rows(part: "Questions") -> Iterator[object]:
+    """What decides what is learned of these questions; not the folder, which may be spelled otherwise."""
+    for at, one in enumerate(part):
+        picture = one.image.name if isinstance(one.image, Path) else one.image_id
+        yield at, picture, one.question, one.answers, one.consensus, one.question_type, one.answer_type
 
 
 def _only(names: Sequence[str]) -> str:
@@ -249,5 +284,6 @@ def _whole(path: Path | None) -> str | None:
 
 _of_pictures = ("backbone", "pretrained", "at", "start", "skip_bad")
 _of_questions = (
-    "questions", "test", "frozen", "question", "width", "options", "glove", "regions", "minimum", "learning_rate"
+    "questions", "test", "frozen", "question", "width", "options", "glove", "regions", "augmentation", "minimum",
+    "learning_rate",
 )  # fmt: skip

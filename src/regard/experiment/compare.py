@@ -41,6 +41,7 @@ def compare(
     options: Mapping[str, Any] | None = None,
     glove: str | Path | None = None,
     regions: str | Path | None = None,
+    augmentation: str | None = None,
     minimum: int | None = None,
     learning_rate: float | None = None,
     skip_bad: bool = False,
@@ -83,6 +84,8 @@ def compare(
         options: with questions, of a single variant: its arguments, such as `{"layers": 2}`.
         glove: with questions: a file of GloVe's vectors to start from.
         regions: with questions: an HDF5 file of region features or a folder of `.npz`, in place of the pictures.
+        augmentation: with questions: `shift` moves and turns training pictures a little, otherwise in every epoch;
+            `none`. Default `shift` where what sees them learns.
         minimum: with questions: how often an answer must occur to be chosen from; default 1, and 9 from 10,000 on.
         learning_rate: with questions: the highest of the schedule; default 5e-4, and 1e-4 for published weights.
         skip_bad: of own pictures: go on without those that cannot be read.
@@ -103,7 +106,8 @@ def compare(
         data=_path(data), attention=None if attention is None else tuple(dict.fromkeys(attention)), size=size,
         batch=batch, device=found_device(device), backbone=backbone, pretrained=pretrained, at=at, start=start,
         skip_bad=skip_bad, questions=_source(questions, data), test=test, frozen=frozen, question=question, width=width,
-        options=options or {}, glove=_path(glove), regions=_path(regions), minimum=minimum, learning_rate=learning_rate,
+        options=options or {}, glove=_path(glove), regions=_path(regions), augmentation=augmentation, minimum=minimum,
+        learning_rate=learning_rate,
     )  # fmt: skip
     chosen = choose(asked, lambda default: runs / (name or default))
     task = chosen.task

@@ -16,6 +16,16 @@ from regard.experiment.training import Progress as Training
 MOST_COLUMNS = 6
 """Families shown in the terminal's table; the report shows all."""
 
+PATIENCE = 3.0
+"""Seconds that a frozen network may look at pictures before it is shown."""
+
+
+def wide(console: Console) -> Console:
+    """A console with room for a table where the output is no terminal, whose width nobody knows."""
+    if not console.is_terminal:
+        console.width = max(console.width, 130)
+    return console
+
 
 class Display:
     """Live progress on a terminal; plain lines where the output is no terminal.
@@ -27,11 +37,10 @@ class Display:
 
     def __init__(self, run: Run, console: Console | None = None) -> None:
         self.run = run
-        self.console = console or Console()
-        if not self.console.is_terminal:
-            self.console.width = max(self.console.width, 130)
+        self.console = wide(console or Console())
         self._lines: dict[tuple[str, int], TaskID] = {}
-        self._began: dict[tuple[str, int], tuple[float, float]] = {}
+        self._began: dict[tuple[str, int, bool], tuple[float, float]] = {}
+        self._tenth = -1
         self._shown = 0.0
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]✓"),
@@ -73,20 +82,26 @@ class Display:
         now = time.perf_counter()
         part = (attention, seed)
         if part not in self._lines:
-            self._began[part] = (now, training.share)
             self._lines[part] = self._progress.add_task(self._name(part), total=1.0, said="", left="")
-        if now - self._shown < 0.2:
+        looking = training.pictures > 0
+        share = training.seen / training.pictures if looking else training.share
+        began, first = self._began.setdefault((*part, looking), (now, share))
+        if now - self._shown < 0.2 or (looking and now - began < PATIENCE):
             return
         self._shown = now
-        began, share = self._began[part]
         left = ""
-        if training.share > share + 0.02:
-            remaining = (now - began) * (1 - training.share) / (training.share - share)
+        if share > first + (0 if looking else 0.02):
+            remaining = (now - began) * (1 - share) / (share - first)
             left = f"{remaining:.0f} s left" if remaining < 100 else f"{remaining / 60:.0f} min left"
         said = "" if training.loss != training.loss else f"loss {training.loss:.3f}"
         if training.accuracy == training.accuracy:
             said += f"  validation {training.accuracy:.3f}"
-        self._progress.update(self._lines[part], completed=training.share, said=said, left=left)
+        if looking:
+            said = f"looking at {training.seen:,} of {training.pictures:,} pictures"
+            if not self.console.is_terminal and int(10 * share) != self._tenth:
+                self._tenth = int(10 * share)
+                self.console.print(f"{said}, {left}", highlight=False)
+        self._progress.update(self._lines[part], completed=share, said=said, left=left)
 
     def show(self, result: dict[str, Any] | None) -> None:
         """Say what came of a variant."""
@@ -142,6 +157,7 @@ class Display:
                 f"Accuracy is {known['measure']}. Without looking, the most frequent answer to each type of question: "
                 f"{shares}",
                 highlight=False,
+                soft_wrap=True,
             )
 
     def _name(self, part: tuple[str, int]) -> str:

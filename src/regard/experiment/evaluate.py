@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from regard import files
-from regard.errors import UserError
+from regard.errors import UserError, in_one_line
 from regard.experiment.choosing import reopened
 from regard.experiment.statistics import Interval, share_interval
 
@@ -72,7 +72,7 @@ class Evaluated:
 def evaluate(
     run: Path,
     models: Mapping[str, Path],
-    source: "Source | None" = None,
+    source: "Source | Path | None" = None,
     *,
     regions: Path | None = None,
     clean: bool = False,
@@ -84,7 +84,7 @@ def evaluate(
     Args:
         run: its folder.
         models: which, by name (`mcan-0`), and their folders.
-        source: other questions; default those that the run held out.
+        source: other questions, or of pictures by class another folder; default what the run held out.
         regions: of those, the region features for models that read these.
         clean: VQA's accuracy as was evidently meant, see `normal_form`; not comparable with published figures.
         device: where.
@@ -94,9 +94,12 @@ def evaluate(
         UserError: the run, a model or the questions cannot be read, or the run's task has no such questions.
     """
     settings = files.read_json(run / "settings.json")
-    if source is not None:
+    if isinstance(source, Path):
+        task, about = _other_pictures(settings, source, device, skip_bad), f"the pictures in {source}"
+    elif source is not None:
         return _elsewhere(models, source, regions, clean, device, skip_bad)
-    task = reopened(settings, device, run)
+    else:
+        task, about = reopened(settings, device, run), f"what {run} held out"
     if settings["task"] == "visual-questions":
         return _held_out_questions(task, models, clean, device)
     if clean:
@@ -108,7 +111,7 @@ def evaluate(
         attention, _, seed = name.rpartition("-")
         model = restored(task, attention, int(seed), folder, device)
         found[name] = _measured(task.evaluate(model, int(seed)), task)
-    return Evaluated(f"what {run} held out", None, found)
+    return Evaluated(about, None, found)
 
 
 def restored(task: "Task", attention: str, seed: int, folder: Path, device: str) -> Any:
@@ -129,9 +132,21 @@ def restored(task: "Task", attention: str, seed: int, folder: Path, device: str)
     try:
         model.load_state_dict(load_file(path))
     except (OSError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = in_one_line(error)[:200]
         raise UserError(f"{path} does not hold the weights of {attention} ({reason}): train it anew") from error
     return model
+
+
+def _other_pictures(settings: Mapping[str, Any], folder: Path, device: str, skip_bad: bool) -> "Task":
+    """The task of a run of pictures by class, on all pictures of another folder."""
+    from regard.tasks.pictures import PicturesTask
+
+    if settings["task"] != PicturesTask.name:
+        raise UserError(
+            f"{folder} alone cannot be evaluated on: give a folder of pictures and the file of the questions about them"
+        )
+    names = ("backbone", "pretrained", "at", "start", "size", "batch", "classes")
+    return PicturesTask(folder, **{name: settings[name] for name in names}, skip_bad=skip_bad, device=device)
 
 
 def _measured(evaluation: "Evaluation", task: "Task") -> Measured:
@@ -160,14 +175,15 @@ def _held_out_questions(task: Any, models: Mapping[str, Path], clean: bool, devi
 def _elsewhere(
     models: Mapping[str, Path], source: "Source", regions: Path | None, clean: bool, device: str, skip_bad: bool
 ) -> Evaluated:
-    from regard.models.vqa import load
+    from regard.models.vqa import Recipe, load
+    from regard.models.vqa.recipe import RECIPE
     from regard.tasks.vqa.asked import Asked
     from regard.tasks.vqa.outcomes import measure_of
     from regard.tasks.vqa.seeing import RegionFiles, seeing
 
     questions = source.read(skip_bad=skip_bad)
     if regions is None:
-        side = max(_recipe(load(folder)).size for folder in models.values())
+        side = max(Recipe.from_json(files.read_json(folder / RECIPE)).size for folder in models.values())
         questions = questions.check(side, skip_bad=skip_bad)
     known = all(question.answers for question in questions)
     found = {}
@@ -183,7 +199,7 @@ def _elsewhere(
 
 
 def _of_answers(questions: "Questions", answers: Sequence[str], groups: np.ndarray, clean: bool) -> Measured:
-    from regard.tasks.vqa.outcomes import kinds, outcomes
+    from regard.tasks.vqa.outcomes import kind_of, outcomes
 
     right = outcomes(questions, answers, clean)
     scores = {OVERALL: {OVERALL: Score.of(right, groups)}}
@@ -192,7 +208,7 @@ def _of_answers(questions: "Questions", answers: Sequence[str], groups: np.ndarr
         "question type": [question.question_type for question in questions],
     }
     if not any(sections["answer type"]):
-        sections["kind"] = kinds(questions)
+        sections["kind"] = list(map(kind_of(questions), questions))
     for section, types in sections.items():
         named = np.array([name or "" for name in types])
         each = {str(name): named == name for name in np.unique(named) if name}
@@ -207,8 +223,9 @@ def _sort_of_clevr(task: Any, models: Mapping[str, Path], device: str) -> Evalua
     for name, folder in models.items():
         attention, _, seed = name.rpartition("-")
         model = restored(task, attention, int(seed), folder, device)
-        found[name] = _measured(task.evaluate(model, int(seed)), task)
-        notes += [f"{name}\n{task.results(model, part)}" for part in ("rule", "more")]
+        (_, rule), (evaluation, more) = (task.tested(model, part) for part in ("rule", "more"))
+        found[name] = _measured(evaluation, task)
+        notes += [f"{name}\n{results}" for results in (rule, more)]
     return Evaluated("2,000 scenes that nobody trained on", None, found, notes=notes)
 
 

@@ -13,7 +13,7 @@ class Settings:
     """All that decides the outcome of a comparison.
 
     Attributes:
-        task: a name of `experiment.choosing.TASKS`.
+        task: its name, such as `digit-scenes`.
         data: the folder of pictures, or None.
         size: side of a picture in pixels.
         batch: pictures a batch.

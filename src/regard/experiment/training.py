@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.experiment.checkpoint import SafetensorsCheckpoints
-from regard.tasks.task import Batch, Evaluation, Task
+from regard.tasks.task import Batch, Evaluation, Looks, Task
 
 WARM_UP = 0.03
 """Share of training over which the learning rate rises; after it, half a cosine down to a hundredth."""
@@ -39,13 +39,18 @@ class Budget:
 
 @dataclass
 class Progress:
-    """Where training stands, for whoever shows it: share done, seconds trained, last loss and accuracy."""
+    """Where training stands, for whoever shows it: share done, seconds trained, last loss and accuracy.
+
+    Before it, how many pictures a frozen network has seen, and of how many; otherwise of 0.
+    """
 
     share: float = 0.0
     epoch: int = 0
     seconds: float = 0.0
     loss: float = math.nan
     accuracy: float = math.nan
+    seen: int = 0
+    pictures: int = 0
 
 
 class Epoch:
@@ -87,6 +92,12 @@ class Fit(lightning.LightningModule):
     def train_dataloader(self) -> Epoch:
         return Epoch(self.task, self.seed, self.current_epoch, self._share(0))
 
+    def on_train_start(self) -> None:
+        # What is seen once, for all variants, is none of the time that one of them trains.
+        if isinstance(self.task, Looks):
+            self.task.look(self.model, self._looked)
+            self.progress.pictures = 0
+
     def on_train_epoch_start(self) -> None:
         # Chance depends on the seed and the epoch alone, so a run that was broken off goes on as if it had not been.
         torch.manual_seed(1_000_003 * self.seed + self.current_epoch)
@@ -123,6 +134,10 @@ class Fit(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.progress.seconds = checkpoint["regard"]["seconds"]
         self.curve = checkpoint["regard"]["curve"]
+
+    def _looked(self, seen: int, pictures: int) -> None:
+        self.progress.seen, self.progress.pictures = seen, pictures
+        self.report(self.progress)
 
     def _share(self, batch: int) -> float:
         seconds = self.progress.seconds + (time.perf_counter() - self._began if self._began else 0.0)
@@ -169,7 +184,7 @@ def train(
         checkpoint: where the state of training is kept after every epoch, and taken up from.
         precision: Lightning's name of the arithmetic.
         device: `cpu`, `cuda`, `cuda:1`, `mps`.
-        report: called with the progress before every batch.
+        report: called with the progress before every batch, and while pictures are seen before training.
 
     Raises:
         KeyboardInterrupt: the person at the keyboard stopped it; the checkpoint stands.

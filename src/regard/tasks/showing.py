@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Callable
 from typing import Any
 
 from jaxtyping import Float, Shaped, UInt8
@@ -43,6 +44,36 @@ def _looks(one: AttentionMap, pictures: int, questions: int) -> list[Float[Tenso
         one = one.mean(axis) if axis in one.axes else one
     hops = one.values.unbind(one.axes.index("hop")) if "hop" in one.axes else [one.values]
     return [hop.float().cpu().reshape(pictures, questions, *hop.shape[-2:]) for hop in hops]
+
+
+# `Any`: as the report takes it.
+def reading(
+    logits: Float[Tensor, " answers"],
+    looks: list[Float[Tensor, "h w"]],
+    truth: int,
+    say: Callable[[int], str],
+    look: str,
+) -> dict[str, Any]:
+    """What a model says to a question of the report, how sure it is, and where it looked.
+
+    Args:
+        logits, looks: of that question.
+        truth: the number of the right answer.
+        say: an answer by its number, in words.
+        look: what one of several looks is called, before its number.
+    """
+    chances = logits.softmax(-1)
+    answer = int(chances.argmax())
+    names = ["attention"] if len(looks) == 1 else [f"{look} {number}" for number in range(1, len(looks) + 1)]
+    return {
+        "answer": say(answer),
+        "probability": float(chances[answer]),
+        "correct": answer == truth,
+        "maps": [
+            {"label": name, "weights": one.tolist(), "sums_to_one": True}
+            for name, one in zip(names, looks, strict=True)
+        ],
+    }
 
 
 # `Any`: a picture of Pillow, which is not imported before it is used.

@@ -1,6 +1,6 @@
 """What the comparison asks of a task: data, model, loss and measure that belong together."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -118,4 +118,13 @@ class HasPrior(Task, Protocol):
 
     def prior(self) -> Evaluation:
         """The outcomes of the most frequent answer, on the test data."""
+        ...
+
+
+@runtime_checkable
+class Looks(Task, Protocol):
+    """A task that may let a model see its pictures once, before training."""
+
+    def look(self, model: Model, report: Callable[[int, int], None]) -> None:
+        """Keep what the model sees of them; `report` is told now and then how many it has seen, of how many."""
         ...

@@ -17,6 +17,7 @@ from regard.errors import UserError
 from regard.models.vqa import Recipe, VisualQuestionAnswering, cores, load
 from regard.tasks.showing import answered
 from regard.tasks.sort_of_clevr import SortOfClevr
+from regard.tasks.sort_of_clevr.baselines import Part, baseline
 from regard.tasks.sort_of_clevr.pointing import asked, found
 from regard.tasks.sort_of_clevr.questions import KINDS, LENGTH, NOWHERE, Questions, decode, vectors, words
 from regard.tasks.sort_of_clevr.scenes import COLOURS, Scenes
@@ -247,6 +248,24 @@ def test_results_stand_beside_the_baselines() -> None:
     assert lines[7].split()[:1] == ["count"]
     assert lines[7].split()[1] == "100.00"
     assert len(lines) == 10
+
+
+def test_both_measures_are_had_of_one_pass_and_baselines_are_learned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    learned: list[str] = []
+
+    def noted(name: str, *parts: Part) -> Tensor:
+        learned.append(name)
+        return baseline(name, *parts)
+
+    monkeypatch.setattr("regard.tasks.sort_of_clevr.task.baseline", noted)
+    task = SortOfClevr(READERS, training_scenes=23)
+    answers = task.part("rule")[1].answers.roll(1, 0)
+    model = Recited(answers)
+    evaluation, results = task.tested(model, "rule")
+    assert model.next == 200
+    assert results == task.results(Recited(answers), "rule")
+    assert evaluation.correct.tolist() == task.evaluation(Recited(answers), "rule").correct.tolist()
+    assert learned == ["question", "counting", "pair"]
 
 
 class Pointer(AdditiveRead):

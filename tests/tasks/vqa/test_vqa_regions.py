@@ -5,14 +5,17 @@ import pickle
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
 from regard.errors import UserError
+from regard.experiment import compare
+from regard.models.vqa import load
 from regard.tasks.vqa import RegionArchive, Regions, padded, read_regions
+from small_photos import photos
 
 WIDTH = 5
 
@@ -206,7 +209,6 @@ def test_an_archive_goes_to_other_processes_without_its_open_files(stored: dict[
 
 
 def test_real_hdf5_is_read(tmp_path: Path) -> None:
-    h5py: Any = pytest.importorskip("h5py")
     features, boxes = values(11, WIDTH), values(11, 4)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["image_features"], file["image_bb"] = features, boxes
@@ -217,3 +219,26 @@ def test_real_hdf5_is_read(tmp_path: Path) -> None:
     (tmp_path / "b.h5").write_bytes(b"no")
     with pytest.raises(UserError, match=r"b\.h5 cannot be read"):
         RegionArchive(tmp_path / "b.h5")
+
+
+@pytest.mark.slow
+def test_training_on_hdf5_is_training_on_the_same_regions_in_single_files(tmp_path: Path) -> None:
+    photos(tmp_path / "photos", 7)
+    ends = np.cumsum([2, 3, 1, 3, 2, 3, 5])
+    features, boxes = values(19, WIDTH), values(19, 4)
+    with h5py.File(tmp_path / "all.h5", "w") as file:
+        file["image_features"], file["image_bb"] = features, boxes
+        file["pos_boxes"] = np.stack([ends - np.diff(ends, prepend=0), ends], 1)
+        file["image_ids"] = np.arange(7)
+    (tmp_path / "each").mkdir()
+    for number, rows in enumerate(np.split(np.arange(19), ends[:-1])):
+        np.savez(tmp_path / "each" / f"{number}.npz", x=features[rows], bbox=boxes[rows])
+    found = {}
+    for name in ("all.h5", "each"):
+        run = compare(
+            "mlb", data=tmp_path / "photos", questions=tmp_path / "photos" / "questions.csv", epochs=2, batch=3,
+            width=7, device="cpu", regions=tmp_path / name, name=name, runs=tmp_path / "runs",
+        )  # fmt: skip
+        found[name] = load(run.part("mlb", 0)).state_dict()
+    for name, value in found["all.h5"].items():
+        assert torch.equal(value, found["each"][name]), name

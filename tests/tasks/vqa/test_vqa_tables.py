@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from regard.errors import UserError
-from regard.tasks.vqa import Question, comma_separated, hugging_face
+from regard.tasks.vqa import AnswerVocabulary, Question, comma_separated, hugging_face
+from regard.tasks.vqa.outcomes import form_of, outcomes
 
 
 def picture(path: Path, colour: str = "red") -> Path:
@@ -67,6 +68,23 @@ def test_tables_of_spreadsheets_are_read(folder: Path, delimiter: str) -> None:
     path.write_bytes(b"\xef\xbb\xbf" + text.encode())
     (only,) = comma_separated(path)
     assert (only.question, only.answers, only.image) == ("Größe?", ("groß",), folder / "one.png")
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("Yes|Yes|Yes|Yes", ["yes"] * 4),
+        ("Two dogs.|Two dogs.|Two dogs.|Two dogs.", ["2 dogs"] * 4),
+        ("A|A|A|A|A", ["a"] * 5),
+        ("Yes|Yes|Yes", ["Yes"] * 3),  # too few for VQA's accuracy: compared in lower case as they are
+        ("Yes|yes|Yes|Yes", ["Yes", "yes", "Yes", "Yes"]),  # the official rule brings them into its form itself
+    ],
+)
+def test_answers_that_all_gave_can_be_met(folder: Path, written: str, read: list[str]) -> None:
+    (one,) = comma_separated(table(folder, f"image,question,answers\none.png,What?,{written}\n"))
+    assert list(one.answers) == read
+    answers = AnswerVocabulary.of([one], form=form_of([one]))
+    assert outcomes([one], answers.answers).tolist() == [1]
 
 
 def test_columns_may_be_named_and_pictures_lie_elsewhere(folder: Path) -> None:
@@ -273,7 +291,8 @@ def test_what_is_not_one_split_is_refused() -> None:
 
 @pytest.mark.slow
 def test_a_data_set_of_hugging_face_is_read(folder: Path) -> None:
-    datasets: Any = pytest.importorskip("datasets")
+    import datasets
+
     texts = {
         "question": ["What?", "Why?"],
         "answers": [

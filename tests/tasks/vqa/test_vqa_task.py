@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ from regard.tasks.vqa.answers import (
     soft_binary_cross_entropy,
 )
 from regard.tasks.vqa.asked import MOST
-from regard.tasks.vqa.outcomes import Prior, kinds, measure_of, outcomes
+from regard.tasks.vqa.outcomes import Prior, kind_of, measure_of, outcomes
 from regard.tasks.vqa.question import Question, Questions
 from regard.tasks.vqa.source import Source
 from regard.tasks.vqa.targets import Targets
-from regard.tasks.vqa.task import VisualQuestions, split
+from regard.tasks.vqa.task import VisualQuestions, _painted, split
 from small_photos import ASKED, official, photos, table
 
 SMALL = {"widths": [5, 7], "positions": "sines"}
@@ -161,6 +162,10 @@ def test_ten_people_are_measured_officially_and_one_by_exact_match() -> None:
     assert outcomes([question("a", "two.")], ["2"], clean=True).tolist() == [1]
 
 
+def kinds(questions: list[Question]) -> list[str]:
+    return list(map(kind_of(questions), questions))
+
+
 def test_kinds_are_answer_types_or_question_types_or_what_the_answer_is() -> None:
     both = [question("a", "b", answer_type="open", question_type="x"), question("a", "b", answer_type="closed")]
     assert kinds(both) == ["open", "closed"]
@@ -228,6 +233,24 @@ def test_other_questions_can_be_the_test_but_not_about_trained_pictures(folder: 
     table(theirs, rows[4:8])
     with pytest.raises(UserError, match=r"1 questions of .*theirs\.csv are about pictures"):
         VisualQuestions(first, test=Source(theirs, folder).read(), recipe=recipe())
+    for pictures in (folder, folder / ".." / folder.name):  # the training file itself, and by another spelling
+        with pytest.raises(UserError, match=r"5 questions of .*mine\.csv are about pictures"):
+            VisualQuestions(first, test=Source(mine, pictures).read(), recipe=recipe())
+
+
+def test_kinds_are_decided_once_for_validation_and_test(folder: Path, tmp_path: Path) -> None:
+    typed = table(
+        tmp_path / "typed.csv",
+        [(f"{number}.png", "what?", "disc", "shape") for number in range(5)],
+        "image,question,answer,question_type",
+    )
+    untyped = table(tmp_path / "untyped.csv", [("7.png", "what?", "disc"), ("8.png", "is it?", "no")])
+    first, other = (Source(path, folder).read() for path in (typed, untyped))
+    assert VisualQuestions(first, recipe=recipe()).families == ("shape",)
+    task = VisualQuestions(first, test=other, recipe=recipe())
+    assert task.families == ("other", "yes/no")
+    assert [task.families[at] for at in task.validate(task.model("question_only", 0), 0).families] == ["other"]
+    assert {one["family"] for one in task.examples(0)} == {"other", "yes/no"}
 
 
 def test_a_picture_that_cannot_be_read_is_refused_or_left_out(folder: Path, tmp_path: Path) -> None:
@@ -256,6 +279,14 @@ def test_an_epoch_asks_every_training_question_once_in_another_order(task: Visua
     assert len(list(task.batches(0, 0, 0.0))) == task.length(0) == 3
 
 
+def test_a_picture_that_would_be_alone_in_a_batch_waits_for_another_epoch(folder: Path) -> None:
+    task = VisualQuestions(own(folder).read(), recipe=recipe(), batch=4)
+    epochs = [[batch.pictures.tolist() for batch in task.batches(0, epoch, 0.0)] for epoch in range(4)]
+    assert [[len(batch) for batch in batches] for batches in epochs] == [[4, 4]] * 4  # of nine
+    assert task.length(0) == 2
+    assert {picture for batches in epochs for batch in batches for picture in batch} == set(range(9))
+
+
 def test_a_question_is_answered_alike_alone_and_among_others(folder: Path) -> None:
     rows = [("0.png", "what color is it?", "red"), ("0.png", "is it now and then a thing?", "no")]
     rows += [("1.png", "what?", "disc"), ("2.png", "what shape is it?", "disc")]
@@ -280,6 +311,56 @@ def test_a_picture_with_very_many_questions_stands_in_several_rows(folder: Path)
     task = VisualQuestions(questions, recipe=recipe())
     rows_of = [row for part in (task.training, task.validation, task.test) for row in part.rows]
     assert sorted(len(row.questions) for row in rows_of) == [1, 1, 3, MOST, MOST]
+
+
+# What is chosen from, and how fast is learned
+
+
+def test_where_there_are_many_questions_an_answer_must_occur_nine_times(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [(f"{number}.png", f"{at}?", "disc") for number in range(13) for at in range(3)]
+    asked = Source(table(folder / "discs.csv", rows), folder).read()
+    training = split(asked, 0.2, 0.1)["training"]
+    assert len(training) == 27
+
+    def known(often: int) -> tuple[str, ...]:
+        """What can be answered where “square” is the answer to so many questions of training."""
+        squares = set(training[:often])
+        given = [replace(one, answers=("square",)) if one in squares else one for one in asked]
+        return VisualQuestions(Questions(given, "discs"), recipe=recipe()).answers.answers
+
+    assert known(1) == ("disc", "square")
+    monkeypatch.setattr("regard.tasks.vqa.task.MANY", 27)
+    assert known(9) == ("disc", "square")
+    assert known(8) == ("disc",)
+    monkeypatch.setattr("regard.tasks.vqa.task.MANY", 28)
+    assert known(8) == ("disc", "square")
+
+
+def test_published_weights_are_trained_on_more_slowly(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained=False, **rest: create(name, **rest))
+
+    def rate(**given: Any) -> float:
+        made_of = recipe(image="test_resnet", image_arguments=given, size=32)
+        return VisualQuestions(own(folder).read(), recipe=made_of).learning_rate()
+
+    assert rate() == 5e-4
+    assert rate(pretrained=True) == 1e-4
+    assert rate(pretrained=True, frozen=True) == 5e-4  # what is learned there is fresh
+    assert VisualQuestions(own(folder).read(), recipe=recipe(), learning_rate=3e-3).learning_rate() == 3e-3
+
+
+def test_a_whole_model_is_trained_on_more_slowly(
+    folder: Path, task: VisualQuestions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = task.model("concatenation", 0)  # in the place of one that would have to be fetched
+    monkeypatch.setattr(VisualQuestions, "model", lambda *_: model)
+    whole = VisualQuestions(own(folder).read(), recipe=Recipe("vilt", size=19, question="a checkpoint"))
+    assert whole.learning_rate() == 1e-4
 
 
 # Targets
@@ -383,6 +464,17 @@ def test_regions_from_files_take_the_place_of_pictures(folder: Path, tmp_path: P
         VisualQuestions(own(folder).read(), recipe=made_of, regions=tmp_path)
     with pytest.raises(UserError, match="give both"):
         VisualQuestions(own(folder).read(), recipe=made_of)
+
+
+def test_weights_of_regions_are_painted_where_their_boxes_lie() -> None:
+    weights, boxes = torch.tensor([0.75, 0.25]), torch.tensor([[0.0, 0.0, 0.5, 0.25], [0.25, 0.125, 1.0, 1.0]])
+    painted = _painted(weights, boxes)
+    cells = len(painted)
+    for row in range(cells):
+        for column in range(cells):
+            middle = ((column + 0.5) / cells, (row + 0.5) / cells)
+            inside = [left < middle[0] < right and top < middle[1] < bottom for left, top, right, bottom in boxes]
+            assert painted[row, column] == sum(weight for weight, there in zip(weights, inside, strict=True) if there)
 
 
 # Frozen encoders

@@ -30,7 +30,7 @@ from regard.tasks.digit_scenes.questions import (
     decode,
 )
 from regard.tasks.digit_scenes.scenes import MOST_DIGITS, Scenes, compose
-from regard.tasks.showing import answered, data_uri
+from regard.tasks.showing import answered, data_uri, reading
 from regard.tasks.task import Evaluation
 
 WIDTH = 96
@@ -207,23 +207,16 @@ class DigitScenes:
         which = self._shown()
         rows = np.array([scene for scene, _ in which])
         logits, looks = self._answer(model, scenes.pictures[rows], questions.words[rows], watched=True)
-        names = [f"hop {number}" for number in range(1, len(looks) + 1)] if len(looks) > 1 else ["attention"]
-        said = []
-        for index, (scene, question) in enumerate(which):
-            chances = logits[index, question].softmax(-1)
-            answer = int(chances.argmax())
-            said.append(
-                {
-                    "answer": ANSWERS[answer],
-                    "probability": float(chances[answer]),
-                    "correct": bool(answer == questions.answers[scene, question]),
-                    "maps": [
-                        {"label": name, "weights": look[index, question].tolist(), "sums_to_one": True}
-                        for name, look in zip(names, looks, strict=False)
-                    ],
-                }
+        return [
+            reading(
+                logits[index, question],
+                [look[index, question] for look in looks],
+                int(questions.answers[scene, question]),
+                ANSWERS.__getitem__,
+                "hop",
             )
-        return said
+            for index, (scene, question) in enumerate(which)
+        ]
 
     @staticmethod
     def _built(recipe: Recipe) -> VisualQuestionAnswering:

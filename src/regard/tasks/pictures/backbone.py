@@ -11,7 +11,7 @@ from PIL import Image
 from timm.data import resolve_data_config
 from torch import nn
 
-from regard.errors import UserError
+from regard.errors import UserError, in_one_line
 from regard.running import undisturbed
 
 
@@ -113,5 +113,5 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 
 
 def _line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = in_one_line(error)
     return text.rstrip(".") if len(text) <= 200 else text[:199] + "…"

@@ -1,6 +1,7 @@
 """Which pictures a folder holds, and of which class each is."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +76,21 @@ def find(folder: Path) -> Found:
         paths += pictures
         labels += [label] * len(pictures)
     return Found(classes, tuple(paths), tuple(labels))
+
+
+def among(folder: Path, classes: Sequence[str]) -> Found:
+    """The pictures of a folder, as `find` has them, by classes that are known already; it need not have all of them.
+
+    Raises:
+        UserError: as `find`, or a sub-folder is none of the classes.
+    """
+    found = find(folder)
+    if unknown := [name for name in found.classes if name not in classes]:
+        raise UserError(
+            f"the class folder {folder / unknown[0]} is no class that was trained: expected some of "
+            f"{', '.join(classes)}; rename it, or take it away"
+        )
+    return Found(tuple(classes), found.paths, tuple(classes.index(found.classes[label]) for label in found.labels))
 
 
 def _pictures(folder: Path) -> tuple[list[Path], list[Path]]:

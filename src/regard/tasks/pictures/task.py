@@ -21,7 +21,7 @@ from regard.running import undisturbed
 from regard.tasks.batching import Epoch, batches_of, in_batches
 from regard.tasks.pictures import maps, views
 from regard.tasks.pictures.backbone import backbone as find_backbone
-from regard.tasks.pictures.folder import Found, find
+from regard.tasks.pictures.folder import Found, among, find
 from regard.tasks.task import Evaluation
 from regard.watching import NoMapError, watch
 
@@ -67,8 +67,10 @@ class PicturesTask:
         device: where models and batches are.
         test_share: of each class, how much is for the test; at least one picture.
         validation_share: the same for learning curves.
+        classes: those of a run, whose models are to be measured on all pictures of another folder; nothing is trained.
 
     Attributes:
+        names: the pictures, by their path in the folder.
         skipped: the files that were left out.
 
     Raises:
@@ -91,6 +93,7 @@ class PicturesTask:
         device: str | torch.device = "cpu",
         test_share: float = 0.2,
         validation_share: float = 0.1,
+        classes: Sequence[str] | None = None,
     ) -> None:
         if size < 1 or batch < 1:
             raise UserError(f"size {size} and batch {batch}: both must be at least 1")
@@ -107,7 +110,7 @@ class PicturesTask:
         self._device = torch.device(device)
         self._shares = (test_share, validation_share)
         self._splits: dict[int, Split] = {}
-        found = find(folder)
+        found = find(folder) if classes is None else among(folder, classes)
         # Twice the network's size: no crop for training has a side below 0.6 of the picture's.
         self._pictures = Pictures(found.paths, shorter=2 * size)
         bad = self._pictures.bad
@@ -117,12 +120,16 @@ class PicturesTask:
         self.families = found.classes
         self._labels = found.labels
         self._good = [index for index in range(len(found.paths)) if index not in bad]
+        self.names = [found.paths[index].relative_to(folder).as_posix() for index in self._good]
+        self._untrained = classes is not None
         self._require_enough(folder, found)
 
     def split(self, seed: int) -> Split:
         """Which pictures are for what: of every class its share, at least one each."""
         if seed in self._splits:
             return self._splits[seed]
+        if self._untrained:
+            return Split([], [], self._good)
         split = Split([], [], [])
         for label in range(len(self.families)):
             members = [index for index in self._good if self._labels[index] == label]
@@ -265,14 +272,15 @@ class PicturesTask:
         return [by_class[at][turn] for turn in range(turns) for at in order if turn < len(by_class[at])][:EXAMPLES]
 
     def _require_enough(self, folder: Path, found: Found) -> None:
-        for label, name in enumerate(found.classes):
+        least, parts = (1, "") if self._untrained else (3, ", for training, validation and test")
+        for label in sorted(set(found.labels)):
             count = sum(found.labels[index] == label for index in self._good)
-            if count < 3:
+            if count < least:
                 left_out = sum(found.labels[index] == label for index in self._pictures.bad)
                 bad = f" and {left_out} that cannot be read" if left_out else ""
                 raise UserError(
-                    f"the class folder {folder / name} holds {count} picture{'' if count == 1 else 's'}{bad}: expected "
-                    "at least 3, for training, validation and test; add pictures or take the folder away"
+                    f"the class folder {folder / found.classes[label]} holds {count} picture{'' if count == 1 else 's'}"
+                    f"{bad}: expected at least {least}{parts}; add pictures or take the folder away"
                 )
 
 

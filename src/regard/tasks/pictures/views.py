@@ -1,7 +1,5 @@
 """What a network sees of a picture, in training and in evaluation."""
 
-from base64 import b64encode
-from io import BytesIO
 from math import exp, log, sqrt
 
 import numpy as np
@@ -10,6 +8,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
+
+from regard.tasks.showing import data_uri
 
 SMALLEST_SHARE = 0.5
 """Of the picture's area, the least that a training crop shows. Classic: 0.08, for a thousand times as many pictures."""
@@ -44,9 +44,7 @@ def shown(picture: Image.Image, most: int) -> tuple[str, int]:
     square = _square(picture)
     if square.width > most:
         square = square.resize((most, most), Image.Resampling.BICUBIC)
-    file = BytesIO()
-    square.save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + b64encode(file.getvalue()).decode(), square.width
+    return data_uri(square), square.width
 
 
 def _square(picture: Image.Image) -> Image.Image:

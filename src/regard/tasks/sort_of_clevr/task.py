@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from regard.files import save_weights
 from regard.models.vqa import Answering, Recipe, build, cores, save
 from regard.models.vqa.vocabulary import WordVocabulary, tokenize_marked
 from regard.running import undisturbed
-from regard.tasks.showing import answered, data_uri
+from regard.tasks.showing import answered, data_uri, reading
 from regard.tasks.sort_of_clevr.baselines import BASELINES, Part, accuracies, baseline
 from regard.tasks.sort_of_clevr.generation import PER_FAMILY, generate
 from regard.tasks.sort_of_clevr.pointing import asked, found, mass, peak
@@ -183,6 +183,7 @@ class SortOfClevr:
         self.batch = batch
         self.training_scenes = training_scenes
         self.device = torch.device(device)
+        self._baselines: dict[tuple[str, str], Tensor] = {}
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -265,12 +266,7 @@ class SortOfClevr:
 
     def evaluation(self, model: nn.Module, part: str, point: bool = True) -> Evaluation:
         """The outcomes on one of `PARTS`. Pointing is the mean look's, at the object of a non-relational question."""
-        correct, pointing = self.answer(model, part, point)
-        kinds = self.part(part)[1].kinds
-        groups = np.broadcast_to(np.arange(len(kinds))[:, None], kinds.shape)
-        one = kinds // 3 == FAMILIES.index("non-relational")
-        pointed = None if pointing is None else pointing.peak_asked[0][one].numpy()
-        return Evaluation(correct.flatten().numpy(), kinds.flatten().numpy(), groups.ravel(), pointed)
+        return self._evaluation(part, *self.answer(model, part, point))
 
     def results(self, model: nn.Module, part: str = "more") -> Results:
         """Accuracy by kind and family, the baselines on the same questions, and where the model looked.
@@ -279,6 +275,10 @@ class SortOfClevr:
             model: takes pictures and questions as `batches` gives them.
             part: one of `PARTS`.
         """
+        return self.tested(model, part)[1]
+
+    def tested(self, model: nn.Module, part: str = "more") -> tuple[Evaluation, Results]:
+        """What `evaluation` and `results` give, of answers that are had once."""
         questions = self.part(part)[1]
         correct, pointing = self.answer(model, part)
         pointed = {}
@@ -290,7 +290,7 @@ class SortOfClevr:
                 "found": [accuracies(pointing.peak_found[look][beside], questions.kinds[beside]) for look in looks],
             }
         defect = " with the own-nearest-neighbour defect" if self.own_nearest_neighbour else ""
-        return Results(
+        return self._evaluation(part, correct, pointing), Results(
             accuracies(correct, questions.kinds),
             {name: accuracies(self.baseline(name, part), questions.kinds) for name in BASELINES},
             pointed,
@@ -300,7 +300,9 @@ class SortOfClevr:
     def baseline(self, name: str, part: str = "more") -> Bool[Tensor, "scenes questions"]:
         """Which questions of a part can be answered without looking properly, see `baselines`."""
         _one_of("name", name, tuple(BASELINES))
-        return baseline(name, self.training, self.part(part))
+        if (name, part) not in self._baselines:
+            self._baselines[name, part] = baseline(name, self.training, self.part(part))
+        return self._baselines[name, part]
 
     @cached_property
     def training(self) -> Part:
@@ -370,23 +372,16 @@ class SortOfClevr:
         with undisturbed(model):
             batch = self._batch(scenes, questions)
             logits, looks = answered(model, batch.pictures, batch.questions, watched=True)
-        said = []
-        for index, (_, question) in enumerate(shown):
-            chances = logits[index, question].softmax(-1)
-            answer = int(chances.argmax())
-            names = [f"look {number}" for number in range(1, len(looks) + 1)] if len(looks) > 1 else ["attention"]
-            said.append(
-                {
-                    "answer": say(answer, int(questions.kinds[index, question])),
-                    "probability": float(chances[answer]),
-                    "correct": bool(answer == questions.answers[index, question]),
-                    "maps": [
-                        {"label": name, "weights": look[index, question].tolist(), "sums_to_one": True}
-                        for name, look in zip(names, looks, strict=False)
-                    ],
-                }
+        return [
+            reading(
+                logits[index, question],
+                [look[index, question] for look in looks],
+                int(questions.answers[index, question]),
+                partial(say, kind=int(questions.kinds[index, question])),
+                "look",
             )
-        return said
+            for index, (_, question) in enumerate(shown)
+        ]
 
     @cached_property
     def _published(self) -> Part:
@@ -412,6 +407,15 @@ class SortOfClevr:
     @staticmethod
     def _rows(part: Part, rows: slice | Int[Tensor, " some"]) -> Part:
         return part[0].take(rows), part[1].take(rows)
+
+    def _evaluation(
+        self, part: str, correct: Bool[Tensor, "scenes questions"], pointing: Pointing | None
+    ) -> Evaluation:
+        kinds = self.part(part)[1].kinds
+        groups = np.broadcast_to(np.arange(len(kinds))[:, None], kinds.shape)
+        one = kinds // 3 == FAMILIES.index("non-relational")
+        pointed = None if pointing is None else pointing.peak_asked[0][one].numpy()
+        return Evaluation(correct.flatten().numpy(), kinds.flatten().numpy(), groups.ravel(), pointed)
 
     def _augmented(self, scenes: Scenes, questions: Questions, random: torch.Generator) -> Part:
         if self.augmentation == "none":

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import torch
@@ -25,6 +25,7 @@ _table = (0.0, 0.3, 0.6, 0.9, 1.0)
 _people = {"subsets": 4, "table": 4, "thirds": 3, "counts": 0, "consensus": 0}  # so that an answer can be right
 
 
+@lru_cache(1 << 16)
 def answer_form(answer: str) -> str:
     """As `normal_form`, but an answer of articles alone, such as the letter “A”, stays what it is."""
     return normal_form(answer) or " ".join(answer.lower().split())

@@ -15,7 +15,7 @@ from regard.models.vqa.model import Vocabulary
 from regard.running import undisturbed
 from regard.tasks.batching import Epoch, in_batches
 from regard.tasks.vqa.question import Questions
-from regard.tasks.vqa.seeing import SOME, Features, Seen, digest, identify, like, together
+from regard.tasks.vqa.seeing import SOME, Features, Seen, digest, identify, like, together, weight_of
 from regard.tasks.vqa.targets import filled
 
 MOST = 32
@@ -140,13 +140,19 @@ class Asked:
                 best[batch.questions.cpu()] = self.ask(model, batch).argmax(1).cpu()
         return best
 
-    def features(self, model: Answering) -> Features:
-        """The features of the pictures, as this model's encoder gives them."""
-        # Whoever trains asks at every step with one model: its weights are looked at when another comes.
-        if self._features is None or self._asker() is not model:
+    def features(self, model: Answering, report: Callable[[int], None] = lambda more: None) -> Features:
+        """The features of the pictures, as this model's encoder gives them.
+
+        Args:
+            model: of the encoder.
+            report: told how many pictures more it has seen, while it does.
+        """
+        # Whoever trains asks at every step with one model: its weights are looked at when another comes, or when they
+        # have changed their number format.
+        if self._features is None or self._asker() is not model or self._features.dtype != weight_of(model).dtype:
             encoder = digest(model)
             if self._features is None or self._features.encoder != encoder:
                 names = [identify(self.questions.identity(first)) for first in self._first]
-                self._features = Features(model, encoder, self._first, self.see, names, self._folder)
+                self._features = Features(model, encoder, self._first, self.see, names, self._folder, report)
             self._asker = weakref.ref(model)
         return self._features

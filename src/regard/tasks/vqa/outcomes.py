@@ -4,6 +4,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from operator import attrgetter
 
 import numpy as np
 from jaxtyping import Float
@@ -59,15 +60,15 @@ def outcomes(
     return np.array([outcome(question, answer) for question, answer in zip(questions, answers, strict=True)], float)
 
 
-def kinds(questions: Sequence[Question]) -> list[str]:
-    """The kind of each question, for tables: its answer's type if the data set has types of answers; its own, if there
-    are no more than `FEW`; otherwise yes/no, number or other, by what people answered.
+def kind_of(questions: Sequence[Question]) -> Callable[[Question], str]:
+    """What tells the kind of each of these questions, for tables: its answer's type if all of them have one; its own,
+    if there are no more than `FEW`; otherwise yes/no, number or other, by what people answered.
     """
-    for name in ("answer_type", "question_type"):
-        named = [getattr(question, name) for question in questions]
-        if None not in named and len(set(named)) <= FEW:
-            return named
-    return [_kind_of_answer(consensus(question) or "") for question in questions]
+    for type_of in (attrgetter("answer_type"), attrgetter("question_type")):
+        named = set(map(type_of, questions))
+        if None not in named and len(named) <= FEW:
+            return type_of
+    return lambda question: _kind_of_answer(consensus(question) or "")
 
 
 def question_type(question: Question) -> str:

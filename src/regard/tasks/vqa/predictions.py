@@ -3,12 +3,12 @@
 import csv
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+from regard import files
 from regard.errors import UserError
 from regard.tasks.vqa.question import Identifier, Question
 
@@ -29,7 +29,7 @@ def write_vqa(path: Path, predictions: Predictions, questions: Iterable[Question
         UserError: a question has no answer or several, an answer belongs to no question, or the file cannot be written.
     """
     answers = _matched(predictions, questions)
-    _write(path, json.dumps([{"question_id": number, "answer": answer} for number, answer in answers]))
+    files.write_text(path, json.dumps([{"question_id": number, "answer": answer} for number, answer in answers]))
 
 
 def write_gqa(path: Path, predictions: Predictions, questions: Iterable[Question]) -> None:
@@ -44,7 +44,8 @@ def write_gqa(path: Path, predictions: Predictions, questions: Iterable[Question
         UserError: as `write_vqa`.
     """
     answers = _matched(predictions, questions)
-    _write(path, json.dumps([{"questionId": str(number), "prediction": answer} for number, answer in answers]))
+    rows = [{"questionId": str(number), "prediction": answer} for number, answer in answers]
+    files.write_text(path, json.dumps(rows))
 
 
 def write_clevr(path: Path, predictions: Predictions, questions: Iterable[Question]) -> None:
@@ -62,7 +63,7 @@ def write_clevr(path: Path, predictions: Predictions, questions: Iterable[Questi
     for number, answer in answers:
         if len(answer.splitlines()) != 1:
             raise UserError(f"the answer to question {number} is {answer!r}: expected one line; give one that is")
-    _write(path, "".join(f"{answer}\n" for _, answer in answers))
+    files.write_text(path, "".join(f"{answer}\n" for _, answer in answers))
 
 
 def write_table(path: Path, answers: Sequence[str], questions: Sequence[Question]) -> None:
@@ -83,7 +84,7 @@ def write_table(path: Path, answers: Sequence[str], questions: Sequence[Question
     for question, answer in zip(questions, answers, strict=True):
         image = question.image if isinstance(question.image, Path) else question.image_id
         writer.writerow([image, question.question, answer, *([question.question_id] if numbered else [])])
-    _write(path, text.getvalue())
+    files.write_text(path, text.getvalue())
 
 
 def _matched(predictions: Predictions, questions: Iterable[Question]) -> list[Pair]:
@@ -115,17 +116,3 @@ def _matched(predictions: Predictions, questions: Iterable[Question]) -> list[Pa
 def _some(numbers: list[Identifier]) -> str:
     more = f" and {len(numbers) - 3} more" if len(numbers) > 3 else ""
     return f"question{'' if len(numbers) == 1 else 's'} {', '.join(map(str, numbers[:3]))}{more}"
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(
-            f"{path} could not be written ({error.strerror}): check that there is room and that the folder may be "
-            "written to"
-        ) from error

@@ -10,7 +10,7 @@ from typing import Any, overload
 
 from PIL import Image, UnidentifiedImageError
 
-from regard.errors import UserError
+from regard.errors import UserError, in_one_line
 from regard.models.decoding import KEPT_BYTES, WORKERS, decode
 
 Identifier = int | str
@@ -288,4 +288,4 @@ def _reason(error: BaseException) -> str:
         return "not a picture"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+    return in_one_line(error)

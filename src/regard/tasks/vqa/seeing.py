@@ -98,6 +98,7 @@ class Features:
         see: as of `Asked`.
         names: what tells each picture from others, and from what it was before it was changed.
         folder: as of `Asked`.
+        report: told how many pictures more were seen.
     """
 
     def __init__(
@@ -108,8 +109,9 @@ class Features:
         see: Callable[[int], Seen],
         names: Sequence[str],
         folder: Path | None,
+        report: Callable[[int], None],
     ) -> None:
-        self.encoder = encoder
+        self.encoder, self.dtype = encoder, weight_of(model).dtype
         self._first, self._see = first, see
         sight = self._encoded(model, [see(first[0])])
         self._grid, self._width = sight.grid, sight.tokens.shape[2]
@@ -118,24 +120,24 @@ class Features:
         shape = (len(first), tokens, self._width + (0 if sight.mask is None else 5))
         if folder is None or 4 * math.prod(shape) <= KEPT_BYTES:
             self._values = np.zeros(shape, np.float32)
-            self._fill(model, self._values)
+            self._fill(model, self._values, report)
         else:
             known = hashlib.sha256("\n".join([encoder, str(shape), *names]).encode()).hexdigest()[:16]
             path = folder / f"features-{known}.npy"
             if not path.exists():
-                files.write(path, lambda partial: self._fill(model, _on_disk(partial, shape)))
+                files.write(path, lambda partial: self._fill(model, _on_disk(partial, shape), report))
             self._values = np.load(path, mmap_mode="r")
 
     def sight(self, pictures: Int[Tensor, " B"], model: Answering) -> Sight:
         """What was made of these pictures, where a model of this encoder is and in its number format."""
-        weight = next(model.parameters())
+        weight = weight_of(model)
         values = torch.from_numpy(self._values[pictures.cpu().numpy()]).to(weight.device, weight.dtype)
         if values.shape[2] == self._width:
             return Sight(values, grid=self._grid)
         tokens, boxes, there = values.split([self._width, 4, 1], 2)
         return Sight(tokens, there[..., 0] > 0.5, boxes=boxes)
 
-    def _fill(self, model: Answering, values: np.ndarray) -> None:
+    def _fill(self, model: Answering, values: np.ndarray, report: Callable[[int], None]) -> None:
         epoch = Epoch(
             in_batches(range(len(self._first)), SOME),
             lambda picture: self._see(self._first[picture]),
@@ -148,10 +150,11 @@ class Features:
                 columns += [sight.boxes, sight.mask[..., None].to(sight.tokens.dtype)]
             found = torch.cat(columns, 2).float().cpu().numpy()
             values[pictures, : found.shape[1]] = found
+            report(len(pictures))
 
     @staticmethod
     def _encoded(model: Answering, seen: list[Seen]) -> Sight:
-        device = next(model.parameters()).device
+        device = weight_of(model).device
         # As it is outside of training, where some arithmetic may have fewer bits.
         with undisturbed(model), torch.autocast(device.type, enabled=False):
             return model.see(like(together(seen, device), model))
@@ -174,7 +177,7 @@ def together(seen: Sequence[Seen], device: torch.device) -> Seen:
 
 def like(seen: Seen, model: Answering) -> Seen:
     """As the model takes them: where it is, in its number format, and pixels in the colours that it expects."""
-    weight = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
+    weight = weight_of(model)
     if isinstance(seen, Regions):
         features, mask, boxes = (None if x is None else x.to(weight.device) for x in seen)
         boxes = None if boxes is None else boxes.to(weight.dtype)
@@ -183,6 +186,11 @@ def like(seen: Seen, model: Answering) -> Seen:
     if not seen.is_floating_point() and isinstance(model.view, View):
         seen = model.view.normalized(seen)
     return seen.to(weight.dtype)
+
+
+def weight_of(model: Answering) -> Tensor:
+    """One of its weights, which tells where the model is, and its number format."""
+    return next(weight for weight in model.parameters() if weight.is_floating_point())
 
 
 def fixed(model: Answering) -> bool:

@@ -12,6 +12,8 @@ from typing import Any
 from PIL import Image
 
 from regard.errors import UserError
+from regard.tasks.vqa.answers import answer_form
+from regard.tasks.vqa.outcomes import PEOPLE
 from regard.tasks.vqa.question import BadRow, Gathering, Picture, Question, Questions
 
 COLUMNS: Mapping[str, Sequence[str]] = {
@@ -39,8 +41,10 @@ def comma_separated(
 ) -> Questions:
     """A CSV file with a header: `image,question,answer`, and a row for each question.
 
-    A cell in `answers` holds several, parted by “|” or as a JSON list; one in `answer` holds one. Fields may be parted
-    by commas, semicolons or tabs. Further columns are read where `COLUMNS` names them, others are left alone.
+    A cell in `answers` holds several, parted by “|” or as a JSON list; one in `answer` holds one. Answers that are all
+    the same, and enough for VQA's accuracy, are brought into the form in which it compares different ones: it would
+    take them as they are written, and “Yes” is none that a model chooses from. Fields may be parted by commas,
+    semicolons or tabs. Further columns are read where `COLUMNS` names them, others are left alone.
 
     Args:
         path: the file, in UTF-8.
@@ -76,6 +80,8 @@ def comma_separated(
                     if not row["image"]:
                         raise BadRow("it names no picture")
                     answers = _cell(row["answers"], several) if "answers" in row else ()
+                    if len(answers) >= PEOPLE and len(set(answers)) == 1:
+                        answers = tuple(map(answer_form, answers))
                     gathered.add(_question(row, gathered.picture(folder / row["image"]), answers, answered))
     except FileNotFoundError as error:
         raise UserError(f"there is no file {path}: expected a CSV file with a header; check the path") from error

@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,8 @@ from regard.tasks.task import Evaluation
 from regard.tasks.vqa import outcomes
 from regard.tasks.vqa.answers import AnswerVocabulary
 from regard.tasks.vqa.asked import Asked, Batch, Row
-from regard.tasks.vqa.outcomes import Prior, form_of, kinds, measure_of
+from regard.tasks.vqa.augmenting import AUGMENTATIONS, drawn, shifted
+from regard.tasks.vqa.outcomes import Prior, form_of, kind_of, measure_of
 from regard.tasks.vqa.predictions import write_table
 from regard.tasks.vqa.question import Questions
 from regard.tasks.vqa.seeing import RegionFiles, Seen, fixed, seeing
@@ -53,7 +55,7 @@ MANY = 10_000
 
 _cells = 24  # a side of the grid on which the report shows regions
 
-_split, _shuffle, _choice = range(3)  # each purpose has its own stream of random numbers for a seed
+_split, _shuffle, _choice, _augment = range(4)  # each purpose has its own stream of random numbers for a seed
 
 
 class VisualQuestions:
@@ -66,8 +68,9 @@ class VisualQuestions:
     which does not depend on the seed, so that all models of a run are measured on the same questions, and know the
     same words and answers: those of the training part alone. What cannot be answered with them counts as wrong.
 
-    A model learns with the loss that the paper of its core used. There is no augmentation: a mirror would make lies of
-    left and right. What a frozen encoder makes of a picture is computed once and kept, see `seeing.Features`.
+    A model learns with the loss that the paper of its core used. Training pictures may be varied, alike for all
+    variants and for all questions about a picture, but never mirrored, which would make lies of left and right. What a
+    frozen encoder makes of a picture is computed once and kept, see `seeing.Features`.
 
     Args:
         questions: with answers.
@@ -77,6 +80,9 @@ class VisualQuestions:
             there are `MANY` questions, otherwise 1.
         glove: a file of word vectors that questions start from.
         regions: an HDF5 file of region features, or a folder of one `.npz` a picture, for `image="regions"`.
+        augmentation: how training pictures are varied, afresh in every epoch: `none`, or `shift`, see
+            `augmenting.shifted`; default `shift` where the encoder of pictures learns, and `none` where it is frozen or
+            regions come from files.
         batch: pictures in a training step, each with its questions.
         learning_rate: the highest of the schedule; default 5e-4, and 1e-4 where published weights are trained on.
         skip_bad: leave out questions whose pictures cannot be read.
@@ -108,6 +114,7 @@ class VisualQuestions:
         minimum: int | None = None,
         glove: Path | None = None,
         regions: Path | None = None,
+        augmentation: str | None = None,
         batch: int = 32,
         learning_rate: float | None = None,
         skip_bad: bool = False,
@@ -137,7 +144,8 @@ class VisualQuestions:
         parts = split(given[0], 0.0 if test is not None else test_share, validation_share)
         training, validation = parts["training"], parts["validation"]
         held_out = parts["test"] if test is None else given[1]
-        _require_apart(given[0], held_out)
+        if test is not None:
+            _require_apart(given[0], held_out)
 
         self.batch = batch
         self.device = torch.device(device)
@@ -155,6 +163,18 @@ class VisualQuestions:
         self._learning_rate = learning_rate or (1e-4 if trained or recipe.core in WHOLE else 5e-4)
 
         self.view = first.view
+        once = regions is not None or fixed(first)
+        self.augmentation = augmentation or ("none" if once else "shift")
+        _require(
+            self.augmentation in AUGMENTATIONS,
+            f"there is no augmentation {augmentation!r}: choose one of {', '.join(AUGMENTATIONS)}",
+        )
+        _require(
+            self.augmentation == "none" or not once,
+            f"augmentation {augmentation!r} varies pictures in every epoch, and each is seen once where "
+            f"{'its regions come from a file' if regions else 'what sees it is frozen'}: leave it out"
+            f"{'' if regions else ', or let the encoder of pictures learn'}",
+        )
 
         def asked(part: Questions) -> Asked:
             see = seeing(part, self.view, recipe.size, self._regions)
@@ -162,8 +182,9 @@ class VisualQuestions:
             return Asked(part, cast(Vocabulary, first.vocabulary), see, longest=first.longest, **keeping)
 
         self.training, self.validation, self.test = asked(training), asked(validation), asked(held_out)
-        often = [kind for kind, _ in Counter(kinds(held_out)).most_common()]
-        self.families = tuple(dict.fromkeys([*often, *kinds(validation)]))
+        self._kind = kind_of([*held_out, *validation])
+        often = [kind for kind, _ in Counter(map(self._kind, held_out)).most_common()]
+        self.families = tuple(dict.fromkeys([*often, *map(self._kind, validation)]))
         self._targets = Targets.of(training, self.answers)
         self._validated = Targets.of(validation, self.answers)
 
@@ -192,11 +213,33 @@ class VisualQuestions:
         """All training pictures in a new order; `progress` changes nothing."""
         rows = self.training.rows
         order = np.random.default_rng([_shuffle, seed, epoch]).permutation(len(rows))
-        return self.training.batches(in_batches([rows[place] for place in order], self.batch)[: self.length(seed)])
+        batches = self.training.batches(in_batches([rows[place] for place in order], self.batch)[: self.length(seed)])
+        if self.augmentation == "none":
+            return batches
+        by = drawn(rows[-1].picture + 1, np.random.default_rng([_augment, seed, epoch])).to(self.device)
+
+        def shift(rows: Sequence[Row], seen: list[Seen | None]) -> Batch:
+            batch = batches.collate(rows, seen)
+            return batch._replace(seen=shifted(cast(Tensor, batch.seen), by[batch.pictures]))
+
+        return replace(batches, collate=shift)
 
     def length(self, seed: int) -> int:
         """How many batches an epoch has."""
         return batches_of(len(self.training.rows), self.batch)
+
+    def look(self, model: Answering, report: Callable[[int, int], None]) -> None:
+        """Let a frozen encoder see all pictures; of another one, nothing can be kept."""
+        parts = [part for part in (self.training, self.validation, self.test) if part.fixed]
+        pictures = sum(part.rows[-1].picture + 1 for part in parts)
+        seen = 0
+
+        def told(more: int) -> None:
+            nonlocal seen
+            report(seen := seen + more, pictures)
+
+        for part in parts:
+            part.features(model, told)
 
     def loss(self, model: Answering, batch: Batch) -> Tensor:
         """The loss that the paper of the model's core used."""
@@ -236,12 +279,11 @@ class VisualQuestions:
 
     def examples(self, seed: int) -> list[dict[str, Any]]:
         """Sixteen test questions, as many of one kind as of another where there are, each about another picture."""
-        of_kind = kinds(self.test.questions)
         return [
             {
                 **_shown(self.test.questions.picture(index, SHOWN_SIDE)),
                 "question": self.test.questions[index].question,
-                "family": of_kind[index],
+                "family": self._kind(self.test.questions[index]),
                 "truth": " or ".join(dict.fromkeys(map(self.answers.form, self.test.questions[index].answers))),
                 "box": None,
                 "file": str(image) if isinstance(image := self.test.questions[index].image, Path) else None,
@@ -275,7 +317,7 @@ class VisualQuestions:
     def _chosen(self) -> list[int]:
         """The questions for the report: one of each kind in turn, and of each picture one while there are others."""
         order = np.random.default_rng(_choice).permutation(len(self.test.questions)).tolist()
-        of_kind = kinds(self.test.questions)
+        of_kind = list(map(self._kind, self.test.questions))
         waiting = {kind: [index for index in order if of_kind[index] == kind] for kind in self.families}
         found: list[int] = []
         pictures: set[int] = set()
@@ -291,7 +333,7 @@ class VisualQuestions:
 
     def _evaluation(self, part: Asked, right: np.ndarray) -> Evaluation:
         numbers = {family: number for number, family in enumerate(self.families)}
-        return Evaluation(right, np.array([numbers[kind] for kind in kinds(part.questions)]), part.picture_of)
+        return Evaluation(right, np.array([numbers[self._kind(one)] for one in part.questions]), part.picture_of)
 
 
 def split(questions: Questions, test_share: float, validation_share: float) -> dict[str, Questions]:
@@ -307,7 +349,8 @@ def split(questions: Questions, test_share: float, validation_share: float) -> d
     about: dict[object, list[int]] = {}
     for index in range(len(questions)):
         about.setdefault(questions.identity(index), []).append(index)
-    mixed = [list(about.values())[place] for place in np.random.default_rng(_split).permutation(len(about))]
+    every = list(about.values())
+    mixed = [every[place] for place in np.random.default_rng(_split).permutation(len(every))]
     least = 3 if test_share else 2
     _require(
         len(mixed) >= least,
@@ -349,15 +392,19 @@ def _require_answers(questions: Questions) -> None:
 
 
 def _require_apart(questions: Questions, test: Questions) -> None:
-    if test.source == questions.source:
-        return
-    there = {questions.identity(index) for index in range(len(questions))}
-    both = [index for index in range(len(test)) if test.identity(index) in there]
+    trained, tested = (Counter(map(one.identity, range(len(one)))) for one in (questions, test))
+    there = {_whole(picture) for picture in trained}
+    both = sum(times for picture, times in tested.items() if _whole(picture) in there)
     _require(
         not both,
-        f"{len(both)} questions of {test.source} are about pictures that {questions.source} asks about too: expected "
+        f"{both} questions of {test.source} are about pictures that {questions.source} asks about too: expected "
         "pictures that are not trained on; leave them out of one of the files",
     )
+
+
+def _whole(identity: object) -> object:
+    """The same for every spelling of a file's path."""
+    return identity.resolve() if isinstance(identity, Path) else identity
 
 
 def _require(holds: bool, complaint: str) -> None:

@@ -1,0 +1,114 @@
+"""Which task is meant, what it takes of what was asked for, and whether a run's data is still what it was."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from regard.errors import UserError
+from regard.experiment.choosing import Asked, choose, recipe_of, reopened
+from regard.experiment.settings import Settings
+from regard.tasks.vqa.source import Source
+from small_photos import photos, table
+
+REGIONS: dict[str, Any] = {"regions": Path("regions.h5")}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({**REGIONS, "backbone": "resnet18"}, "--backbone resnet18 means nothing to region features"),
+        ({**REGIONS, "backbone": "detector"}, "--backbone detector means nothing to region features"),
+        ({**REGIONS, "frozen": True}, "--frozen means nothing to region features"),
+        ({**REGIONS, "pretrained": True}, "--pretrained means nothing to region features"),
+        ({**REGIONS, "size": 96}, "--size 96 means nothing to region features"),
+        ({"question": "bert", "width": 256}, "--width 256 means nothing to question 'bert', which is none of lstm"),
+    ],
+)
+def test_what_a_model_has_no_use_for_is_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        recipe_of(Asked(**given), "mlb")
+
+
+@pytest.mark.parametrize(
+    ("given", "image", "arguments", "size"),
+    [
+        (REGIONS, "regions", {}, 224),
+        ({"backbone": "resnet18", "frozen": True, "size": 96}, "resnet18", {"frozen": True}, 96),
+        ({"pretrained": True}, "resnet18", {"pretrained": True}, 224),
+        ({"backbone": "detector", "pretrained": True}, "detector", {"pretrained": True}, 480),
+    ],
+)
+def test_what_it_has_a_use_for_is_in_its_recipe(given: Any, image: str, arguments: Any, size: int) -> None:
+    recipe = recipe_of(Asked(**given, width=256), "mlb")
+    assert (recipe.image, recipe.image_arguments, recipe.size) == (image, arguments, size)
+    assert recipe.question_arguments == {"width": 256}
+    assert recipe_of(Asked(**given, question="bert"), "mlb").question_arguments == {}
+
+
+def kept(asked: Asked) -> dict[str, Any]:
+    """The settings of a run, as they are read again."""
+    chosen = choose(asked, lambda _: Path())
+    data = str(asked.data.resolve()) if asked.data else None
+    settings = Settings(
+        chosen.task.name, data, chosen.size, asked.batch, 1, None, "cpu", "32-true", chosen.attention, 1, chosen.options
+    )
+    return json.loads(json.dumps(settings.as_json()))
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """Questions about photos in a folder that is named from the one above it."""
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "photos", 7, 15)
+    return Asked(Path("photos"), ("mlb",), 15, questions=Source(Path("photos/questions.csv"), Path("photos")), width=8)
+
+
+def test_a_task_is_the_same_when_it_is_opened_again(asked: Asked, tmp_path: Path) -> None:
+    (tmp_path / "regions").mkdir()
+    for number in range(7):
+        given = {"x": np.full((2, 5), number), "bbox": np.array([[0, 0, 9, 9]] * 2), "image_w": 15, "image_h": 15}
+        np.savez(tmp_path / "regions" / f"{number}.npz", **given)
+    for one in (asked, replace(asked, size=None, regions=Path("regions")), replace(asked, options={"joint_width": 3})):
+        settings, task = kept(one), choose(one, lambda _: Path()).task
+        again = reopened(settings, "cpu", tmp_path)
+        assert [*again.test.questions] == [  # type: ignore[attr-defined]
+            replace(question, image=tmp_path / question.image)
+            for question in task.test.questions  # type: ignore
+        ]
+        assert again.recipe == task.recipe  # type: ignore[attr-defined]
+
+
+def rows(folder: Path, change: Callable[[list[list[str]]], object]) -> None:
+    path = folder / "photos" / "questions.csv"
+    found = [line.split(",") for line in path.read_text().splitlines()[1:]]
+    change(found)
+    table(path, found)
+
+
+CHANGED: dict[str, Callable[[list[list[str]]], object]] = {
+    "another answer": lambda rows: rows[4].__setitem__(2, "round"),
+    "another question": lambda rows: rows[4].__setitem__(1, "what form has it?"),
+    "about another picture": lambda rows: rows[4].__setitem__(0, "2.png"),
+    "another order of pictures": lambda rows: rows.reverse(),
+    "fewer": lambda rows: rows.pop(),
+    "more about the same": lambda rows: rows.append(rows[0]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED.values(), ids=list(CHANGED))
+def test_a_run_whose_questions_have_changed_is_not_opened(
+    asked: Asked, tmp_path: Path, change: Callable[[list[list[str]]], object]
+) -> None:
+    settings = kept(asked)
+    rows(tmp_path, lambda found: None)
+    reopened(settings, "cpu", tmp_path)
+    rows(tmp_path, change)
+    with pytest.raises(
+        UserError, match=r"has changed since it was trained \(21 questions [0-9a-f]{12} then, \d\d quest"
+    ):
+        reopened(settings, "cpu", tmp_path)
