@@ -1,5 +1,6 @@
 """The pages of the documentation, as Markdown: from the facts of the mechanisms and the files at the root."""
 
+from collections.abc import Sequence
 from html import escape
 from inspect import cleandoc
 from itertools import groupby
@@ -75,25 +76,23 @@ def page(mechanism: type[Attention], entry: Entry, pictures: list[Picture]) -> s
 def questions(text: str) -> str:
     """The page on questions about pictures, with a table of its models."""
     rows = [
-        f"| `{name}` | {cleandoc(core.__doc__ or '').splitlines()[0]} | {core.paper.authors}, {core.paper.venue} "
-        f"{core.paper.year} | {'words' if core.reads_words else 'its summary'} | "
-        f"{'cells of a grid' if core.grid else 'cells or regions'} | {'yes' if core.attends else 'no'} | {core.loss} |"
+        (f"`{name}`", summary(core), f"{core.paper.authors}, {core.paper.venue} {core.paper.year}",
+         "words" if core.reads_words else "its summary", "cells of a grid" if core.grid else "cells or regions",
+         "yes" if core.attends else "no", core.loss)
         for name, core in cores.items()
-    ]
-    heading = "| name | what it does | paper | reads of a question | reads of a picture | attends | loss |"
-    return text.replace("<!-- models -->", "\n".join((heading, "|---" * 7 + "|", *rows)))
+    ]  # fmt: skip
+    headings = ("name", "what it does", "paper", "reads of a question", "reads of a picture", "attends", "loss")
+    return text.replace("<!-- models -->", _rows(headings, *rows))
 
 
 def fusion(text: str) -> str:
     """The page on fusion, with a table of what there is."""
     rows = [
-        f"| `{name}` | {kind.level} | {cleandoc(kind.__doc__ or '').splitlines()[0]} | "
-        + (f"{kind.paper.authors}, {kind.paper.venue} {kind.paper.year} |" if kind.paper else "|")
+        (f"`{name}`", kind.level, summary(kind),
+         f"{kind.paper.authors}, {kind.paper.venue} {kind.paper.year}" if kind.paper else "")
         for name, kind in fusions.items()
-    ]
-    return text.replace(
-        "<!-- fusions -->", "\n".join(("| name | level | what it does | paper |", "|---|---|---|---|", *rows))
-    )
+    ]  # fmt: skip
+    return text.replace("<!-- fusions -->", _rows(("name", "level", "what it does", "paper"), *rows))
 
 
 def navigation() -> list[dict[str, object]]:
@@ -111,6 +110,11 @@ def navigation() -> list[dict[str, object]]:
         {"Contributing": "contributing.md"},
         {"Changelog": "changelog.md"},
     ]
+
+
+def _rows(headings: Sequence[str], *rows: Sequence[str]) -> str:
+    """A table in Markdown."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *rows))
 
 
 def _row(entry: Entry) -> str:

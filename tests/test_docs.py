@@ -1,23 +1,33 @@
 """The pages of the documentation hold the facts, and its pictures show something. mkdocs itself is not run."""
 
+import shlex
 from html import unescape
 from inspect import signature
 from pathlib import Path
 from re import MULTILINE, findall, sub
+from typing import Any, cast
 
 import pytest
 import torch
 from PIL import Image
+from typer.main import get_command
 
 import pages
 import pictures
 from regard.attention import catalogue, mechanisms
+from regard.cli import build
 from regard.cli.catalog import example, summary
 from regard.models.fusion import fusions
 from regard.models.vqa import cores
 
-ENTRIES = {entry.name: entry for entry in catalogue.catalog()}
 ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "src/regard/cli").glob("*.py")))
+COMMANDS = [
+    line for page in PAGES for line in findall(r"^ *(?:uv run )?(regard \w.*)", page.read_text("utf-8"), MULTILINE)
+]
+"""Those that stand on a line of their own: in the pages, and in what `--help` says."""
+
+ENTRIES = {entry.name: entry for entry in catalogue.catalog()}
 
 
 def plain(page: str) -> str:
@@ -68,6 +78,20 @@ def test_the_pages_on_questions_and_fusion_list_every_model() -> None:
     assert found == list(cores)
     found = findall(r"^\| `(\w+)` \|", pages.fusion((ROOT / "docs/fusion.md").read_text("utf-8")), MULTILINE)
     assert found[: len(fusions)] == list(fusions)
+
+
+@pytest.mark.parametrize("line", dict.fromkeys(COMMANDS))
+def test_a_command_that_is_shown_can_be_typed(line: str) -> None:
+    command: Any = get_command(build())
+    words = shlex.split(line, comments=True)[1:]
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    command.make_context(command.name, words)
+
+
+def test_the_pages_show_every_command() -> None:
+    shown = {line.split()[1] for line in COMMANDS}
+    assert shown == set(cast(Any, get_command(build())).commands)
 
 
 def test_the_features_are_fixed_and_alike_in_size() -> None:

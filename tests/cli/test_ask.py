@@ -1,36 +1,22 @@
 """`regard ask`, as typed."""
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import typer
 from PIL import Image
-from typer.testing import CliRunner, Result
 
-from regard.cli import _Commands
-from regard.cli.ask import ask
 from regard.models.vqa import Recipe, WordVocabulary, build, save
+from typed import one_line, typed
 
 ANSWERS = ["yes", "no", "red", "two", "blue", "green"]
 
 
-def regard(*arguments: str, **environment: str) -> Result:
-    application = typer.Typer(cls=_Commands, pretty_exceptions_enable=False)
-    application.callback()(lambda: None)
-    application.command()(ask)
-    return CliRunner(env={"COLUMNS": "80", **environment}).invoke(application, ["ask", *arguments])
-
-
-def one_line(result: Result, *parts: str) -> None:
-    assert result.exit_code == 2, (result.output, result.exception)
-    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-    assert result.stderr.startswith("Error: ")
-    for part in parts:
-        assert part in result.stderr
+regard = partial(typed, "ask", COLUMNS="80")
 
 
 def keep(folder: Path, core: str, seed: int = 0, **changes: Any) -> None:
@@ -117,6 +103,7 @@ def test_a_model_that_reads_regions_is_given_them(here: Path) -> None:
     assert len(re.findall(r"region \d: 0\.\d\d", plain.stdout)) == 2
     assert "▀" in coloured.stdout
     assert Path("look.png").exists()
+    assert regard(*given[:-3], ".", *given[-2:]).stdout == plain.stdout  # the folder that has those of this picture
 
 
 BAD = {
@@ -124,7 +111,7 @@ BAD = {
     "model": (("photos", "cat.jpg", "what?", "--model", "mcan"), ["no model 'mcan'", "top_down-0"]),
     "picture": (("photos", "dog.jpg", "what?"), ["dog.jpg cannot be read", "No such file"]),
     "question": (("photos", "cat.jpg", "?!"), ["'?!' has no word"]),
-    "device": (("photos", "cat.jpg", "what?", "--device", "tpu9"), ["--device tpu9"]),
+    "device": (("photos", "cat.jpg", "what?", "--device", "tpu9"), ["no device 'tpu9'", "auto"]),
     "kind of picture": (
         ("photos", "cat.jpg", "what?", "--look", "look.txt"),
         ["look.txt", ".txt is no kind of picture"],

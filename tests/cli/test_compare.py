@@ -2,23 +2,21 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner, Result
 
-from regard.cli import build
 from regard.experiment.run import Run
 from regard.experiment.settings import Settings
 from regard.tasks.digit_scenes import DigitScenes
 from regard.tasks.digit_scenes.task import VARIANTS
 from small_photos import photos
+from typed import one_line, typed
 
-
-def regard(*arguments: str) -> Result:
-    return CliRunner(env={"COLUMNS": "160"}).invoke(build(), ["compare", *arguments])
+regard = partial(typed, "compare")
 
 
 @pytest.fixture(autouse=True)
@@ -33,16 +31,6 @@ def small(**given: Any) -> DigitScenes:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def one_line(result: Result, *parts: str) -> None:
-    """It ended as bad input does: exit code 2, one line that says so, no traceback."""
-    assert result.exit_code == 2, (result.output, result.exception)
-    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-    assert result.stderr.startswith("Error: ")
-    assert "Traceback" not in result.output
-    for part in parts:
-        assert part in result.stderr
 
 
 BAD: dict[str, tuple[list[str], list[str]]] = {

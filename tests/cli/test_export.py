@@ -1,26 +1,20 @@
 """`regard export`, as typed."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import typer
-from typer.testing import CliRunner, Result
 
-from regard.cli import _Commands
-from regard.cli.export import export
 from regard.models.vqa import Recipe, WordVocabulary, build, load, save
+from typed import one_line, typed
 
 ANSWERS = ["yes", "no", "red"]
 
 
-def regard(*arguments: str) -> Result:
-    application = typer.Typer(cls=_Commands, pretty_exceptions_enable=False)
-    application.callback()(lambda: None)
-    application.command()(export)
-    return CliRunner(env={"COLUMNS": "80"}).invoke(application, ["export", *arguments])
+regard = partial(typed, "export", COLUMNS="80")
 
 
 @pytest.fixture
@@ -65,9 +59,5 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_ends_in_one_line(case: str, here: Path) -> None:
     arguments, parts = BAD[case]
-    result = regard(*arguments)
-    assert result.exit_code == 2, (result.output, result.exception)
-    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-    for part in parts:
-        assert part in result.stderr
+    one_line(regard(*arguments), *parts)
     assert [path.name for path in here.iterdir()] == ["runs"]

@@ -7,29 +7,24 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import typer
-from typer.testing import CliRunner, Result
 
-from regard.cli import _Commands
-from regard.cli.train import parsed, vqa
+from regard.cli.train import parsed
 from regard.errors import UserError
 from regard.models.vqa import load
 from regard.tasks.vqa.task import VisualQuestions
 from small_photos import photos, table
+from typed import one_line, typed
 
 SHORT = ("--size", "15", "--width", "8", "--batch", "3", "--device", "cpu")
 
 
-def regard(*arguments: str) -> Result:
-    application = typer.Typer(cls=_Commands, pretty_exceptions_enable=False)
-    application.callback()(lambda: None)
-    application.command()(vqa)
-    return CliRunner(env={"COLUMNS": "160"}).invoke(application, ["vqa", *arguments])
+regard = partial(typed, "train", "vqa")
 
 
 @pytest.fixture(autouse=True)
@@ -38,19 +33,13 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos(tmp_path / "photos", 7, 15)
 
 
-def one_line(result: Result, *parts: str) -> None:
-    """It ended as bad input does: exit code 2, one line that says so, no traceback."""
-    assert result.exit_code == 2, (result.output, result.exception)
-    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-    assert result.stderr.startswith("Error: ")
-    for part in parts:
-        assert part in result.stderr
-
-
 OWN = ("photos", "photos/questions.csv")
 BAD: dict[str, tuple[list[str], list[str]]] = {
     "no pictures": (["nowhere", "photos/questions.csv"], ["no folder nowhere"]),
     "no questions file": (["photos", "nowhere.csv"], ["no file nowhere.csv"]),
+    "no questions": (["photos"], ["no questions about the pictures in photos", "sort-of-clevr"]),
+    "test pictures alone": ([*OWN, "--test-pictures", "photos"], ["photos belongs to other questions to test on"]),
+    "what is called by its other name": (["sort-of-clevr", "--backbone", "resnet18"], ["--backbone resnet18"]),
     "answers alone": (["photos", "--annotations", "a.json"], ["a.json belongs to questions"]),
     "a model that is none": ([*OWN, "--model", "mcam"], ["'mcam'", "did you mean 'mcan'?"]),
     "an image that is none": ([*OWN, "--image", "resnet81"], ["'resnet81'", "did you mean"]),
@@ -85,6 +74,19 @@ def test_unreadable_pictures_and_rows_are_refused_by_name_or_left_out(tmp_path: 
     assert result.exit_code == 0, (result.output, result.exception)
     assert "Left out" in result.stdout
     assert trained == ["cross_attention"]
+
+
+@pytest.mark.parametrize("arguments", [OWN, ["sort-of-clevr"], ["digit-scenes"]])
+def test_one_model_is_trained_where_none_is_named(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def compare(attention: Any, **given: Any) -> Any:
+        asked.append((attention, given["data"]))
+        raise UserError("enough")
+
+    monkeypatch.setattr("regard.experiment.compare", compare)
+    one_line(regard(*arguments), "enough")
+    assert asked == [({"digit-scenes": "stacked"}.get(arguments[0], "cross_attention"), arguments[0])]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from regard.errors import UserError
+from regard.errors import UserError, in_one_line
 
 
 class _Commands(TyperGroup):
@@ -21,8 +21,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            line = " ".join(str(error).split())
-            Console(stderr=True).print(Text(f"Error: {line}", style="red"), soft_wrap=True)
+            Console(stderr=True).print(Text(f"Error: {in_one_line(error)}", style="red"), soft_wrap=True)
             raise typer.Exit(2) from None
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from regard.cli.options import RunFolder, RunModel
 from regard.errors import UserError
 
 if TYPE_CHECKING:
@@ -12,9 +13,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from regard.models.vqa import Answer
-
-RUN = "A run's name in runs/, its folder, or the folder of one model in it."
-MODEL = "One of the run's models, as mcan-0, or mcan for those of all seeds; default all."
 
 _columns = 24
 """Width of a drawing in the terminal."""
@@ -25,10 +23,10 @@ _shades = " ░▒▓█"
 
 
 def ask(
-    run: Annotated[str, typer.Argument(help=RUN)],
+    run: RunFolder,
     image: Annotated[Path, typer.Argument(help="The picture.")],
     question: Annotated[str, typer.Argument(help="The question, as you would say it.")],
-    model: Annotated[str | None, typer.Option(help=MODEL)] = None,
+    model: RunModel = None,
     look: Annotated[
         Path | None,
         typer.Option(
@@ -36,9 +34,13 @@ def ask(
         ),
     ] = None,
     regions: Annotated[
-        Path | None, typer.Option(help="Region features of the picture, an .npz file, for a model that reads those.")
+        Path | None,
+        typer.Option(
+            help="For a model that reads those: the region features of the picture, an .npz file; or of many pictures, "
+            "as for training."
+        ),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = "cpu",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "cpu",
 ) -> None:
     """Ask the models of a run a question about a picture: what they answer, how surely, and where they looked.
 
@@ -54,14 +56,15 @@ def ask(
     from rich.console import Console
     from rich.text import Text
 
+    from regard.experiment.compare import found_device
     from regard.models.vqa import load
 
     folders = saved_models(run, model)
     format = None if look is None else _format(look)
     answers: dict[str, Answer] = {}
     for name, folder in folders.items():
-        one = load(folder, _device(device))
-        answers[name] = one.answer(_regions(name, regions) if one.view is None else image, question)
+        one = load(folder, found_device(device))
+        answers[name] = one.answer(_regions(name, image, regions) if one.view is None else image, question)
     console = Console()
     console.print(_table(answers))
     for words, names in _by_value({name: answer.unknown for name, answer in answers.items()}).items():
@@ -101,21 +104,14 @@ def saved_models(run: str, model: str | None = None) -> dict[str, Path]:
     return named(folder, found, model)
 
 
-def _device(name: str) -> Any:
-    import torch
-
-    from regard.models.naming import one_line
-
-    with one_line(f"--device {name}"):
-        return torch.empty(0, device=name).device
-
-
-def _regions(name: str, path: Path | None) -> Any:
+def _regions(name: str, image: Path, path: Path | None) -> Any:
+    from regard.tasks.vqa.question import Question
     from regard.tasks.vqa.regions import read_regions
+    from regard.tasks.vqa.seeing import RegionFiles
 
     if path is None:
         raise UserError(f"{name} reads regions and not pictures: give those of this one, --regions FILE.npz")
-    return read_regions(path).for_model()
+    return read_regions(path).for_model() if path.suffix == ".npz" else RegionFiles(path)(Question(image, "", ()))
 
 
 def _by_value(values: dict[str, tuple[str, ...]]) -> dict[tuple[str, ...], list[str]]:

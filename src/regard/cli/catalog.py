@@ -18,7 +18,14 @@ def catalog(
     name: Annotated[str | None, typer.Argument(help="A mechanism's short name; without one, all are listed.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead.")] = False,
 ) -> None:
-    """List the attention mechanisms, or show everything about one of them."""
+    """List the attention mechanisms, or show everything about one of them.
+
+    Examples:
+
+      regard catalog
+
+      regard catalog cbam
+    """
     from regard.attention import catalogue
 
     entries = catalogue.catalog()
@@ -90,9 +97,9 @@ def facts(mechanism: "type[Attention]", entry: "Entry") -> dict[str, list[str]]:
     }
 
 
-def summary(mechanism: "type[Attention]") -> str:
-    """What the mechanism is, in one sentence: the first line of its docstring."""
-    return cleandoc(mechanism.__doc__ or "").splitlines()[0]
+def summary(kind: type) -> str:
+    """What a mechanism or a model is, in one sentence: the first line of its docstring."""
+    return cleandoc(kind.__doc__ or "").splitlines()[0]
 
 
 def _show(mechanism: "type[Attention]", entry: "Entry") -> None:

@@ -5,25 +5,8 @@ from typing import Annotated
 
 import typer
 
-from regard.cli.train import (
-    DATA,
-    Annotations,
-    Frozen,
-    Glove,
-    ImageData,
-    LearningRate,
-    Minimum,
-    Reader,
-    ReadWords,
-    RegionFile,
-    Test,
-    TestAnnotations,
-    TestPictures,
-    Width,
-    source,
-)
-
-BOTH, OWN = "What and how", "Your own pictures"
+from regard.cli import options
+from regard.cli.options import DATA, MODEL, TRAINING, source, source_of_test, stoppable
 
 
 def compare(
@@ -34,7 +17,7 @@ def compare(
             "hard (default: all). Pictures: any name of `regard catalog` that refines a map; none is always among them "
             "(default: se,eca,cbam). se+simam puts both at each place. Questions and sort-of-clevr: models, such as "
             "question_only, concatenation, stacked_attention, mcan.",
-            rich_help_panel=BOTH,
+            rich_help_panel=MODEL,
         ),
     ] = None,
     data: Annotated[
@@ -42,7 +25,7 @@ def compare(
         typer.Option(
             help="A folder of your own pictures with one sub-folder a class, or with --questions; sort-of-clevr; or "
             "digit-scenes, the default.",
-            rich_help_panel=BOTH,
+            rich_help_panel=DATA,
         ),
     ] = None,
     questions: Annotated[
@@ -53,25 +36,23 @@ def compare(
             rich_help_panel=DATA,
         ),
     ] = None,
-    annotations: Annotations = None,
-    image_data: ImageData = None,
-    words: ReadWords = None,
-    test: Test = None,
-    test_pictures: TestPictures = None,
-    test_annotations: TestAnnotations = None,
-    frozen: Frozen = False,
-    question: Reader = "lstm",
-    width: Width = 512,
-    glove: Glove = None,
-    regions: RegionFile = None,
-    minimum: Minimum = None,
-    learning_rate: LearningRate = None,
+    annotations: options.Annotations = None,
+    image_data: options.ImageData = None,
+    test: options.Test = None,
+    test_pictures: options.TestPictures = None,
+    test_annotations: options.TestAnnotations = None,
+    frozen: options.Frozen = False,
+    question: options.Reader = "lstm",
+    width: options.Width = 512,
+    glove: options.Glove = None,
+    regions: options.RegionFile = None,
+    minimum: options.Minimum = None,
     seeds: Annotated[
         int,
         typer.Option(
             help="Train each variant from this many seeds. Variants of one seed share data, order and initial values, "
             "so their differences are paired.",
-            rich_help_panel=BOTH,
+            rich_help_panel=TRAINING,
         ),
     ] = 1,
     epochs: Annotated[
@@ -79,74 +60,51 @@ def compare(
         typer.Option(
             help="How long each variant trains. Default 32 on digit scenes, 20 on sort-of-clevr, 10 on pictures; with "
             "questions 8 to 100, some 1,200 steps.",
-            rich_help_panel=BOTH,
+            rich_help_panel=TRAINING,
         ),
     ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(help="The same in minutes of training a variant, instead of --epochs.", rich_help_panel=BOTH),
-    ] = None,
+    minutes: options.Minutes = None,
     size: Annotated[
         int | None,
         typer.Option(
             help="Side of a picture in pixels. Default 40 on digit scenes, 128 on pictures, and 224 where a network "
             "of timm is asked questions.",
-            rich_help_panel=BOTH,
+            rich_help_panel=TRAINING,
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Pictures a batch.", rich_help_panel=BOTH)] = 32,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps; auto takes the best there is.", rich_help_panel=BOTH)
-    ] = "auto",
-    precision: Annotated[
-        str,
-        typer.Option(help="32-true, bf16-mixed, 16-mixed, bf16-true or 64-true.", rich_help_panel=BOTH),
-    ] = "32-true",
-    name: Annotated[
-        str | None,
-        typer.Option(
-            help="The run's name, a folder in runs/. Default digit-scenes, or the name of --data.", rich_help_panel=BOTH
-        ),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            help="Go on with what the run of this name has finished. --no-resume puts it aside under another name and "
-            "begins again.",
-            rich_help_panel=BOTH,
-        ),
-    ] = True,
+    batch: options.Batch = 32,
+    augmentation: options.Augmentation = None,
+    learning_rate: options.LearningRate = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "32-true",
+    name: options.Name = None,
+    resume: options.Resume = True,
     backbone: Annotated[
         str | None,
         typer.Option(
+            "--backbone",
+            "--image",
             help="Any image model of timm; default resnet18. With questions also detector or convolutions, a small "
             "network, which is the default there without --pretrained.",
-            rich_help_panel=OWN,
+            rich_help_panel=MODEL,
         ),
     ] = None,
-    pretrained: Annotated[
-        bool,
-        typer.Option(
-            "--pretrained", help="Start from timm's published weights, if they can be had.", rich_help_panel=OWN
-        ),
-    ] = False,
+    pretrained: options.Pretrained = False,
     at: Annotated[
         str,
         typer.Option(
             help="Where attention is put: block, branch, stage, stage3, pool, stem, a module's path or a glob.",
-            rich_help_panel=OWN,
+            rich_help_panel=MODEL,
         ),
     ] = "block",
     start: Annotated[
         str,
         typer.Option(
             help="identity: the network is unchanged right after insertion. paper: attention starts as published.",
-            rich_help_panel=OWN,
+            rich_help_panel=MODEL,
         ),
     ] = "identity",
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Go on without pictures that cannot be read.", rich_help_panel=OWN)
-    ] = False,
+    skip_bad: options.SkipBad = False,
 ) -> None:
     """Train one model several times, alike in everything but its attention, and show what attention brings and costs.
 
@@ -173,18 +131,14 @@ def compare(
     from regard.experiment import compare as run_comparison
     from regard.report import write_report
 
-    try:
+    folder = data or Path()
+    with stoppable():
         run = run_comparison(
-            attention, data=data,
-            questions=source(questions, data or Path(), annotations, image_data, words),
-            test=source(test, test_pictures or data or Path(), test_annotations, image_data, None),
+            attention, data=data, questions=source(questions, folder, annotations, image_data),
+            test=source_of_test(test, folder, test_pictures, test_annotations, image_data),
             frozen=frozen, question=question, width=width, glove=glove, regions=regions, minimum=minimum,
-            learning_rate=learning_rate, seeds=seeds, epochs=epochs, minutes=minutes, size=size, batch=batch,
-            device=device, precision=precision, name=name, resume=resume, backbone=backbone, pretrained=pretrained,
-            at=at, start=start, skip_bad=skip_bad,
+            augmentation=augmentation, learning_rate=learning_rate, seeds=seeds, epochs=epochs, minutes=minutes,
+            size=size, batch=batch, device=device, precision=precision, name=name, resume=resume, backbone=backbone,
+            pretrained=pretrained, at=at, start=start, skip_bad=skip_bad,
         )  # fmt: skip
-    except KeyboardInterrupt:
-        Console(stderr=True).print("Stopped. Nothing finished is lost: the same command goes on from the last epoch.")
-        raise typer.Exit(130) from None
-    page = write_report(run.folder)
-    Console().print(f"Report: {page}", highlight=False, soft_wrap=True)
+    Console().print(f"Report: {write_report(run.folder)}", highlight=False, soft_wrap=True)

@@ -1,30 +1,37 @@
-"""`regard export`: a model that answers questions as one file, for PyTorch alone or for ONNX."""
+"""`regard export`: a model as one file, for PyTorch alone or for ONNX."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from regard.cli.ask import MODEL, RUN
+from regard.cli.options import RunFolder, RunModel
 from regard.errors import UserError
 
 
 def export(
-    run: Annotated[str, typer.Argument(help=RUN)],
+    run: RunFolder,
     file: Annotated[Path, typer.Argument(help="NAME.pt2 for PyTorch, NAME.onnx for ONNX.")],
-    model: Annotated[str | None, typer.Option(help=MODEL)] = None,
+    model: RunModel = None,
     words: Annotated[
         int | None,
         typer.Option(
             help="Words of a question, where the file must fix their number; shorter ones are filled up with 0."
         ),
     ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(help="Of a fusion: a table of three rows or more that has every modality, to compare on."),
+    ] = None,
 ) -> None:
-    """Write a model that answers questions as one file that runs without regard, and compare the two.
+    """Write a model that answers questions, or a fusion, as one file that runs without regard, and compare the two.
 
-    The file takes pictures and the numbers of words, and gives a logit for each answer. NAME.json beside it says what
-    that is: the inputs, the words and answers in the order of their numbers, the size of a picture and by what its
-    colours, from 0 to 1, are normalised.
+    Of questions, the file takes pictures and the numbers of words, and gives a logit for each answer. NAME.json beside
+    it says what that is: the inputs, the words and answers in the order of their numbers, the size of a picture and by
+    what its colours, from 0 to 1, are normalised.
+
+    Of a fusion, which is written for PyTorch, it takes what `Predictor.tensors` makes of a table, and gives a logit for
+    each class, or the standardised number.
 
     A file that answers otherwise than the model is not written.
 
@@ -33,20 +40,33 @@ def export(
       regard export photos answers.onnx --model mcan
 
       regard export runs/photos/mcan-0 answers.pt2
+
+      regard export posts fusion.pt2 --model stacking --table posts.csv
     """
     from rich.console import Console
     from rich.text import Text
 
     from regard.cli.ask import saved_models
+    from regard.experiment.run import find_run, named
+    from regard.models.fusion import Predictor
+    from regard.models.fusion.runs import predictors_in
     from regard.models.vqa import load
     from regard.models.vqa.exporting import export as write
 
-    models = saved_models(run, model)
+    fusions = predictors_in(place := find_run(run))
+    if bool(fusions) != (table is not None) or (fusions and words is not None):
+        what = "a fusion: give --table, and no --words" if fusions else "no fusion: leave --table out"
+        raise UserError(f"{place} is {what}")
+    models = named(place, list(fusions.values()), model) if fusions else saved_models(run, model)
     if len(models) > 1:
         raise UserError(f"{run} has {', '.join(models)}, and a file holds one of them: say which, --model NAME")
     ((name, folder),) = models.items()
-    about = write(load(folder), file, words)
     console = Console()
+    if fusions:
+        Predictor.load(folder, "cpu").export(file, table)
+        console.print(Text(f"{file} says what {name} does, of what Predictor.tensors makes of a table"))
+        return
+    about = write(load(folder), file, words)
     for input_, shape in about["inputs"].items():
         console.print(Text(f"{input_}: {' × '.join(map(str, shape))}"))
     console.print(Text(f"logits: {' × '.join(['pictures', 'questions', str(len(about['answers']))])}"))
