@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from regard.cli import build
 from regard.errors import UserError
-from regard.models.fusion import Predictor, evaluate_fusion, fusions, is_fusion
+from regard.models.fusion import Predictor, evaluate_fusion, fusions, is_fusion, runs, train_fusions
+from regard.models.fusion.columns import columns_of
 
 ROWS = 60
 SMALL = ("--width", "8", "--epochs", "4", "--size", "8", "--device", "cpu")
@@ -147,12 +149,68 @@ def test_a_run_is_known_and_measured_on_another_table(place: Path) -> None:
     assert is_fusion(run)
     assert is_fusion(run / "vote-0")
     assert not is_fusion(place / "data")
-    found = evaluate_fusion(run, table, without=["photo"])
+    found = evaluate_fusion(run, table, ["photo", "size"])
     assert list(found) == ["gated-0", "vote-0"]
-    assert found["vote-0"] == Predictor.load(run / "vote-0").evaluate(table, without=["photo"])
+    vote = Predictor.load(run / "vote-0")
+    assert found["vote-0"]["test"] == vote.evaluate(table)
+    assert found["vote-0"]["without"] == {
+        ", ".join(gone): vote.evaluate(table, without=gone) for gone in (["photo"], ["size"], ["photo", "size"])
+    }
     assert list(evaluate_fusion(run / "vote-0", table)) == ["vote-0"]
+    words = {name: values for name, values in columns_of(table).items() if name in ("word", "size", "label")}
+    (blind,) = evaluate_fusion(run / "vote-0", words, ["photo"]).values()
+    assert blind["test"] == blind["without"]["photo"] == vote.evaluate(table, without=["photo"])
     with pytest.raises(UserError, match="holds no fusion"):
         evaluate_fusion(place / "data", table)
+
+
+def test_another_seed_tests_other_rows_of_numbers_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tested: list[Any] = []
+    monkeypatch.setattr(runs, "tested_on", lambda predictor, table, *others: tested.append(table["label"]) or {})
+    data = {"size": [float(row % 7) for row in range(40)], "label": [0.5 + row for row in range(40)]}
+    for seed in range(3):
+        train_fusions(tmp_path / f"{seed}", data, ["gated"], seed=seed, width=8, epochs=1, say=lambda line: None)
+    assert tested[0] != tested[1] != tested[2] != tested[0]
+
+
+def test_a_fusion_is_measured_without_modalities_and_no_export_is_written_of_what_does_not_fit(place: Path) -> None:
+    table = write(place / "data")
+    assert regard(table, "--fusion", "gated", *SMALL, "--columns", "word,size").exit_code == 0
+    runner = CliRunner(env={"COLUMNS": "160"})
+    found = runner.invoke(build(), ["evaluate", "things", str(table), "--without", "word", "--without", "size"])
+    assert found.exit_code == 0, (found.output, found.exception)
+    assert "60 rows of" in found.output
+    predictor = Predictor.load(place / "runs/things/gated-0")
+    (row,) = (line.split() for line in found.output.splitlines() if "gated-0" in line)
+    shares = [
+        predictor.evaluate(table, without=gone)["accuracy"] for gone in ([], ["word"], ["size"], ["word", "size"])
+    ]
+    assert [row[2], *row[4:]] == [f"{100 * share:.1f}" for share in shares]
+    for headings in ("no word", "no size", "no word, size"):
+        assert headings in found.output
+    for arguments, message in (
+        (["things", "x.pt2"], "runs/things is a fusion: give --table"),
+        (["things", "x.pt2", "--table", str(table), "--words", "3"], "and no --words"),
+        (["things", "x.pt2", "--table", str(table), "--model", "vote"], "has no model 'vote': it has gated-0"),
+    ):
+        refused = runner.invoke(build(), ["export", *arguments])
+        assert refused.exit_code == 2, (refused.output, refused.exception)
+        assert message in refused.stderr
+    assert not (place / "x.pt2").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize("kind", ["number", "category"])
+def test_a_fusion_is_exported_as_typed(kind: str, place: Path) -> None:
+    table = write(place / "data", size=[row % 4 for row in range(ROWS)])
+    assert regard(table, "--fusion", "gated", *SMALL, "--columns", "size", "--kind", f"size={kind}").exit_code == 0
+    found = CliRunner().invoke(build(), ["export", "things", "x.pt2", "--table", str(table)])
+    assert found.exit_code == 0, (found.output, found.exception)
+    predictor = Predictor.load(place / "runs/things/gated-0")
+    program = torch.export.load(place / "x.pt2").module()
+    probability = program(*predictor.tensors(table)).softmax(1).detach().numpy()
+    np.testing.assert_allclose(probability, predictor.predict_proba(table), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,14 @@
 """`regard evaluate`: measure the models of a run, by the official rule of their data set."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regard.cli.ask import MODEL, RUN
-from regard.cli.train import Annotations, ImageData, ReadWords, RegionFile, SkipBad, source
+from regard.cli.options import Annotations, Device, ImageData, RegionFile, RunFolder, RunModel, SkipBad, source
 from regard.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from rich.table import Table
 
     from regard.experiment.evaluate import Evaluated, Score
@@ -19,19 +16,21 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(help=RUN)],
+    run: RunFolder,
     data: Annotated[
         Path | None,
-        typer.Argument(help="The folder of other pictures; default: what the run held out. Of a fusion: a table."),
+        typer.Argument(
+            help="The folder of other pictures, of pictures by class with one sub-folder a class; default: what "
+            "the run held out. Of a fusion: a table."
+        ),
     ] = None,
     questions: Annotated[
         Path | None, typer.Argument(help="The questions about them, in any format of `regard train vqa`.")
     ] = None,
     annotations: Annotations = None,
     image_data: ImageData = None,
-    words: ReadWords = None,
     regions: RegionFile = None,
-    model: Annotated[str | None, typer.Option(help=MODEL)] = None,
+    model: RunModel = None,
     predictions: Annotated[
         Path | None,
         typer.Option(help="Write the answers here, as the data set's evaluation server takes them; of one model."),
@@ -40,8 +39,15 @@ def evaluate(
         bool,
         typer.Option("--clean", help="VQA's accuracy as was evidently meant, without the official script's slips."),
     ] = False,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of a fusion: measure it as well without this column, or without `tabular`, all numbers and "
+            "categories; of several, without each and without all."
+        ),
+    ] = None,
     skip_bad: SkipBad = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Measure the models of a run: overall, by answer type and by question type, each with its 95 % interval.
 
@@ -53,89 +59,95 @@ def evaluate(
 
       regard evaluate photos
 
+      regard evaluate shelf another-shelf
+
       regard evaluate runs/vqa val2014 questions.json --annotations annotations.json --model mcan
 
       regard evaluate runs/vqa test2015 questions.json --predictions server.json
 
-      regard evaluate posts more-posts.csv
+      regard evaluate posts more-posts.csv --without photo --without caption
     """
     from rich.console import Console
 
+    from regard.cli.train_fusion import shown
     from regard.experiment.compare import found_device
+    from regard.experiment.display import wide
     from regard.experiment.evaluate import evaluate as measure
     from regard.experiment.run import find_run, named
     from regard.models.fusion.runs import evaluate_fusion, is_fusion
 
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 130)
+    console = wide(Console())
     folder = find_run(run)
     if is_fusion(folder):
-        given = (questions, annotations, image_data, words, regions, predictions, model)
+        given = (questions, annotations, image_data, regions, predictions, model)
         if data is None or clean or any(value is not None for value in given):
             raise UserError(f"{folder} is a fusion: give the table that it is to be measured on, and nothing else")
-        console.print(_fusions(evaluate_fusion(folder, data, skip_bad=skip_bad, device=found_device(device))))
+        results = evaluate_fusion(folder, data, without or (), skip_bad=skip_bad, device=found_device(device))
+        console.print(shown([{**result, "fusion": name} for name, result in results.items()], f"rows of {data}"))
         return
+    if without:
+        raise UserError(f"--without {without[0]} is of fusions, and {folder} is none: leave it out")
+    parts = [folder]
     if (folder / "settings.json").is_file():
-        finished = [path.parent for path in sorted(folder.glob("*/result.json"))]
-        if not finished:
+        parts = [path.parent for path in sorted(folder.glob("*/result.json"))]
+        if not parts:
             raise UserError(
                 f"{folder} has no finished model: run the command that began it again, which goes on with it"
             )
-        models = named(folder, finished, model)
     else:  # the folder of one model
-        models, folder = {folder.name: folder}, folder.parent
-    asked = source(questions, data or Path(), annotations, image_data, words)
-    if (data is None) != (questions is None):
-        raise UserError(
-            f"{data or questions} alone cannot be evaluated on: give a folder of pictures and the file of the "
-            "questions about them; pictures by class are measured on what the run held out"
-        )
+        folder = folder.parent
+    models = named(folder, parts, model)
+    asked = source(questions, data or Path(), annotations, image_data)
+    if regions is not None and asked is None:
+        raise UserError(f"--regions {regions} belongs to other questions, and none are given: leave it out")
+    if skip_bad and data is None:
+        raise UserError("--skip-bad is about other pictures than those held out, and none are given: leave it out")
     if predictions is not None and len(models) > 1:
         raise UserError(
             f"--predictions {predictions} takes the answers of one model, and the run has {', '.join(models)}: name it "
             "with --model"
         )
-    found = measure(folder, models, asked, regions=regions, clean=clean, device=found_device(device), skip_bad=skip_bad)
-    console.print(f"On {found.about}." + (f" Accuracy is {found.measure}." if found.measure else ""), highlight=False)
-    if any(one.scores for one in found.models.values()):
-        names = list(found.models)
-        beside = max(1, (console.width - 36) // 24)  # as many models as have room
-        for start in range(0, len(names), beside):
-            console.print(_table(found, names[start : start + beside]))
-    else:
-        console.print("Their answers are not known, so there is nothing to measure.")
+    answered = None if predictions is None else asked or _held_out(folder, predictions)
+    found = measure(
+        folder, models, asked or data, regions=regions, clean=clean, device=found_device(device), skip_bad=skip_bad
+    )
+    known = any(one.scores for one in found.models.values())
+    said = f"Accuracy{f', {found.measure},' if found.measure else ''} in per cent, with its 95 % interval:"
+    console.print(
+        f"On {found.about}. {said if known else 'Their answers are not known, so there is nothing to measure.'}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    names = list(found.models) if known else []
+    beside = max(1, (console.width - 36) // 24)  # as many models as have room
+    for start in range(0, len(names), beside):
+        console.print(_table(found, names[start : start + beside]))
     for note in found.notes:
-        console.print(note, highlight=False, markup=False)
-    if predictions is not None:
-        _write(predictions, found, folder, asked)
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
+    if predictions is not None and answered is not None:
+        answered.write(predictions, next(iter(found.models.values())).answers, list(found.questions or ()))
         console.print(f"Answers: {predictions}", highlight=False, soft_wrap=True)
 
 
-def _fusions(reports: "Mapping[str, Mapping[str, Any]]") -> "Table":
-    """What fusions reached on a table, whichever their target is: a row for each thing that is said of them."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+def _held_out(folder: Path, predictions: Path) -> "Source":
+    """The files of the questions that a run was tested on."""
+    from regard import files
+    from regard.tasks.vqa.source import Source
 
-    def cell(value: Any) -> str:
-        if isinstance(value, (list, tuple)):
-            return "–".join(f"{end:.3f}" for end in value)
-        return f"{value:.3f}" if isinstance(value, float) else f"{value:,}"
-
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("", style="bold")
-    for name in reports:
-        table.add_column(name, justify="right")
-    for what in next(iter(reports.values())):
-        table.add_row(what.replace("_", " "), *(cell(report[what]) for report in reports.values()))
-    return table
+    settings = files.read_json(folder / "settings.json")
+    if not settings.get("questions"):
+        raise UserError(
+            f"--predictions {predictions}: {folder} holds out no questions from files, whose format it would be; leave "
+            "it out, or give other questions"
+        )
+    return Source.from_json(settings["test"] or settings["questions"])
 
 
 def _table(found: "Evaluated", names: list[str]) -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, title="Accuracy in per cent, with its 95 % interval", title_justify="left")
+    table = Table(box=SIMPLE_HEAD)
     table.add_column("", style="bold")
     table.add_column("questions", justify="right")
     shown = [found.models[name] for name in names]
@@ -163,17 +175,3 @@ def _cell(score: "Score | None") -> str:
         return "–"
     low, high = score.interval
     return f"{100 * score.accuracy:.2f} [dim]{100 * low:.1f}–{100 * high:.1f}[/]"
-
-
-def _write(path: Path, found: "Evaluated", folder: Path, asked: "Source | None") -> None:
-    """The answers of the one model, in the format of its questions."""
-    from regard import files
-    from regard.tasks.vqa.source import Source
-
-    if found.questions is None:
-        raise UserError(f"--predictions {path}: this run asks its own questions, which no server knows; leave it out")
-    if asked is None:
-        settings = files.read_json(folder / "settings.json")
-        asked = Source.from_json(settings["test"] or settings["questions"])
-    answered = next(iter(found.models.values()))
-    asked.write(path, answered.answers, list(found.questions))

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from regard.cli.options import RUN, Device, Name, Resume, stoppable
 from regard.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-DATA, TRAINING, RUN = "The table", "The fusion and its training", "The run"
+DATA, TRAINING = "The table", "The fusion and its training"
 
 
 def fusion(
@@ -91,19 +92,9 @@ def fusion(
             rich_help_panel=RUN,
         ),
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=RUN)] = "auto",
-    name: Annotated[
-        str | None,
-        typer.Option(help="The run's name, a folder in runs/. Default that of the table.", rich_help_panel=RUN),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            help="Go on with what the run of this name has. --no-resume puts it aside under another name and begins "
-            "again.",
-            rich_help_panel=RUN,
-        ),
-    ] = True,
+    device: Device = "auto",
+    name: Name = None,
+    resume: Resume = True,
 ) -> None:
     """Predict one column of a table from its others: text, pictures, sounds, videos, numbers and categories, together.
 
@@ -126,13 +117,12 @@ def fusion(
     from rich.text import Text
 
     from regard.experiment.compare import found_device
+    from regard.experiment.display import wide
     from regard.experiment.run import free_name
     from regard.models.fusion import train_fusions
     from regard.models.fusion.columns import columns_of, folder_of, kinds_of
 
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 130)
+    console = wide(Console())
     folder = folder_of(table, folder)
     data = columns_of(table)
     kinds = kinds_of(data, target, wanted(list(data), target, columns, kind or []), folder)
@@ -140,7 +130,7 @@ def fusion(
     place = Path("runs") / (name or table.stem)
     if place.exists() and not resume:
         place.rename(free_name(place))
-    try:
+    with stoppable():
         results = train_fusions(
             place, data, listed(fusion), target=target, task=task, columns=kinds, folder=folder, skip_bad=skip_bad,
             width=width, encoder_options={column: seeing for column, held in kinds.items() if held == "image"},
@@ -148,10 +138,7 @@ def fusion(
             robustness=robustness, device=found_device(device),
             say=lambda line: console.print(Text(line, style="dim"), soft_wrap=True),
         )  # fmt: skip
-    except KeyboardInterrupt:
-        Console(stderr=True).print("Stopped. Nothing finished is lost: the same command goes on from the last epoch.")
-        raise typer.Exit(130) from None
-    console.print(shown(results))
+    console.print(shown(results, "rows that no training saw"))
     console.print(f"Run: {place}", highlight=False, soft_wrap=True)
 
 
@@ -184,23 +171,24 @@ def wanted(names: list[str], target: str, columns: str | None, kinds: list[str])
     return found
 
 
-def shown(results: list[dict[str, Any]]) -> "Table":
-    """A row a fusion: what it scores on the rows that were held out, whole and without each modality."""
+def shown(results: list[dict[str, Any]], rows: str) -> "Table":
+    """A row a fusion: what it scores, whole and without some modalities; `rows` says on which."""
     from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
     from rich.table import Table
 
     first = results[0]["test"]
     regression = "r_squared" in first
     measure = "r_squared" if regression else "accuracy"
     names = {"r_squared": "R²", "accuracy": "accuracy"}
-    title = f"{names[measure]} in per cent on {first['rows']} rows that no training saw, with its 95 % interval"
+    title = f"{names[measure]} in per cent on {first['rows']:,} {escape(rows)}, with its 95 % interval"
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left")
     table.add_column("fusion", style="bold")
     table.add_column("level")
     for heading in (
         "whole",
         *(["mean error"] if regression else []),
-        *(f"no {gone}" for gone in results[0]["without"]),
+        *(f"no {escape(gone)}" for gone in results[0]["without"]),
     ):
         table.add_column(heading, justify="right", no_wrap=True)
     for result in results:

@@ -7,8 +7,10 @@ import pandas
 import pyarrow
 import pytest
 from PIL import Image
+from pyarrow import feather
 
 from regard.errors import UserError
+from regard.models.fusion import Classes, Number
 from regard.models.fusion.columns import columns_of, infer, kinds_of
 from regard.models.fusion.splitting import split
 
@@ -42,7 +44,12 @@ def test_columns_of_numbers_in_a_csv_file_become_numbers(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a,b\n", "has no row"), ("a,b\n1,2,3\n", "more values than names"), (None, "cannot be read as CSV")],
+    [
+        ("a,b\n", "has no row"),
+        ("a,b\n1,2,3\n", "more values than names"),
+        ("a,b,a\n1,2,3\n", r"t.csv has two columns of one name \('a'\)"),
+        (None, "cannot be read as CSV"),
+    ],
 )
 def test_what_is_wrong_with_a_csv_file_is_said(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "t.csv"
@@ -52,13 +59,16 @@ def test_what_is_wrong_with_a_csv_file_is_said(tmp_path: Path, text: str | None,
         columns_of(path)
 
 
-def test_what_is_no_table_is_refused(unchecked_shapes: None) -> None:
+def test_what_is_no_table_is_refused(unchecked_shapes: None, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a int is no table: give a pandas data frame"):
         columns_of(5)
     with pytest.raises(UserError, match=r"columns differ in length \({'a': 2, 'b': 1}\)"):
         columns_of({"a": [1, 2], "b": [3]})
-    with pytest.raises(UserError, match="two columns of one name"):
-        columns_of(pandas.DataFrame([[1, 2]], columns=["a", "a"]))
+    twice = pyarrow.table([[1], [2]], names=["a", "a"])
+    feather.write_feather(twice, tmp_path / "t.arrow")
+    for table in (pandas.DataFrame([[1, 2]], columns=["a", "a"]), twice, tmp_path / "t.arrow"):
+        with pytest.raises(UserError, match=r"two columns of one name \('a'\)"):
+            columns_of(table)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +134,21 @@ def test_a_split_is_of_all_rows_and_keeps_the_classes_shares() -> None:
         assert abs(of_2 - 0.2 * total) <= 1
     assert split(rows, labels, (0.2, 0.1), seed=3) == parts
     assert split(rows, labels, (0.2, 0.1), seed=4) != parts
+
+
+def test_numbers_that_never_occur_twice_are_split_otherwise_by_another_seed() -> None:
+    labels = [float(7 * row % 101) for row in range(100)] + [None]
+    strata = Number.strata(labels)
+    order = sorted(range(100), key=lambda row: labels[row])
+    assert [strata[row] for row in order] == [tenth for tenth in range(10) for _ in range(10)]
+    assert strata[100] is None
+    parts = {seed: split(range(100), strata, (0.2, 0.1), seed) for seed in range(5)}
+    assert len({tuple(test) for _, test, _ in parts.values()}) == 5
+    for training, test, other in parts.values():
+        for part, count in ((training, 7), (test, 2), (other, 1)):
+            found = [sum(strata[row] == tenth for row in part) for tenth in range(10)]
+            assert max(abs(each - count) for each in found) <= 1
+    assert Classes.strata(["b", None, "a"]) == ["b", None, "a"]
 
 
 @pytest.mark.parametrize("shares", [(0.0, 0.0), (0.9, 0.15), (1.0, 0.0), (-0.5, 0.0)])

@@ -214,6 +214,8 @@ def test_numbers_are_standardised_with_what_training_has_and_categories_numbered
     missing = encoder.read({"size": None, "colour": None})
     assert missing[0].isnan()
     assert missing[1] == 0
+    whole = TabularEncoder.learn([{"rooms": 2}, {"rooms": 3}], WIDTH, kinds={"rooms": "category"})
+    assert [whole.read({"rooms": rooms}).item() for rooms in (2, 3.0, "3", 3.5)] == [2, 3, 3, 1]  # pandas writes 3.0
     constant = TabularEncoder.learn([{"size": 7.0}] * 3, WIDTH, kinds={"size": "number"})
     assert constant.read({"size": 9.0}).tolist() == [2.0]
 

@@ -100,6 +100,45 @@ def test_what_is_missing_is_no_part_of_an_explanation(
             predictor.explain(wrong, row, folder=folder)
 
 
+def test_of_a_long_table_some_rows_are_exported_with_and_each_modality_is_among_them(
+    predictor: Predictor, columns: dict[str, list[Any]], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr("regard.models.fusion.predictor.export", lambda model, path, *tensors: given.extend(tensors))
+    monkeypatch.setattr(predictor, "batch", 5)
+    predictor.export(tmp_path / "x.pt2", {**columns, "photo": [None] * 23 + columns["photo"][23:]}, folder=folder)
+    inputs, present = given
+    assert present["photo"].tolist() == [False] * 5 + [True]
+    assert torch.equal(inputs["photo"][0][5], predictor.encoders[1].read(folder / columns["photo"][23]))
+    assert present["note"].tolist() == [True] * 6
+
+
+def test_what_the_exporter_stumbles_over_is_said_in_one_line(
+    predictor: Predictor, columns: dict[str, list[Any]], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("no\nway")
+
+    monkeypatch.setattr(torch.export, "export", stumble)
+    with pytest.raises(UserError, match=r"fusion 'bottleneck' cannot be exported \(no way\): choose"):
+        predictor.export(tmp_path / "x.pt2", columns, folder=folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_a_predictor_on_a_gpu_is_exported_for_the_cpu_and_stays_where_it_is(
+    columns: dict[str, list[Any]], tmp_path: Path
+) -> None:
+    given = {name: columns[name] for name in ("size", "label")}
+    fitted = fit(given, width=8, epochs=1, device="cuda", say=lambda line: None)
+    program = torch.export.load(fitted.export(tmp_path / "x.pt2", given)).module()
+    probability = program(*fitted.tensors(given)).softmax(1).detach().numpy()
+    np.testing.assert_allclose(probability, fitted.predict_proba(given), atol=1e-4)
+    assert next(fitted.model.parameters()).device.type == "cuda"
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.filterwarnings("ignore:.*:FutureWarning", "ignore:.*:UserWarning")
@@ -118,11 +157,13 @@ def test_every_fusion_can_be_exported_for_any_number_of_rows(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked_shapes")
-@pytest.mark.filterwarnings("ignore:.*:FutureWarning", "ignore:.*:UserWarning")
 def test_an_exported_predictor_says_what_the_predictor_says(
     predictor: Predictor, columns: dict[str, list[Any]], folder: Path, tmp_path: Path
 ) -> None:
+    before = [weight for module in predictor.model.modules() for weight in getattr(module, "_flat_weights", ())]
     path = predictor.export(tmp_path / "fusion.pt2", columns, folder=folder)
+    after = [weight for module in predictor.model.modules() for weight in getattr(module, "_flat_weights", ())]
+    assert all(one is other for one, other in zip(before, after, strict=True))  # the exporter touched a copy alone
     program = torch.export.load(path).module()
     other = {**columns, "photo": [None, *columns["photo"][1:]], "note": ["sun", None, *columns["note"][2:]]}
     other = {name: values[:5] for name, values in other.items()}

@@ -9,7 +9,7 @@ import torch
 from sklearn.metrics import mean_absolute_error, r2_score
 
 from regard.errors import UserError
-from regard.models.fusion import Classes, Number, Predictor, Vote, fit, fusions
+from regard.models.fusion import Classes, Number, Predictor, Vote, fit, fusions, outcome
 from regard.models.fusion.outcome import bootstrapped, form_of, wilson
 
 ROWS = 60
@@ -195,3 +195,17 @@ def test_a_class_of_rows_that_are_not_trained_on_is_one_that_can_be_said() -> No
     fitted = quick(columns, rows=range(1, ROWS), epochs=1)
     assert fitted.predict_proba(columns).shape == (ROWS, 3)
     assert fitted.evaluate({name: values[:1] for name, values in columns.items()})["rows"] == 1
+
+
+def test_an_interval_of_many_rows_is_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = torch.randn(13).double()
+    whole = outcome.bootstrapped(lambda rows: values[rows].mean(-1), 13)
+    monkeypatch.setattr(outcome, "DRAWN", 100)
+    sizes: list[int] = []
+
+    def mean(rows: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(rows))
+        return values[rows].mean(-1)
+
+    assert outcome.bootstrapped(mean, 13) == pytest.approx(whole)
+    assert sizes == [7] * 142 + [6]

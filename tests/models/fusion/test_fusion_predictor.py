@@ -14,7 +14,7 @@ from torch import nn
 
 from regard.errors import UserError
 from regard.models.fusion import Classes, Predictor, fit, fusions, training
-from regard.models.fusion.encoders import AudioEncoder, TabularEncoder, TextEncoder
+from regard.models.fusion.encoders import AudioEncoder, ImageEncoder, TabularEncoder, TextEncoder
 
 Table = dict[str, list[Any]]
 
@@ -167,6 +167,23 @@ def test_unknown_words_and_categories_and_missing_numbers_are_predicted_from(pre
     assert found.shape == (2, 2)
 
 
+def test_every_file_is_read_once_however_much_is_left_out(
+    predictor: Predictor, columns: Table, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    withouts = [["photo"], [], ["size"], ["photo", "note"], ["tabular"]]
+    alone = [predictor.evaluate(columns, folder=folder, without=gone) for gone in withouts]
+    read: list[Path] = []
+    original = ImageEncoder.read
+    monkeypatch.setattr(ImageEncoder, "read", lambda self, value: (read.append(value), original(self, value))[1])
+    assert predictor.evaluate_each(columns, withouts, folder=folder) == alone
+    assert sorted(path.name for path in read) == sorted(columns["photo"])
+    broken = {**columns, "photo": ["none.png", *columns["photo"][1:]]}
+    missing = {**columns, "photo": [None, *columns["photo"][1:]]}
+    assert predictor.evaluate_each(broken, withouts, folder=folder, skip_bad=True) == [
+        predictor.evaluate(missing, folder=folder, without=gone) for gone in withouts
+    ]
+
+
 def test_robustness_goes_from_the_accuracy_to_that_without(
     predictor: Predictor, columns: Table, folder: Path, tmp_path: Path
 ) -> None:
@@ -243,7 +260,7 @@ KINDS = {"photo": "image", "noise": "audio", "clip": "video", "size": "number"}
 def test_what_cannot_be_fitted_is_refused(columns: Table, folder: Path) -> None:
     given = some(columns, "size")
     for change, message in (
-        ({"target": "mark"}, "there is no column 'mark' to predict: the table has size, label"),
+        ({"target": "mark"}, "there is no column 'mark' to predict: the table has size, label; choose one as"),
         ({"fusion": "blend"}, "there is no fusion 'blend': choose one of concatenation, gated"),
         ({"encoder_options": {"size": {}}}, r"encoder_options names \['size'\]"),
         ({"held_out": 0.0}, "held_out=0.0"),
@@ -264,12 +281,33 @@ def test_a_table_that_does_not_fit_the_predictor_is_refused(predictor: Predictor
     less = {name: values for name, values in columns.items() if name != "photo"}
     with pytest.raises(UserError, match=r"no column 'photo', .* or say without=\['photo'\]"):
         predictor.predict(less, folder=folder)
-    with pytest.raises(UserError, match=r"without=\['foto'\]: choose among note, photo"):
+    with pytest.raises(
+        UserError, match=r"without=\['foto'\]: choose among note, photo, noise, clip, size, colour, tabular$"
+    ):
         predictor.predict(columns, folder=folder, without=["foto"])
     with pytest.raises(UserError, match=r"row 1 .* 'fair' is none of the classes"):
         predictor.evaluate({**columns, "label": ["bad", "fair"] * 18}, folder=folder)
     with pytest.raises(UserError, match="no column 'label' to compare with"):
         predictor.evaluate({"note": ["a"]}, folder=folder)
+
+
+def test_what_answers_only_once_it_has_settled_has_no_score_before(columns: Table, folder: Path) -> None:
+    for fusion, scored in (("stacking", False), ("vote", True)):
+        said: list[str] = []
+        fitted = quick(some(columns, *FLAT), folder, encoder_options=None, fusion=fusion, say=said.append)
+        assert all(("held_out_score" in epoch) == scored for epoch in fitted.history.epochs)
+        assert len(epochs := [line for line in said if line.startswith("epoch")]) == 2
+        assert all(("accuracy" in line) == scored for line in epochs)
+
+
+def test_another_seed_holds_out_other_rows_of_numbers_too(columns: Table, folder: Path) -> None:
+    given = {"note": [f"word{row}" for row in range(36)], "label": [0.5 + row for row in range(36)]}
+    learned = [
+        set(quick(given, folder, columns={"note": "text"}, encoder_options=None, epochs=1, seed=seed)
+            .encoders[0].settings["vocabulary"])
+        for seed in range(3)
+    ]  # fmt: skip
+    assert learned[0] != learned[1] != learned[2] != learned[0]
 
 
 class Stop(Exception):

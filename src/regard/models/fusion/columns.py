@@ -1,7 +1,8 @@
 """A table as columns, and what each column holds."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -33,10 +34,10 @@ def columns_of(table: Any) -> dict[str, list[Any]]:
         path = Path(table)
         columns = _arrow(path) if path.suffix.lower() in ARROW else _csv(path)
     elif hasattr(table, "column_names") and hasattr(table, "to_pydict"):  # Arrow
+        _distinct("the table", table.column_names)
         columns = table.to_pydict()
     elif hasattr(table, "columns") and hasattr(table, "iloc"):  # pandas
-        if len({str(name) for name in table.columns}) != len(table.columns):
-            raise UserError("the table has two columns of one name: rename one of them")
+        _distinct("the table", map(str, table.columns))
         columns = {str(name): table[name].tolist() for name in table.columns}
     elif isinstance(table, Mapping):
         columns = {str(name): list(values) for name, values in table.items()}
@@ -126,13 +127,15 @@ def infer(name: str, values: Sequence[Any], folder: Path) -> str:
 def _csv(path: Path) -> dict[str, list[Any]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(
             f"{path} cannot be read as CSV ({error}): give a text file of comma-separated values"
         ) from error
     if not rows:
         raise UserError(f"{path} has no row: give a CSV file with a line of names and a line for each row")
+    _distinct(str(path), reader.fieldnames or ())
     if any(None in row for row in rows):
         raise UserError(f"{path} has a line with more values than names: put quotes around what holds a comma")
     columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in rows[0]}
@@ -153,9 +156,17 @@ def _arrow(path: Path) -> dict[str, list[Any]]:
         raise UserError(f"reading {path.name} needs pyarrow: pip install pyarrow, or give a CSV file") from error
     try:
         read = parquet.read_table if path.suffix.lower() == ".parquet" else feather.read_table
-        return read(path).to_pydict()
+        table = read(path)
     except (OSError, ArrowException) as error:
         raise UserError(f"{path} cannot be read ({error}): give a Parquet, Arrow or CSV file") from error
+    _distinct(str(path), table.column_names)
+    return table.to_pydict()
+
+
+def _distinct(table: str, names: Iterable[str]) -> None:
+    """Refuse names of which one would silently stand for two columns."""
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UserError(f"{table} has two columns of one name ({twice[0]!r}): rename one of them")
 
 
 def _clean(value: Any) -> Any:

@@ -63,6 +63,7 @@ class Fusion(nn.Module):
         paper: where it was published, if anywhere.
         apart: whether nothing that is trained is shared between modalities, so that each can keep its own best epoch.
         settles: whether `settle` or `after_epoch` wants examples that nothing was trained on.
+        late: whether it has learned to answer only when it has settled.
 
     Args:
         widths: for each modality the width `D` of its tokens.
@@ -85,6 +86,7 @@ class Fusion(nn.Module):
     paper: ClassVar[Paper | None] = None
     apart: ClassVar[bool] = False
     settles: ClassVar[bool] = False
+    late: ClassVar[bool] = False
 
     def __init__(
         self, widths: Mapping[str, int], outcome: int | Outcome, width: int = 64, dropout: float = 0.0

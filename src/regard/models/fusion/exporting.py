@@ -1,7 +1,9 @@
 """A fitted fusion as a program that runs without regard."""
 
 import io
+import warnings
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -9,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from regard import files
-from regard.errors import UserError
+from regard.errors import UserError, in_one_line
 from regard.models.fusion.encoders import Encoder
 from regard.models.fusion.model import Batch, FusionModel
 from regard.running import undisturbed
@@ -63,27 +65,33 @@ def export(model: FusionModel, path: Path, inputs: Inputs, present: Present) -> 
     """Write the model as a program of `torch.export`, which takes any number of rows, and compare it with the model.
 
     Raises:
-        UserError: the file's name does not end in `.pt2`, there are less than three rows, or the program says something
-            else than the model.
+        UserError: the file's name does not end in `.pt2`, there are less than three rows, the model cannot be exported,
+            or the program says something else than the model.
     """
     if path.suffix != ".pt2":
         raise UserError(f"{path} is of no kind that is known: end its name in .pt2")
     rows = len(next(iter(present.values())))
     if rows < 3:
         raise UserError(f"{rows} rows are too few to see that any number of them will do: give at least 3")
-    program = Program(model)
+    # A copy: the exporter writes attributes into recurrent layers, and the inputs are on the CPU, as any reader's are.
+    program = Program(deepcopy(model).cpu()).eval()
     batch = torch.export.Dim("rows")
     shapes = (
         {name: tuple({0: batch} for _ in parts) for name, parts in inputs.items()},
         {name: {0: batch} for name in present},
     )
-    with undisturbed(model), torch.no_grad():
-        program.eval()
-        exported = torch.export.export(program, (inputs, present), dynamic_shapes=shapes)
-        buffer = io.BytesIO()
-        torch.export.save(exported, buffer)
-        buffer.seek(0)
-        again = torch.export.load(buffer).module()
+    buffer = io.BytesIO()
+    with undisturbed(program), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own parts
+        try:
+            torch.export.save(torch.export.export(program, (inputs, present), dynamic_shapes=shapes), buffer)
+            buffer.seek(0)
+            again = torch.export.load(buffer).module()
+        except Exception as error:  # whatever the exporter stumbles over
+            raise UserError(
+                f"fusion {model.fusion.name!r} cannot be exported ({in_one_line(error)[:400]}): choose another fusion, "
+                "or another encoder"
+            ) from error
         for some in (rows, rows - 1):  # as many as it was made with, and others
             given = {name: tuple(part[:some] for part in parts) for name, parts in inputs.items()}
             there = {name: part[:some] for name, part in present.items()}

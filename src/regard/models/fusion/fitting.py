@@ -81,7 +81,9 @@ def fit(
     folder = folder_of(table, folder)
     data = columns_of(table)
     if target not in data:
-        raise UserError(f"there is no column {target!r} to predict: the table has {', '.join(data)}; give target=")
+        raise UserError(
+            f"there is no column {target!r} to predict: the table has {', '.join(data)}; choose one as the target"
+        )
     if fusion not in fusions:
         raise UserError(f"there is no fusion {fusion!r}: choose one of {', '.join(fusions)}")
     kinds = kinds_of(data, target, columns, folder)
@@ -106,7 +108,7 @@ def fit(
         problems += [(name, bad) for name, each in cells.items() for bad in each.bad()]
         bad_rows = refuse(problems, skip_bad, say)
         good = [row for row in (range(len(labels)) if rows is None else rows) if row not in bad_rows]
-        parts = split(good, labels, (held_out, SETTLING_SHARE if fusions[fusion].settles else 0.0), seed)
+        parts = split(good, form.strata(labels), (held_out, SETTLING_SHARE if fusions[fusion].settles else 0.0), seed)
         known = [label for row, label in enumerate(labels) if row not in bad_rows]  # a class may be in the test alone
         outcome = form.learn(known, [labels[row] for row in parts[0]])
         for name, column in values.items():

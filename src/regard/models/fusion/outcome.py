@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -19,6 +20,12 @@ MOST_CLASSES = 20
 
 RESAMPLES = 1000
 """Of the rows, for an interval of what is no mean of independent outcomes."""
+
+DRAWN = 1 << 20
+"""So many of their rows are drawn at once."""
+
+STRATA = 10
+"""Into so many parts of alike many rows numbers are cut where rows are split."""
 
 
 class Outcome(ABC):
@@ -53,6 +60,11 @@ class Outcome(ABC):
     @abstractmethod
     def learn(cls, values: Sequence[Any], training: Sequence[Any]) -> "Outcome":
         """From all values that were read, and those of the rows that are trained on."""
+
+    @staticmethod
+    @abstractmethod
+    def strata(labels: Sequence[Any]) -> list[Any]:
+        """What to split rows by, for each label as `read` gave it, or None: chance decides among those alike in it."""
 
     @abstractmethod
     def as_json(self) -> dict[str, Any]:
@@ -141,6 +153,10 @@ class Classes(Outcome):
     def learn(cls, values: Sequence[Any], training: Sequence[Any]) -> "Classes":
         return cls(sorted(set(values)))
 
+    @staticmethod
+    def strata(labels: Sequence[Any]) -> list[Any]:
+        return list(labels)
+
     def as_json(self) -> dict[str, Any]:
         return {"labels": self.labels}
 
@@ -214,6 +230,12 @@ class Number(Outcome):
     def learn(cls, values: Sequence[float], training: Sequence[float]) -> "Number":
         known = torch.tensor(training, dtype=torch.float64)
         return cls(float(known.mean()), float(known.std(correction=0)) or 1.0)
+
+    @staticmethod
+    def strata(labels: Sequence[float | None]) -> list[int | None]:
+        """Tenths: by the numbers themselves, which hardly occur twice, there would be one split alone."""
+        known = sorted(label for label in labels if label is not None)
+        return [None if label is None else STRATA * bisect_left(known, label) // len(known) for label in labels]
 
     def as_json(self) -> dict[str, Any]:
         return {"mean": self.mean, "deviation": self.deviation}
@@ -301,8 +323,10 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 
 def bootstrapped(statistic: Callable[[Int[Tensor, "S R"]], Float[Tensor, " S"]], count: int) -> tuple[float, float]:
     """The middle 95 % of a statistic over rows drawn with replacement: Efron, Annals of Statistics 1979."""
-    rows = torch.randint(count, (RESAMPLES, count), generator=torch.Generator().manual_seed(0))
-    low, high = statistic(rows).nanquantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    generator, step = torch.Generator().manual_seed(0), max(1, DRAWN // count)
+    sizes = [min(step, RESAMPLES - start) for start in range(0, RESAMPLES, step)]
+    found = torch.cat([statistic(torch.randint(count, (size, count), generator=generator)) for size in sizes])
+    low, high = found.nanquantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
 
 

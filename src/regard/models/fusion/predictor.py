@@ -18,7 +18,7 @@ from regard.models.fusion.columns import columns_of, folder_of
 from regard.models.fusion.contract import Fusion
 from regard.models.fusion.encoders import Encoder, encoders
 from regard.models.fusion.explaining import Explanation, explain
-from regard.models.fusion.exporting import export, whole
+from regard.models.fusion.exporting import Inputs, Present, export, whole
 from regard.models.fusion.model import FusionModel, collate
 from regard.models.fusion.outcome import Classes, Outcome, outcome_from_json
 from regard.models.fusion.robustness import LEVELS, Robustness, curves
@@ -105,8 +105,22 @@ class Predictor:
         the `mean_absolute_error` with its `error_interval`, the `rows`, and `mean_alone`, the mean absolute error of
         always saying the mean of what was trained on.
         """
-        target = self._target(table)
-        return self.outcome.report(self._outputs(table, folder, without, skip_bad), target)
+        return self.evaluate_each(table, [without], folder=folder, skip_bad=skip_bad)[0]
+
+    def evaluate_each(
+        self,
+        table: Any,
+        withouts: Sequence[Sequence[str]],
+        *,
+        folder: str | Path | None = None,
+        skip_bad: bool = False,
+    ) -> list[dict[str, Any]]:
+        """What `evaluate` says without each of these lists of columns or modalities; every file is read once."""
+        folder, table = folder_of(table, folder), columns_of(table)
+        target, read = self._target(table), {}
+        return [
+            self.outcome.report(self._outputs(table, folder, without, skip_bad, read), target) for without in withouts
+        ]
 
     def robustness(
         self,
@@ -163,16 +177,13 @@ class Predictor:
 
     def tensors(
         self, table: Any, *, folder: str | Path | None = None, skip_bad: bool = False
-    ) -> tuple[dict[str, tuple[Tensor, ...]], dict[str, Tensor]]:
+    ) -> tuple[Inputs, Present]:
         """What an exported program takes: by modality the tensors of all rows, and which of these have it `(rows,)`.
 
         Raises:
             UserError: no row has a modality, or what is read is wrong.
         """
-        cells = self._cells(table, folder, (), skip_bad)
-        count = len(next(iter(cells.values())).values)
-        raw = [{name: column[row] for name, column in cells.items()} for row in range(count)]
-        return whole(collate(self._readers, raw, None), self._readers)
+        return self._tensors(self._cells(table, folder, (), skip_bad))
 
     def export(self, path: str | Path, table: Any, *, folder: str | Path | None = None) -> Path:
         """Write a program that runs with PyTorch alone, and compare it with this predictor.
@@ -186,13 +197,23 @@ class Predictor:
 
         Args:
             path: ends in `.pt2`.
-            table, folder: as of `predict`: three rows or more, in which every modality is there at least once.
+            table, folder: as of `predict`: three rows or more, in which every modality is there at least once; of a
+                long one some rows are taken.
 
         Raises:
             UserError: it cannot be exported, or the program says something else.
         """
-        export(self.model, Path(path), *self.tensors(table, folder=folder))
+        cells = self._cells(table, folder, (), False)
+        export(self.model, Path(path), *self._tensors(cells, self.batch))
         return Path(path)
+
+    def _tensors(self, cells: Mapping[str, Cells], most: int | None = None) -> tuple[Inputs, Present]:
+        """All rows, or so many and the first with each modality."""
+        there = [[row for row, value in enumerate(each.values) if value is not None] for each in cells.values()]
+        count = len(next(iter(cells.values())).values)
+        some = sorted({*range(count)[:most], *(row for rows in there for row in rows[:1])})
+        raw = [{name: column[row] for name, column in cells.items()} for row in some]
+        return whole(collate(self._readers, raw, None), self._readers)
 
     def save(self, folder: str | Path) -> Path:
         """Write `predictor.json` and `weights.safetensors` into a folder, which `load` reads."""
@@ -259,11 +280,21 @@ class Predictor:
             raise UserError(f"there is no column {self.target!r} to compare with: the table has {', '.join(columns)}")
         return self.outcome.target(self.target, columns[self.target])
 
-    def _cells(self, table: Any, folder: str | Path | None, without: Sequence[str], skip_bad: bool) -> dict[str, Cells]:
+    def _cells(
+        self,
+        table: Any,
+        folder: str | Path | None,
+        without: Sequence[str],
+        skip_bad: bool,
+        read: dict[str, Cells] | None = None,
+    ) -> dict[str, Cells]:
+        """Each modality's cells; what `read` has of the same table is used again, and what it has not is added."""
+        read = {} if read is None else read
         columns = columns_of(table)
         count = len(next(iter(columns.values()), []))
-        if strange := [name for name in without if name not in self.kinds and name not in self.modalities]:
-            raise UserError(f"without={strange}: choose among {', '.join([*self.kinds, *self.modalities])}")
+        known = dict.fromkeys([*self.kinds, *self.modalities])
+        if strange := [name for name in without if name not in known]:
+            raise UserError(f"without={strange}: choose among {', '.join(known)}")
         for name, kind in self.kinds.items():
             gone = name in without or (TABULAR in without and kind in ("number", "category"))
             if name not in columns and not gone:
@@ -273,17 +304,30 @@ class Predictor:
             if gone:
                 columns[name] = [None] * count
         values = values_of(columns, self.kinds, folder_of(table, folder))
-        memory = [2 << 30]
-        cells = {name: Cells(name, encoder, values[name], memory) for name, encoder in self._readers.items()}
+        memory = next((each.memory for each in read.values()), [2 << 30])
+        # Numbers and categories, of which some may be gone, are read anew: they need no file.
+        cells = {
+            name: Cells(name, encoder, values[name], memory)
+            for name, encoder in self._readers.items()
+            if name == TABULAR or name in without or name not in read
+        }
         if skip_bad:
             for each in cells.values():
                 each.values = list(each.values)
                 for bad in each.bad():
                     each.values[bad.row] = None
-        return cells
+        read |= {name: each for name, each in cells.items() if name not in without}
+        return {name: cells.get(name) or read[name] for name in self.modalities}
 
-    def _outputs(self, table: Any, folder: str | Path | None, without: Sequence[str], skip_bad: bool) -> Tensor:
-        cells = self._cells(table, folder, without, skip_bad)
+    def _outputs(
+        self,
+        table: Any,
+        folder: str | Path | None,
+        without: Sequence[str],
+        skip_bad: bool,
+        read: dict[str, Cells] | None = None,
+    ) -> Tensor:
+        cells = self._cells(table, folder, without, skip_bad, read)
         return self._run(cells, len(next(iter(cells.values())).values), lambda name, row, cell: cell)
 
     @torch.no_grad()

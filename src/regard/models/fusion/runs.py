@@ -16,8 +16,8 @@ from regard.models.fusion.predictor import Predictor
 from regard.models.fusion.splitting import split
 from regard.models.fusion.table import fusions
 
-Report = dict[str, Any]
-"""What `Predictor.evaluate` gives."""
+Result = dict[str, Any]
+"""What `train_fusions` gives for each fusion."""
 
 
 def train_fusions(
@@ -34,7 +34,7 @@ def train_fusions(
     robustness: bool = False,
     say: Callable[[str], object] = print,
     **options: Any,  # those of `fit`, which refuses what it does not know
-) -> list[dict[str, Any]]:
+) -> list[Result]:
     """Train each fusion on the same rows, and test it on the same others, whole and without each modality.
 
     The folder gets `settings.json`, `results.json`, and a folder `NAME-SEED` for each fusion, which `Predictor.load`
@@ -61,13 +61,14 @@ def train_fusions(
     folder = folder_of(table, folder)
     columns = columns_of(table)
     if target not in columns:
-        raise UserError(f"there is no column {target!r} to predict: the table has {', '.join(columns)}")
+        raise UserError(
+            f"there is no column {target!r} to predict: the table has {', '.join(columns)}; choose one as the target"
+        )
     form = form_of(target, columns[target], task)
     labels, problems = labels_of(target, columns[target], form)
     unknown = refuse(problems, skip_bad, lambda line: None)  # `fit` will say it
-    training, test, _ = split(
-        [row for row in range(len(labels)) if row not in unknown], labels, (test_share, 0.0), seed
-    )
+    known = [row for row in range(len(labels)) if row not in unknown]
+    training, test, _ = split(known, form.strata(labels), (test_share, 0.0), seed)
     tested = {name: [values[row] for row in test] for name, values in columns.items()}
     settings = {"target": target, "outcome": form.task, "folder": str(folder), "test_share": test_share, "seed": seed}
     settings |= {"skip_bad": skip_bad, "options": {name: value for name, value in options.items() if name != "device"}}
@@ -82,7 +83,8 @@ def train_fusions(
                 skip_bad=skip_bad, checkpoint=checkpoint, say=lambda line, name=name: say(f"{name}: {line}"), **options,
             )  # fmt: skip
             predictor.save(part)
-            result = tested_on(predictor, tested, folder, skip_bad)
+            alone = [[gone] for gone in predictor.modalities if len(predictor.modalities) > 1]
+            result = tested_on(predictor, tested, folder, alone, skip_bad)
             files.write_json(part / "result.json", {**result, "seed": seed})
             checkpoint.unlink(missing_ok=True)
         if robustness and not (part / "robustness.json").exists():
@@ -95,19 +97,18 @@ def train_fusions(
     return results
 
 
-def tested_on(predictor: Predictor, table: Any, folder: Path, skip_bad: bool) -> dict[str, Any]:
-    """How well a predictor does, whole and without each of its modalities."""
+def tested_on(
+    predictor: Predictor, table: Any, folder: Path, withouts: Sequence[Sequence[str]], skip_bad: bool
+) -> Result:
+    """How well a predictor does, whole and without each of these lists of columns or modalities."""
     fusion = predictor.model.fusion
+    whole, *others = predictor.evaluate_each(table, [[], *withouts], folder=folder, skip_bad=skip_bad)
     return {
         "fusion": fusion.name,
         "level": fusion.level,
         "parameters": sum(parameter.numel() for parameter in fusion.parameters()),
-        "test": predictor.evaluate(table, folder=folder, skip_bad=skip_bad),
-        "without": {
-            gone: predictor.evaluate(table, folder=folder, without=[gone], skip_bad=skip_bad)
-            for gone in predictor.modalities
-            if len(predictor.modalities) > 1
-        },
+        "test": whole,
+        "without": {", ".join(gone): report for gone, report in zip(withouts, others, strict=True)},
     }
 
 
@@ -154,18 +155,19 @@ def evaluate_fusion(
     *,
     skip_bad: bool = False,
     device: str | None = None,
-) -> dict[str, Report]:
-    """How well each predictor of a run does on a table that has its target.
+) -> dict[str, Result]:
+    """How well each predictor of a run does on a table that has its target, whole and as modalities are dropped.
 
     Args:
         folder: of a run, or of one predictor.
         table: as of `fit`.
-        without: columns or modalities that are to be missing everywhere.
+        without: columns or modalities to drop: each alone and, of several, all together. The table needs none of them;
+            one that it does not have is missing in the whole as well.
         skip_bad: whether what cannot be read counts as missing, instead of being an error.
         device: as PyTorch names it; default a GPU if there is one.
 
     Returns:
-        By the name of each predictor's folder what `Predictor.evaluate` gives.
+        By the name of each predictor's folder what `train_fusions` gives.
 
     Raises:
         UserError: there is no predictor, or the table does not fit.
@@ -174,7 +176,10 @@ def evaluate_fusion(
         raise UserError(
             f"{folder} holds no fusion: give a folder that `regard train fusion` or Predictor.save has written"
         )
+    columns = columns_of(table)
+    columns = dict.fromkeys(without, [None] * len(next(iter(columns.values()), []))) | columns
+    withouts = [[gone] for gone in without] + ([list(without)] if len(without) > 1 else [])
     return {
-        name: Predictor.load(path, device).evaluate(table, without=without, skip_bad=skip_bad)
+        name: tested_on(Predictor.load(path, device), columns, folder_of(table, None), withouts, skip_bad)
         for name, path in found.items()
     }

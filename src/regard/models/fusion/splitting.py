@@ -9,13 +9,13 @@ from regard.errors import UserError
 
 
 def split(
-    rows: Sequence[int], labels: Sequence[Any], shares: tuple[float, float], seed: int
+    rows: Sequence[int], strata: Sequence[Any], shares: tuple[float, float], seed: int
 ) -> tuple[list[int], list[int], list[int]]:
-    """Rows to train on, and these two shares of all rows, each with nearly the same part of every label.
+    """Rows to train on, and these two shares of all rows, each with nearly the same part of every stratum.
 
     Args:
         rows: those to split.
-        labels: of every row its class or number, by which the rows are sorted first.
+        strata: of every row its own, by which the rows are sorted first: see `Outcome.strata`.
         shares: of the two parts that are held out; of a share that is not zero the part has at least one row.
 
     Raises:
@@ -24,10 +24,10 @@ def split(
     if not 0 < shares[0] < 1 or not 0 <= shares[1] < 1 or sum(shares) >= 1:
         raise UserError(f"held_out={shares[0]} leaves no rows to train on, or holds none out: choose one such as 0.15")
     shuffled = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
-    by_class = sorted((rows[index] for index in shuffled), key=lambda row: labels[row])
+    by_stratum = sorted((rows[index] for index in shuffled), key=lambda row: strata[row])
     parts: tuple[list[int], list[int], list[int]] = ([], [], [])
     counts = [0, 0]
-    for place, row in enumerate(by_class):
+    for place, row in enumerate(by_stratum):
         for part, share in enumerate(shares):
             if share and counts[part] < share * (place + 0.5):  # each part keeps up with its share of what has passed
                 counts[part] += 1

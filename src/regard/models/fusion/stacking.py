@@ -34,6 +34,7 @@ class Stacking(DecisionFusion):
     name: ClassVar[str] = "stacking"
     paper: ClassVar[Paper | None] = Paper("Stacked generalization", "Wolpert", "Neural Networks", 1992)
     settles: ClassVar[bool] = True
+    late: ClassVar[bool] = True
 
     def __init__(
         self,

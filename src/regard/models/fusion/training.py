@@ -51,7 +51,8 @@ class History:
     """What happened.
 
     Attributes:
-        epochs: for each its losses and the score on the held-out part, as of the fusion's outcome.
+        epochs: for each its losses and, unless the fusion answers `late`, the score on the held-out part, as of the
+            fusion's outcome.
         best: which was the best, from 0; several where modalities are apart, each with its own.
         lowest: the loss on the held-out part that made it so.
     """
@@ -136,13 +137,15 @@ def train(
         after_epoch(epoch + 1)
         criterion, score = measure(model, examples(held))
         mean = sum(criterion) / len(criterion)
-        history.epochs.append({"loss": total / len(training), "held_out_loss": mean, "held_out_score": score})
+        scored = {} if model.fusion.late else {"held_out_score": score}
+        history.epochs.append({"loss": total / len(training), "held_out_loss": mean, **scored})
         for part, begins in enumerate(parts_of_state):
             # Also where it is alike: of a modality that no held-out row has, the loss is always zero.
             if criterion[part] <= history.lowest[part]:
                 history.best[part], history.lowest[part] = epoch, criterion[part]
                 best |= {name: value for name, value in weights_of(model).items() if name.startswith(begins)}
-        say(f"epoch {epoch + 1}: loss {total / len(training):.3f}, held out {mean:.3f}, {name} {score:.1%}")
+        line = f"epoch {epoch + 1}: loss {total / len(training):.3f}, held out {mean:.3f}"
+        say(line + (f", {name} {score:.1%}" if scored else ""))
         if checkpoint is not None:
             keep(checkpoint, about, model, optimizer, history, best)
     model.load_state_dict(best)

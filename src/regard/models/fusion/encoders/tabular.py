@@ -67,7 +67,7 @@ class TabularEncoder(Encoder):
                 if numbers[name][1] <= 1e-12 * max(1.0, abs(mean)):
                     numbers[name] = (mean, 1.0)
             else:
-                categories[name] = sorted({str(value) for value in column})
+                categories[name] = sorted({category(value) for value in column})
         return cls(numbers, categories, width)
 
     @property
@@ -83,7 +83,7 @@ class TabularEncoder(Encoder):
             cell.append(math.nan if found is None else (number(name, found) - mean) / deviation)
         for name, known in self.indices.items():
             found = value.get(name)
-            cell.append(MISSING if found is None else known.get(str(found), UNKNOWN))
+            cell.append(MISSING if found is None else known.get(category(found), UNKNOWN))
         return torch.tensor(cell, dtype=torch.float64).float()
 
     def batch(self, cells: Sequence[Tensor]) -> tuple[Float[Tensor, "B J"]]:
@@ -111,13 +111,19 @@ class TabularEncoder(Encoder):
         missing = numbers.isnan()
         tokens = torch.where(missing, self.absent, numbers.nan_to_num() * self.slope + self.offset)
         parts = [tokens]
-        for embed, index in zip(self.embed, x[:, count:].long().unbind(1), strict=True):
+        for column, embed in enumerate(self.embed, count):
+            index = x[:, column].long()
             if self.training:
                 hidden = (index >= FIRST) & (torch.rand(index.shape, device=x.device) < UNKNOWN_SHARE)
                 index = index.masked_fill(hidden, UNKNOWN)
             parts.append(embed(index)[:, None])
         tokens = torch.cat(parts, 1)
         return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=x.device)
+
+
+def category(value: Any) -> str:
+    """A category's name; a whole number's has no point, which pandas puts there where a cell of its column is empty."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def number(name: str, value: Any) -> float:
