@@ -103,14 +103,17 @@ class Fit(lightning.LightningModule):
         torch.manual_seed(1_000_003 * self.seed + self.current_epoch)
         self._began = time.perf_counter()
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
         share = self._share(batch_idx)
+        if share >= 1:
+            return -1  # the minutes are over: the rest of the epoch is left out
         warm = min(1.0, share / WARM_UP + 0.02)
         rate = self.task.learning_rate() * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = rate
         self.progress.share, self.progress.epoch = share, self.current_epoch
         self.report(self.progress)
+        return None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.task.loss(self.model, batch)
