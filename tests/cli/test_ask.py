@@ -97,6 +97,8 @@ def test_a_model_that_reads_regions_is_given_them(here: Path) -> None:
     one_line(regard("photos", "cat.jpg", "what?", "--model", "mlb"), "mlb-0 reads regions", "--regions FILE.npz")
     boxes = np.array([[0, 0, 20, 15], [10, 5, 40, 31]])
     np.savez("cat.npz", x=np.random.default_rng(0).random((2, 11)), bbox=boxes, image_w=40, image_h=31)
+    seen = regard("photos", "cat.jpg", "what?", "--regions", "cat.npz", "--model", "product")
+    one_line(seen, "--regions cat.npz means nothing to product-0, which sees pictures")
     given = ("photos", "cat.jpg", "what color?", "--model", "mlb", "--regions", "cat.npz", "--look", "look.png")
     plain, coloured = regard(*given), regard(*given, FORCE_COLOR="1", COLORTERM="truecolor")
     assert plain.exit_code == 0, (plain.output, plain.exception)

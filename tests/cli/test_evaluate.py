@@ -106,6 +106,7 @@ def test_other_questions_are_answered_and_written_as_the_server_takes_them(
     files_of = ("photos", "photos/asked.json", "--annotations", "photos/answered.json")
     result = regard("photos", *files_of, "--model", "concatenation", "--predictions", "server.json")
     assert result.exit_code == 0, (result.output, result.exception)
+    assert "33 questions of photos/asked.json, on most of which it was trained." in result.stdout
     assert loaded == [Path("runs/photos/concatenation-0")]
     assert "33" in result.stdout
     written = json.loads((tmp_path / "server.json").read_text())
@@ -127,6 +128,8 @@ def test_what_cannot_be_evaluated_is_told_in_one_line(run: Run, tmp_path: Path) 
     one_line(regard("photos", "--predictions", "p.json"), "--model")
     one_line(regard("photos", "photos", "nowhere.csv"), "nowhere.csv")
     one_line(regard("photos", "--regions", "photos"), "--regions photos belongs to other questions")
+    files_of = ("photos", "photos/asked.json", "--regions", "photos")
+    one_line(regard("photos", *files_of), "--regions photos means nothing to concatenation-0, which sees pictures")
     one_line(regard("photos", "--skip-bad"), "--skip-bad")
     one_line(regard("runs/photos/concatenation-0", "--model", "question_only"), "no model 'question_only'")
     table(tmp_path / "bad.csv", [("0.png", "what?", "red"), ("nowhere.png", "what?", "red")])
@@ -203,6 +206,7 @@ def test_pictures_by_class_are_measured_on_another_folder(tmp_path: Path, monkey
     shades(tmp_path / "shades", {"dark": 0, "grey": 100, "light": 200})
     run = untrained(tmp_path / "runs" / "shades", Asked(Path("shades"), ("se",), 32, 4, backbone="test_resnet"))
     weights = load_file(run.part("se", 0) / "model.safetensors")
+    assert "shades, on most of which it was trained." in regard("runs/shades", "shades", "--model", "se").stdout
     always_light = {"fc.weight": torch.zeros_like(weights["fc.weight"]), "fc.bias": torch.tensor([0.0, 0.0, 1.0])}
     save_file({**weights, **always_light}, run.part("se", 0) / "model.safetensors")
     shutil.rmtree(tmp_path / "shades")  # what it was trained on is not needed

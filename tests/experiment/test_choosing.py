@@ -65,6 +65,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
     """Questions about photos in a folder that is named from the one above it."""
     monkeypatch.chdir(tmp_path)
     photos(tmp_path / "photos", 7, 15)
+    photos(tmp_path / "photos" / "more", 2, 15)
     return Asked(Path("photos"), ("mlb",), 15, questions=Source(Path("photos/questions.csv"), Path("photos")), width=8)
 
 
@@ -94,6 +95,9 @@ CHANGED: dict[str, Callable[[list[list[str]]], object]] = {
     "another answer": lambda rows: rows[4].__setitem__(2, "round"),
     "another question": lambda rows: rows[4].__setitem__(1, "what form has it?"),
     "about another picture": lambda rows: rows[4].__setitem__(0, "2.png"),
+    "about one of that name in another folder": lambda rows: [
+        row.__setitem__(0, "more/1.png") for row in rows if row[0] == "1.png"
+    ],
     "another order of pictures": lambda rows: rows.reverse(),
     "fewer": lambda rows: rows.pop(),
     "more about the same": lambda rows: rows.append(rows[0]),

@@ -171,14 +171,22 @@ def test_minutes_end_training_too_within_an_epoch(tmp_path: Path, monkeypatch: p
     seconds = itertools.count(1)
     monkeypatch.setattr("regard.experiment.training.time", SimpleNamespace(perf_counter=lambda: float(next(seconds))))
     shares: list[float] = []
-    fit = train(
-        DigitScenes(batches_per_epoch=1_000, test_scenes=20, batch=4), "none", 0, Budget(minutes=11 / 60),
-        tmp_path / "c.safetensors", "32-true", "cpu", lambda progress: shares.append(progress.share),
-    )  # fmt: skip
+    task, budget = DigitScenes(batches_per_epoch=1_000, test_scenes=20, batch=4), Budget(minutes=11 / 60)
+
+    def within_minutes() -> Fit:
+        return train(
+            task, "none", 0, budget, tmp_path / "c.safetensors", "32-true", "cpu",
+            lambda progress: shares.append(progress.share),
+        )  # fmt: skip
+
+    fit = within_minutes()
     # A look at the clock takes a second here; the first one is when the epoch begins.
     assert shares == pytest.approx([second / 11 for second in range(1, 11)])
     assert fit.curve[-1]["step"] == 10
     assert fit.progress.seconds >= 11
+    again = within_minutes()
+    assert len(shares) == 10
+    same(again, fit)
 
 
 def test_budget() -> None:

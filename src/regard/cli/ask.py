@@ -57,6 +57,7 @@ def ask(
     from rich.text import Text
 
     from regard.experiment.compare import found_device
+    from regard.experiment.evaluate import require_regions_used
     from regard.models.vqa import load
 
     folders = saved_models(run, model)
@@ -64,6 +65,7 @@ def ask(
     answers: dict[str, Answer] = {}
     for name, folder in folders.items():
         one = load(folder, found_device(device))
+        require_regions_used(name, one, regions)
         answers[name] = one.answer(_regions(name, image, regions) if one.view is None else image, question)
     console = Console()
     console.print(_table(answers))

@@ -1,6 +1,7 @@
 """Which task a comparison is about, and what each takes of what was asked for."""
 
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from hashlib import sha256
@@ -169,7 +170,12 @@ def _visual_questions(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
         folder=folder(name),
         device=asked.device,
     )
-    parts = (task.training.questions, task.validation.questions, task.test.questions)
+    pictures = asked.questions.pictures
+    rows = (
+        _rows(task.training.questions, pictures),
+        _rows(task.validation.questions, pictures),
+        _rows(task.test.questions, pictures if asked.test is None else asked.test.pictures),
+    )
     options = {
         "questions": asked.questions.as_json(),
         "test": None if asked.test is None else asked.test.as_json(),
@@ -177,7 +183,7 @@ def _visual_questions(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
         "regions": _whole(asked.regions),
         "augmentation": task.augmentation,
         "options": dict(asked.options),
-        "contents": _contents("questions", itertools.chain.from_iterable(map(_rows, parts))),
+        "contents": _contents("questions", itertools.chain(*rows)),
         **{
             name: getattr(asked, name)
             for name in (
@@ -258,10 +264,10 @@ def _contents(what: str, rows: Iterable[object]) -> str:
     return f"{count:,} {what} {digest.hexdigest()[:12]}"
 
 
-def _rows(part: "Questions") -> Iterator[object]:
-    """What decides what is learned of these questions; not the folder, which may be spelled otherwise."""
+def _rows(part: "Questions", pictures: Path) -> Iterator[object]:
+    """What decides what is learned of these questions; not where the pictures' folder is, or how it is spelled."""
     for at, one in enumerate(part):
-        picture = one.image.name if isinstance(one.image, Path) else one.image_id
+        picture = os.path.relpath(one.image, pictures) if isinstance(one.image, Path) else one.image_id
         yield at, picture, one.question, one.answers, one.consensus, one.question_type, one.answer_type
 
 

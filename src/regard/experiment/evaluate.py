@@ -1,7 +1,7 @@
 """Measure the models of a finished run again: on what it held out, or on other questions."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -94,10 +94,12 @@ def evaluate(
         UserError: the run, a model or the questions cannot be read, or the run's task has no such questions.
     """
     settings = files.read_json(run / "settings.json")
+    known = ", on most of which it was trained" if _trained_on(settings, source) else ""
     if isinstance(source, Path):
-        task, about = _other_pictures(settings, source, device, skip_bad), f"the pictures in {source}"
+        task, about = _other_pictures(settings, source, device, skip_bad), f"the pictures in {source}{known}"
     elif source is not None:
-        return _elsewhere(models, source, regions, clean, device, skip_bad)
+        found = _elsewhere(models, source, regions, clean, device, skip_bad)
+        return replace(found, about=found.about + known)
     else:
         task, about = reopened(settings, device, run), f"what {run} held out"
     if settings["task"] == "visual-questions":
@@ -149,6 +151,13 @@ def _other_pictures(settings: Mapping[str, Any], folder: Path, device: str, skip
     return PicturesTask(folder, **{name: settings[name] for name in names}, skip_bad=skip_bad, device=device)
 
 
+def _trained_on(settings: Mapping[str, Any], source: "Source | Path | None") -> bool:
+    """Whether these pictures or questions are those of the run itself."""
+    if source is None or isinstance(source, Path):
+        return source is not None and str(source.resolve()) == settings["data"]
+    return source.as_json()["questions"] == (settings.get("questions") or {}).get("questions")
+
+
 def _measured(evaluation: "Evaluation", task: "Task") -> Measured:
     kinds = evaluation.kinds(task.families)
     scores = {name: Score.of(evaluation.correct[among], evaluation.groups[among]) for name, among in kinds.items()}
@@ -189,6 +198,7 @@ def _elsewhere(
     found = {}
     for name, folder in models.items():
         model = load(folder, device)
+        require_regions_used(name, model, regions)
         see = seeing(questions, model.view, _recipe(model).size, None if regions is None else RegionFiles(regions))
         asked = Asked(questions, cast(Any, model.vocabulary), see, longest=model.longest, device=device)
         texts = [str(text) for text in model.answers or ()]
@@ -227,6 +237,16 @@ def _sort_of_clevr(task: Any, models: Mapping[str, Path], device: str) -> Evalua
         found[name] = _measured(evaluation, task)
         notes += [f"{name}\n{results}" for results in (rule, more)]
     return Evaluated("2,000 scenes that nobody trained on", None, found, notes=notes)
+
+
+def require_regions_used(name: str, model: "Answering", regions: Path | None) -> None:
+    """Refuse region features for a model that sees pictures.
+
+    Raises:
+        UserError: it does.
+    """
+    if regions is not None and model.view is not None:
+        raise UserError(f"--regions {regions} means nothing to {name}, which sees pictures: leave it out")
 
 
 def _recipe(model: "Answering") -> Any:

@@ -124,7 +124,9 @@ class Fit(lightning.LightningModule):
     def on_train_epoch_end(self) -> None:
         self.progress.seconds += time.perf_counter() - self._began
         done = self.budget.progress(self.current_epoch + 1, 0, 1, self.progress.seconds)
-        if done * EVALUATIONS >= len(self.curve) + 1 or done >= 1:
+        # Of minutes that were over before this epoch began, when a finished run is taken up, none is left for a step.
+        stepped = not self.curve or self.curve[-1]["step"] < self.global_step
+        if stepped and (done * EVALUATIONS >= len(self.curve) + 1 or done >= 1):
             self._evaluate()
         self._began = time.perf_counter()
         if done >= 1:

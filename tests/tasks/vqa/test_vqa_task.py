@@ -238,6 +238,17 @@ def test_other_questions_can_be_the_test_but_not_about_trained_pictures(folder: 
             VisualQuestions(first, test=Source(mine, pictures).read(), recipe=recipe())
 
 
+def test_a_picture_is_in_one_part_however_its_path_is_spelled(folder: Path, tmp_path: Path) -> None:
+    (folder / "deeper").mkdir()
+    spellings = ("{}.png", "deeper/../{}.png")
+    rows = [(spelling.format(number), "what?", "disc") for spelling in spellings for number in range(5)]
+    parts = split(Source(table(tmp_path / "twice.csv", rows), folder).read(), 0.4, 0.2)
+    pictures = {name: [one.image.resolve() for one in part] for name, part in parts.items()}
+    assert {name: (len(some), len(set(some))) for name, some in pictures.items()} == {
+        "test": (4, 2), "validation": (2, 1), "training": (4, 2)
+    }  # fmt: skip
+
+
 def test_kinds_are_decided_once_for_validation_and_test(folder: Path, tmp_path: Path) -> None:
     typed = table(
         tmp_path / "typed.csv",

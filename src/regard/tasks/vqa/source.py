@@ -79,9 +79,9 @@ class Source:
         """
         if not self.pictures.is_dir():
             raise UserError(f"there is no folder {self.pictures}: expected that of the pictures; check the path")
-        self._refuse("annotations", "VQA")
-        self._refuse("image_data", "Visual Genome")
-        self._refuse("words", "TextVQA")
+        self._refuse("--annotations ", self.annotations, "VQA")
+        self._refuse("--image-data ", self.image_data, "Visual Genome")
+        self._refuse("words=", self.words, "TextVQA")
         match self.format:
             case "VQA":
                 return vqa(self.questions, self.pictures, self.annotations, skip_bad=skip_bad)
@@ -132,12 +132,10 @@ class Source:
         header = next(csv.reader([_beginning(self.questions).partition("\n")[0].replace(";", ",").replace("\t", ",")]))
         return any(name.strip() in COLUMNS["answers"] for name in header)
 
-    def _refuse(self, name: str, owner: str) -> None:
-        path = getattr(self, name)
+    def _refuse(self, said: str, path: Path | None, owner: str) -> None:
         if path is not None and self.format != owner:
             raise UserError(
-                f"--{name.replace('_', '-')} {path} belongs to {owner}, and {self.questions} is a file of "
-                f"{self.format}: leave it out"
+                f"{said}{path} belongs to {owner}, and {self.questions} is a file of {self.format}: leave it out"
             )
 
 

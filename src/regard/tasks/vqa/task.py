@@ -346,10 +346,7 @@ def split(questions: Questions, test_share: float, validation_share: float) -> d
     Raises:
         UserError: there are fewer pictures than parts.
     """
-    about: dict[object, list[int]] = {}
-    for index in range(len(questions)):
-        about.setdefault(questions.identity(index), []).append(index)
-    every = list(about.values())
+    every = list(_about(questions).values())
     mixed = [every[place] for place in np.random.default_rng(_split).permutation(len(every))]
     least = 3 if test_share else 2
     _require(
@@ -392,9 +389,8 @@ def _require_answers(questions: Questions) -> None:
 
 
 def _require_apart(questions: Questions, test: Questions) -> None:
-    trained, tested = (Counter(map(one.identity, range(len(one)))) for one in (questions, test))
-    there = {_whole(picture) for picture in trained}
-    both = sum(times for picture, times in tested.items() if _whole(picture) in there)
+    trained, tested = _about(questions), _about(test)
+    both = sum(len(asked) for picture, asked in tested.items() if picture in trained)
     _require(
         not both,
         f"{both} questions of {test.source} are about pictures that {questions.source} asks about too: expected "
@@ -402,9 +398,15 @@ def _require_apart(questions: Questions, test: Questions) -> None:
     )
 
 
-def _whole(identity: object) -> object:
-    """The same for every spelling of a file's path."""
-    return identity.resolve() if isinstance(identity, Path) else identity
+def _about(questions: Questions) -> dict[object, list[int]]:
+    """Which questions are about each picture, however its path is spelled."""
+    spelled: dict[object, list[int]] = {}
+    for index in range(len(questions)):
+        spelled.setdefault(questions.identity(index), []).append(index)
+    about: dict[object, list[int]] = {}
+    for picture, asked in spelled.items():
+        about.setdefault(picture.resolve() if isinstance(picture, Path) else picture, []).extend(asked)
+    return about
 
 
 def _require(holds: bool, complaint: str) -> None:
