@@ -13,19 +13,22 @@ be measured one by one; a row whose training was changed is measured anew.
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from regard import files
 from regard.experiment.statistics import mean_interval, share_interval
 from regard.experiment.training import Budget, Progress, train
 from regard.models.vqa import Recipe
 from regard.tasks.sort_of_clevr import SortOfClevr
+from regard.tasks.sort_of_clevr.generation import PER_FAMILY
+from regard.tasks.sort_of_clevr.task import Batch
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "sort_of_clevr.json"
@@ -46,6 +49,8 @@ class Row:
         image: its network of convolutions.
         epochs, batch, learning_rate, precision: of training.
         augmentation, alone, ternary: as of `SortOfClevr`.
+        asked: how many questions of each family a picture is asked at a time, drawn afresh; all if None.
+        starts_from: the row whose trained values, of the same seed, it starts from; its own first values if empty.
     """
 
     title: str
@@ -61,19 +66,22 @@ class Row:
     augmentation: str = "colours and mirrors"
     alone: float = 0.0
     ternary: bool = False
+    asked: int | None = None
+    starts_from: str = ""
 
-    def task(self) -> SortOfClevr:
+    def task(self) -> "Varied":
         question = {"in_width": ALL_BITS if self.ternary else BITS}
         recipe = Recipe(self.core, self.arguments, "convolutions", self.image, SIDE, "vector", question)
-        return SortOfClevr(
+        return Varied(
             {self.core: recipe}, questions="vector", ternary=self.ternary, augmentation=self.augmentation,
-            alone=self.alone, learning_rate=self.learning_rate, batch=self.batch,
+            alone=self.alone, learning_rate=self.learning_rate, batch=self.batch, asked=self.asked,
         )  # fmt: skip
 
     def training(self) -> dict[str, Any]:
         """All that decides what it reaches, as JSON has it."""
-        facts = asdict(self)
-        return json.loads(json.dumps({name: facts[name] for name in facts if name not in _SAID}))
+        facts = {name: value for name, value in asdict(self).items() if name not in _SAID}
+        facts["starts_from"] = ROWS[self.starts_from].training() if self.starts_from else None
+        return json.loads(json.dumps(facts))
 
 
 _SAID = ("title", "published", "wanted")
@@ -91,19 +99,79 @@ READER = Row(
 ROWS = {
     "cnn_mlp": Row("CNN + MLP, no attention", "94+ / 63", "within 3", "flattened", 60, augmentation="none"),
     "relation_network": Row(
-        "relation network", "99 / 94 to 95.6", "99 / 94", "relation_network", 30, {"g_widths": [128, 128]},
-        learning_rate=5e-4, precision="bf16-mixed", batch=8, alone=0.02,
+        "relation network", "99 / 94 to 95.6", "99 / 94", "relation_network", 150,
+        {"g_widths": [128, 128], "dropout": 0.0}, {"widths": [32, 64, 128, 256]},
+        learning_rate=5e-4, precision="bf16-mixed", alone=0.1, asked=2,
     ),
     "entity_stream": Row("soft entity stream", "99 / 95", "99 / 95", "entity_stream", 100),
-    "hard_entity_stream": Row("hard entity stream", "99 / 93", "99 / 93", "hard_entity_stream", 100, {"width": 64}),
+    "hard_entity_stream": Row(
+        "hard entity stream", "99 / 93", "99 / 93", "hard_entity_stream", 60, {"width": 32}, starts_from="entity_stream"
+    ),
     "reader": READER,
     "reader_plain": replace(READER, published="", wanted="", augmentation="none"),
 }  # fmt: skip
 
 
-def measured(row: Row, name: str, seed: int, runs: Path) -> dict[str, Any]:
+class Varied(SortOfClevr):
+    """The task, with two more ways to train than the library has.
+
+    Args:
+        asked: as of `Row`.
+        given: as of `SortOfClevr`.
+
+    Attributes:
+        values: those that were trained before, which models start from; their own first values if None.
+    """
+
+    values: Mapping[str, Tensor] | None = None
+
+    def __init__(self, *given: Any, asked: int | None, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.asked = asked
+
+    def batches(self, seed: int, epoch: int, progress: float) -> Iterator[Batch]:
+        draw = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+        for batch in super().batches(seed, epoch, progress):
+            yield batch if self.asked is None else _some(batch, self.asked, draw)
+
+    def model(self, attention: str, seed: int) -> nn.Module:
+        model = super().model(attention, seed)
+        if self.values is not None:
+            model.load_state_dict(self.values)
+        return model
+
+
+def _some(batch: Batch, asked: int, draw: torch.Generator) -> Batch:
+    """A batch with so many questions of each family, which stand in order, ten each."""
+    pictures, questions = batch.answers.shape
+    order = torch.rand(pictures, questions // PER_FAMILY, PER_FAMILY, generator=draw).argsort(2)[..., :asked]
+    chosen = (order + PER_FAMILY * torch.arange(questions // PER_FAMILY)[:, None]).flatten(1)  # (B, asked · families)
+    rows = torch.arange(pictures)[:, None]
+    drawn = (column[rows, chosen] for column in (batch.questions, batch.answers, batch.kinds))
+    return Batch(batch.pictures, *drawn)
+
+
+def result(name: str, seed: int, runs: Path) -> dict[str, Any]:
+    """What a row reached from one seed: as it stands in the file, or measured now and written there."""
+    for one in known():
+        if _same(one, name, seed):
+            return one
+    found = measured(name, seed, runs)
+    # Read again: another process may have written meanwhile.
+    rest = [one for one in written() if not _same(one, name, seed)]
+    files.write_json(RESULTS, sorted([*rest, found], key=lambda one: (one["row"], one["seed"])))
+    print(f"{name} {seed}: {found['more']['accuracy']}", flush=True)
+    return found
+
+
+def measured(name: str, seed: int, runs: Path) -> dict[str, Any]:
     """Train one row from one seed, and what it reached."""
+    row = ROWS[name]
     task = row.task()
+    minutes = 0.0
+    if row.starts_from:
+        minutes = result(row.starts_from, seed, runs)["core_minutes"]
+        task.values = load_file(runs / f"{row.starts_from}-{seed}" / "model.safetensors")
     checkpoint = runs / f"{name}-{seed}" / "checkpoint.safetensors"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     shown = [time.perf_counter()]
@@ -124,7 +192,7 @@ def measured(row: Row, name: str, seed: int, runs: Path) -> dict[str, Any]:
         "seed": seed,
         "training": row.training(),
         "parameters": sum(one.numel() for one in fit.model.parameters()),
-        "core_minutes": fit.progress.seconds / 60 * torch.get_num_threads(),
+        "core_minutes": minutes + fit.progress.seconds / 60 * torch.get_num_threads(),
         **reached(task, fit.model),
     }
 
@@ -133,8 +201,7 @@ def reached(task: SortOfClevr, model: nn.Module) -> dict[str, Any]:
     """What a model reaches on both parts."""
     found = {}
     for part in ("rule", "more"):
-        results = task.results(model, part)
-        evaluation = task.evaluation(model, part, point=False)
+        evaluation, results = task.tested(model, part)
         families = {family: evaluation.families // 3 == at for at, family in enumerate(_FAMILIES)}
         found[part] = {
             "accuracy": results.accuracy,
@@ -257,13 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(given.threads)
     for name in given.rows:
         for seed in range(given.first_seed, given.seeds):
-            if any(_same(one, name, seed) for one in known()):
-                continue
-            found = measured(ROWS[name], name, seed, given.runs)
-            # Read again: another process may have written meanwhile.
-            rest = [one for one in written() if not _same(one, name, seed)]
-            files.write_json(RESULTS, sorted([*rest, found], key=lambda one: (one["row"], one["seed"])))
-            print(f"{name} {seed}: {found['more']['accuracy']}", flush=True)
+            result(name, seed, given.runs)
     text = page(known())
     print(text)
     if given.write:

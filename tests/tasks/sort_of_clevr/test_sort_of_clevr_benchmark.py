@@ -45,6 +45,34 @@ def test_every_row_answers_every_question_of_its_task(benchmark: ModuleType) -> 
             assert task.model(row.core, 0).eval()(pictures, questions).shape == (1, questions.shape[1], 10)
 
 
+def test_a_picture_is_asked_so_many_questions_of_each_family_and_others_another_time(benchmark: ModuleType) -> None:
+    places = torch.arange(7 * 20).reshape(7, 20)  # ten of one family, then ten of the other
+    whole = benchmark.Batch(torch.arange(7), places[..., None] * torch.tensor([1, 2, 3]), places, -places)
+    drawn = [benchmark._some(whole, 2, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    for batch in drawn:
+        assert torch.equal(batch.pictures, whole.pictures)
+        assert batch.questions.tolist() == [[[n, 2 * n, 3 * n] for n in row] for row in batch.answers.tolist()]
+        assert torch.equal(batch.kinds, -batch.answers)
+        for picture, row in enumerate(batch.answers.tolist()):
+            assert [(answer - 20 * picture) // 10 for answer in row] == [0, 0, 1, 1]
+            assert len(set(row)) == 4
+    assert torch.equal(drawn[0].answers, drawn[1].answers)
+    assert not torch.equal(drawn[0].answers, drawn[2].answers)
+
+
+def test_a_row_may_start_from_the_trained_values_of_another(benchmark: ModuleType) -> None:
+    row = benchmark.ROWS["hard_entity_stream"]
+    start, task = benchmark.ROWS[row.starts_from], row.task()
+    values = start.task().model(start.core, 3).state_dict()
+    fresh = task.model(row.core, 0).state_dict()
+    assert any(not torch.equal(values[name], fresh[name]) for name in values)
+    task.values = values
+    started = task.model(row.core, 0)
+    assert all(torch.equal(values[name], value) for name, value in started.state_dict().items())
+    assert started.core.hard
+    assert row.training()["starts_from"] == start.training()
+
+
 def test_a_row_is_its_seeds_mean_with_the_interval_between_them_or_that_of_the_questions(benchmark: ModuleType) -> None:
     two = [reached("entity_stream", seed, benchmark, share, [0.2, 0.1, 0.3]) for seed, share in enumerate((0.5, 0.7))]
     table = benchmark.page([*two, reached("cnn_mlp", 0, benchmark, 0.6, [])])
