@@ -107,8 +107,12 @@ ROWS = {
     "hard_entity_stream": Row(
         "hard entity stream", "99 / 93", "99 / 93", "hard_entity_stream", 60, {"width": 32}, starts_from="entity_stream"
     ),
+    "hard_entity_stream_8": Row(
+        "the same, eight reads", "", "99 / 93", "hard_entity_stream", 30, {"width": 32, "steps": 8},
+        starts_from="hard_entity_stream",
+    ),
     "reader": READER,
-    "reader_plain": replace(READER, published="", wanted="", augmentation="none"),
+    "reader_plain": replace(READER, published="", wanted="", augmentation="none", epochs=24),
 }  # fmt: skip
 
 
