@@ -218,6 +218,8 @@ def test_pictures_by_class_are_measured_on_another_folder(tmp_path: Path, monkey
     rows = {line.split()[0]: line.split()[1:3] for line in result.stdout.splitlines() if len(line.split()) == 4}
     assert rows == {"overall": ["5", "40.00"], "grey": ["3", "0.00"], "light": ["2", "100.00"]}
     one_line(regard("runs/shades", "others", "--clean"), "--clean")
+    one_line(regard("runs/shades", "others", "--folder", "x"), "--folder x is of fusions")
+    one_line(regard("runs/shades", "others", "--without", "word"), "--without word is of fusions")
     shades(tmp_path / "others", {"pale": 230})
     one_line(regard("runs/shades", "others"), "others/pale", "dark, grey, light")
     one_line(regard("runs/shades", "nowhere"), "no folder nowhere")

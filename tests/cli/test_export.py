@@ -52,6 +52,7 @@ BAD = {
     "model": (("photos", "cat.pt2", "--model", "mcan"), ["no model 'mcan'"]),
     "kind": (("photos", "cat.keras", "--model", "product"), ["cat.keras", ".pt2 or .onnx"]),
     "words": (("photos", "cat.pt2", "--model", "product", "--words", "0"), ["words=0"]),
+    "folder": (("photos", "cat.pt2", "--folder", "x"), ["no fusion: leave --table and --folder out"]),
     "run": (("fotos", "cat.pt2"), ["no run 'fotos'", "photos"]),
 }
 

@@ -15,6 +15,7 @@ from regard.cli import build
 from regard.errors import UserError
 from regard.models.fusion import Predictor, evaluate_fusion, fusions, is_fusion, runs, train_fusions
 from regard.models.fusion.columns import columns_of
+from typed import one_line, typed
 
 ROWS = 60
 SMALL = ("--width", "8", "--epochs", "4", "--size", "8", "--device", "cpu")
@@ -160,8 +161,53 @@ def test_a_run_is_known_and_measured_on_another_table(place: Path) -> None:
     words = {name: values for name, values in columns_of(table).items() if name in ("word", "size", "label")}
     (blind,) = evaluate_fusion(run / "vote-0", words, ["photo"]).values()
     assert blind["test"] == blind["without"]["photo"] == vote.evaluate(table, without=["photo"])
+    # Of several columns a modality too is nowhere needed, and what is named twice is measured once.
+    notes = {"word": columns_of(table)["word"], "label": columns_of(table)["label"]}
+    (told,) = evaluate_fusion(run / "vote-0", notes, ["photo", "tabular", "photo"]).values()
+    assert list(told["without"]) == ["photo", "tabular", "photo, tabular"]
+    assert told["test"] == told["without"]["photo, tabular"] == vote.evaluate(table, without=["photo", "tabular"])
+    with pytest.raises(UserError, match=r"without=\['foto'\]"):
+        evaluate_fusion(run, notes, ["foto"])
     with pytest.raises(UserError, match="holds no fusion"):
         evaluate_fusion(place / "data", table)
+
+
+def test_a_fusion_is_called_measured_on_what_it_was_trained_on(place: Path) -> None:
+    table = write(place / "data")
+    assert regard(table, "--fusion", "gated", "--columns", "word,size", *SMALL).exit_code == 0
+    other = write(place / "other", size=[1.5 * row for row in range(ROWS)])
+    Predictor.load(place / "runs/things/gated-0").save(place / "alone")
+    called = ", on most of which it was trained, with its 95 % interval"
+    for run, on, known in (
+        ("things", table, True),
+        ("runs/things/gated-0", table, True),
+        ("things", other, False),
+        ("alone", table, False),
+    ):
+        found = typed("evaluate", run, str(on))
+        assert found.exit_code == 0, (found.output, found.exception)
+        assert (called in " ".join(found.output.split())) == known
+
+
+def test_pictures_elsewhere_are_found_and_those_that_cannot_be_read_are_counted(place: Path) -> None:
+    table = write(place / "data")
+    assert regard(table, "--fusion", "gated,vote", "--columns", "word,photo", *SMALL).exit_code == 0
+    (place / "tables").mkdir()
+    table.rename(place / "tables/things.csv")
+    (place / "data/7.png").write_bytes(b"no picture")
+    asked = ("evaluate", "things", "tables/things.csv", "--skip-bad")
+    lost, found = typed(*asked), typed(*asked, "--folder", "data")
+    for result, said in ((lost, "60 of 60 rows"), (found, "1 of 60 rows")):
+        assert result.exit_code == 0, (result.output, result.exception)
+        assert result.output.count(f"photo cannot be read in {said}, where it counts as missing: row") == 1
+    predictor = Predictor.load(place / "runs/things/gated-0")
+    report = predictor.evaluate(place / "tables/things.csv", folder=place / "data", skip_bad=True)
+    (row,) = (line.split() for line in found.output.splitlines() if "gated-0" in line)
+    assert row[2] == f"{100 * report['accuracy']:.1f}"
+    one_line(typed("evaluate", "things", "tables/things.csv"), "row 0 (counted from 0), column 'photo': there is no")
+    to_write = ("export", "things", "x.pt2", "--table", "tables/things.csv", "--model", "gated")
+    one_line(typed(*to_write), "tables/0.png")
+    one_line(typed(*to_write, "--folder", "data"), "row 7 (counted from 0), column 'photo': cannot identify")
 
 
 def test_another_seed_tests_other_rows_of_numbers_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

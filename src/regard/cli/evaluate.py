@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regard.cli.options import Annotations, Device, ImageData, RegionFile, RunFolder, RunModel, SkipBad, source
+from regard.cli.options import Annotations, Device, Folder, ImageData, RegionFile, RunFolder, RunModel, SkipBad, source
 from regard.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def evaluate(
             "categories; of several, without each and without all."
         ),
     ] = None,
+    paths: Folder = None,
     skip_bad: SkipBad = False,
     device: Device = "auto",
 ) -> None:
@@ -68,13 +69,15 @@ def evaluate(
       regard evaluate posts more-posts.csv --without photo --without caption
     """
     from rich.console import Console
+    from rich.text import Text
 
     from regard.cli.train_fusion import shown
     from regard.experiment.compare import found_device
     from regard.experiment.display import wide
     from regard.experiment.evaluate import evaluate as measure
     from regard.experiment.run import find_run, named
-    from regard.models.fusion.runs import evaluate_fusion, is_fusion
+    from regard.models.fusion.columns import columns_of, folder_of
+    from regard.models.fusion.runs import evaluate_fusion, is_fusion, trained_on
 
     console = wide(Console())
     folder = find_run(run)
@@ -82,11 +85,17 @@ def evaluate(
         given = (questions, annotations, image_data, regions, predictions, model)
         if data is None or clean or any(value is not None for value in given):
             raise UserError(f"{folder} is a fusion: give the table that it is to be measured on, and nothing else")
-        results = evaluate_fusion(folder, data, without or (), skip_bad=skip_bad, device=found_device(device))
-        console.print(shown([{**result, "fusion": name} for name, result in results.items()], f"rows of {data}"))
+        columns = columns_of(data)
+        results = evaluate_fusion(
+            folder, columns, without or (), folder=folder_of(data, paths), skip_bad=skip_bad,
+            device=found_device(device), say=lambda line: console.print(Text(line, style="dim"), soft_wrap=True),
+        )  # fmt: skip
+        rows = f"rows of {data}" + (", on most of which it was trained" if trained_on(folder, columns) else "")
+        console.print(shown([{**result, "fusion": name} for name, result in results.items()], rows))
         return
-    if without:
-        raise UserError(f"--without {without[0]} is of fusions, and {folder} is none: leave it out")
+    for option, value in (("--without", without and without[0]), ("--folder", paths)):
+        if value:
+            raise UserError(f"{option} {value} is of fusions, and {folder} is none: leave it out")
     parts = [folder]
     if (folder / "settings.json").is_file():
         parts = [path.parent for path in sorted(folder.glob("*/result.json"))]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from regard.cli.options import RunFolder, RunModel
+from regard.cli.options import Folder, RunFolder, RunModel
 from regard.errors import UserError
 
 
@@ -23,6 +23,7 @@ def export(
         Path | None,
         typer.Option(help="Of a fusion: a table of three rows or more that has every modality, to compare on."),
     ] = None,
+    paths: Folder = None,
 ) -> None:
     """Write a model that answers questions, or a fusion, as one file that runs without regard, and compare the two.
 
@@ -54,8 +55,8 @@ def export(
     from regard.models.vqa.exporting import export as write
 
     fusions = predictors_in(place := find_run(run))
-    if bool(fusions) != (table is not None) or (fusions and words is not None):
-        what = "a fusion: give --table, and no --words" if fusions else "no fusion: leave --table out"
+    if (words is not None or table is None) if fusions else (table is not None or paths is not None):
+        what = "a fusion: give --table, and no --words" if fusions else "no fusion: leave --table and --folder out"
         raise UserError(f"{place} is {what}")
     models = named(place, list(fusions.values()), model) if fusions else saved_models(run, model)
     if len(models) > 1:
@@ -63,7 +64,7 @@ def export(
     ((name, folder),) = models.items()
     console = Console()
     if fusions:
-        Predictor.load(folder, "cpu").export(file, table)
+        Predictor.load(folder, "cpu").export(file, table, folder=paths)
         console.print(Text(f"{file} says what {name} does, of what Predictor.tensors makes of a table"))
         return
     about = write(load(folder), file, words)

@@ -27,6 +27,12 @@ Annotations = Annotated[
     typer.Option(help="Of VQA and data sets in its format: the JSON file of the answers.", rich_help_panel=DATA),
 ]
 ImageData = Annotated[Path | None, typer.Option(help="Of Visual Genome: its image_data.json.", rich_help_panel=DATA)]
+Folder = Annotated[
+    Path | None,
+    typer.Option(
+        "--folder", help="Where paths in a fusion's table begin; default where it lies.", rich_help_panel=DATA
+    ),
+]
 SkipBad = Annotated[
     bool,
     typer.Option("--skip-bad", help="Go on without questions and pictures that cannot be used.", rich_help_panel=DATA),

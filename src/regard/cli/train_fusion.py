@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from regard.cli.options import RUN, Device, Name, Resume, stoppable
+from regard.cli.options import DATA, RUN, Device, Folder, Name, Resume, stoppable
 from regard.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-DATA, TRAINING = "The table", "The fusion and its training"
+TRAINING = "The fusion and its training"
 
 
 def fusion(
@@ -39,10 +39,7 @@ def fusion(
             rich_help_panel=DATA,
         ),
     ] = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option(help="Where paths in the table begin; default where it lies.", rich_help_panel=DATA),
-    ] = None,
+    folder: Folder = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Go on without rows that cannot be read.", rich_help_panel=DATA)
     ] = False,

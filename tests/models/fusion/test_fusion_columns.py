@@ -29,6 +29,13 @@ def test_a_data_frame_an_arrow_table_and_plain_python_give_the_same_columns() ->
         assert [type(value) for value in found["count"]] == [int] * 3
 
 
+def test_a_column_whose_name_is_no_text_keeps_its_values() -> None:
+    expected = {"0": [1.5, None], "word": ["a", "b"]}
+    frame = pandas.DataFrame({0: [1.5, None], "word": ["a", "b"]})
+    for table in (frame, {0: [1.5, None], "word": ["a", "b"]}, [{0: 1.5, "word": "a"}, {"word": "b"}]):
+        assert columns_of(table) == expected
+
+
 def test_blank_text_and_everything_that_means_nothing_is_missing() -> None:
     values = ["", "  ", float("nan"), np.float32("nan"), pandas.NA, pandas.NaT, None, np.int64(4), "x"]
     assert columns_of({"any": values})["any"] == [None] * 7 + [4, "x"]
@@ -68,6 +75,9 @@ def test_what_is_no_table_is_refused(unchecked_shapes: None, tmp_path: Path) -> 
     feather.write_feather(twice, tmp_path / "t.arrow")
     for table in (pandas.DataFrame([[1, 2]], columns=["a", "a"]), twice, tmp_path / "t.arrow"):
         with pytest.raises(UserError, match=r"two columns of one name \('a'\)"):
+            columns_of(table)
+    for table in ({1: [2], "1": [3]}, [{1: 2, "1": 3}], [{1: 2}, {"1": 3}]):
+        with pytest.raises(UserError, match=r"the table has two columns of one name \('1'\)"):
             columns_of(table)
 
 

@@ -220,15 +220,29 @@ def test_numbers_are_standardised_with_what_training_has_and_categories_numbered
     assert constant.read({"size": 9.0}).tolist() == [2.0]
 
 
-def test_a_row_has_a_token_for_each_column_and_a_missing_number_one_of_its_own() -> None:
+def test_a_row_has_a_token_for_each_column_and_what_is_missing_is_its_mean_and_what_is_learned_of_it() -> None:
     encoder = TabularEncoder.learn(ROWS, WIDTH, kinds=KINDS).eval()
-    tokens, mask = encoder(*encoder.batch([encoder.read(row) for row in ROWS]))
+    cells = encoder.batch([encoder.read(row) for row in ROWS])
+    tokens, mask = encoder(*cells)
     assert mask.all()
+    blue, red = encoder.embed[0].weight[2:]
     torch.testing.assert_close(tokens[0, 0], -1.0 * encoder.slope[0] + encoder.offset[0])
-    torch.testing.assert_close(tokens[2, 0], encoder.absent[0])
-    torch.testing.assert_close(tokens[:, 1], encoder.embed[0].weight[torch.tensor([3, 0, 2])])
+    torch.testing.assert_close(tokens[2, 0], tokens[:2, 0].mean(0))
+    torch.testing.assert_close(tokens[:, 1], torch.stack((red, (red + blue) / 2, blue)))
     tokens.sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in encoder.parameters())
+    with torch.no_grad():
+        encoder.absent += 3
+        encoder.embed[0].weight[0] += 5
+    changes = encoder(*cells)[0] - tokens
+    torch.testing.assert_close(changes.mean(2), torch.tensor([[0.0, 0.0], [0.0, 5.0], [3.0, 0.0]]))
+
+
+def test_a_category_that_no_row_of_the_training_part_has_is_read_as_finite() -> None:
+    encoder = TabularEncoder.learn([{"size": 1.0, "colour": None}], WIDTH, kinds=KINDS).eval()
+    tokens, _ = encoder(*encoder.batch([encoder.read({"size": 1.0, "colour": value}) for value in (None, "red")]))
+    assert tokens.isfinite().all()
+    assert (tokens[0, 1] == 0).all()
 
 
 @pytest.mark.parametrize(("value", "message"), [("tall", "column 'size' holds 'tall'"), (math.inf, "holds inf")])

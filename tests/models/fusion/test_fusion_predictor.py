@@ -113,7 +113,7 @@ def test_what_is_kept_is_json_and_safetensors_alone(
     )
     about = json.loads((tmp_path / "kept" / "predictor.json").read_text())
     (tmp_path / "kept" / "predictor.json").write_text(json.dumps({**about, "format": 99}))
-    with pytest.raises(UserError, match="is of format 99, expected 2"):
+    with pytest.raises(UserError, match="is of format 99, expected 3"):
         Predictor.load(tmp_path / "kept")
     with pytest.raises(UserError, match=r"cannot be read .* that Predictor.save has written"):
         Predictor.load(tmp_path)
@@ -167,6 +167,23 @@ def test_unknown_words_and_categories_and_missing_numbers_are_predicted_from(pre
     assert found.shape == (2, 2)
 
 
+@pytest.mark.slow
+def test_a_column_that_tells_nothing_and_had_no_gaps_can_be_left_out() -> None:
+    random = np.random.default_rng(0)
+
+    def drawn(rows: int) -> Table:
+        x, y, noise, other = random.normal(size=(4, rows))
+        numbers = {"x": x.tolist(), "y": y.tolist(), "noise": noise.tolist(), "other": other.tolist()}
+        letters = {name: random.choice(list("pqrs"), rows).tolist() for name in ("letter", "mark")}
+        return {**numbers, **letters, "label": np.where(x + y / 2 > 0, "above", "below").tolist()}
+
+    training, test = drawn(300), drawn(1000)
+    fitted = quick(training, None, encoder_options=None, fusion="bottleneck", width=16, epochs=12, batch=32, seed=1)
+    whole, *less = fitted.evaluate_each(test, [[], ["noise"], ["other"], ["letter"], ["mark"]])
+    assert whole["accuracy"] > 0.9
+    assert min(each["accuracy"] for each in less) > whole["accuracy"] - 0.03
+
+
 def test_every_file_is_read_once_however_much_is_left_out(
     predictor: Predictor, columns: Table, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,10 +194,29 @@ def test_every_file_is_read_once_however_much_is_left_out(
     monkeypatch.setattr(ImageEncoder, "read", lambda self, value: (read.append(value), original(self, value))[1])
     assert predictor.evaluate_each(columns, withouts, folder=folder) == alone
     assert sorted(path.name for path in read) == sorted(columns["photo"])
-    broken = {**columns, "photo": ["none.png", *columns["photo"][1:]]}
-    missing = {**columns, "photo": [None, *columns["photo"][1:]]}
-    assert predictor.evaluate_each(broken, withouts, folder=folder, skip_bad=True) == [
+    read.clear()
+    with pytest.raises(UserError, match=r"without=\['foto'\]: choose among"):
+        predictor.evaluate_each(columns, [[], ["foto"]], folder=folder)
+    assert not read
+
+
+def test_what_cannot_be_read_counts_as_missing_and_is_said_once(
+    predictor: Predictor, columns: Table, folder: Path
+) -> None:
+    changes = {"photo": ["none.png", *columns["photo"][1:35], "no.png"], "size": ["wide", *columns["size"][1:]]}
+    broken = {**columns, **changes}
+    missing = {**columns, "photo": [None, *columns["photo"][1:35], None]}
+    missing |= {name: [None, *columns[name][1:]] for name in FLAT}
+    withouts = [[], ["photo"], ["note"], ["photo", "note"]]
+    said: list[str] = []
+    assert predictor.evaluate_each(broken, withouts, folder=folder, skip_bad=True, say=said.append) == [
         predictor.evaluate(missing, folder=folder, without=gone) for gone in withouts
+    ]
+    assert said == [
+        f"photo cannot be read in 2 of 36 rows, where it counts as missing: row 0 (counted from 0), column 'photo': "
+        f"there is no file {folder / 'none.png'}",
+        "tabular cannot be read in 1 of 36 rows, where it counts as missing: row 0 (counted from 0): column 'size' "
+        "holds 'wide', expected a number; or give it the kind 'category'",
     ]
 
 

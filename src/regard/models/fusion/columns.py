@@ -40,19 +40,20 @@ def columns_of(table: Any) -> dict[str, list[Any]]:
         _distinct("the table", map(str, table.columns))
         columns = {str(name): table[name].tolist() for name in table.columns}
     elif isinstance(table, Mapping):
-        columns = {str(name): list(values) for name, values in table.items()}
+        columns = {name: list(values) for name, values in table.items()}
     elif isinstance(table, Sequence) and all(isinstance(row, Mapping) for row in table):
-        names = dict.fromkeys(str(name) for row in table for name in row)
+        names = dict.fromkeys(name for row in table for name in row)
         columns = {name: [row.get(name) for row in table] for name in names}
     else:
         raise UserError(
             f"a {type(table).__name__} is no table: give a pandas data frame, an Arrow table, a mapping from names to "
             "columns, a list of mappings, or the path of a CSV, Parquet or Arrow file"
         )
+    _distinct("the table", map(str, columns))
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise UserError(f"the columns differ in length ({lengths}): give one value for every row, None where missing")
-    return {name: [_clean(value) for value in values] for name, values in columns.items()}
+    return {str(name): [_clean(value) for value in values] for name, values in columns.items()}
 
 
 def folder_of(table: Any, folder: str | Path | None) -> Path:

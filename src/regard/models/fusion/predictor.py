@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from regard import files
 from regard.errors import UserError
-from regard.models.fusion.cells import TABULAR, Cells, values_of
+from regard.models.fusion.cells import TABULAR, Cells, values_of, wrong
 from regard.models.fusion.columns import columns_of, folder_of
 from regard.models.fusion.contract import Fusion
 from regard.models.fusion.encoders import Encoder, encoders
@@ -25,7 +26,7 @@ from regard.models.fusion.robustness import LEVELS, Robustness, curves
 from regard.models.fusion.table import fusions
 from regard.models.fusion.training import History, in_batches
 
-FORMAT = 2
+FORMAT = 3
 """Of the files that `Predictor.save` writes."""
 
 Change = Callable[[str, int, Tensor], Tensor | None]
@@ -98,7 +99,7 @@ class Predictor:
     def evaluate(
         self, table: Any, *, folder: str | Path | None = None, without: Sequence[str] = (), skip_bad: bool = False
     ) -> dict[str, Any]:
-        """How well the rows are predicted; arguments as of `predict`.
+        """How well the rows are predicted; arguments as of `predict`. What `skip_bad` takes for missing is printed.
 
         Of classes the `accuracy` with its 95 % `interval`, the `loss` (mean negative log-likelihood), how many `rows`
         there are, and the accuracy of saying the `most_common` class alone. Of numbers `r_squared` with its `interval`,
@@ -114,13 +115,47 @@ class Predictor:
         *,
         folder: str | Path | None = None,
         skip_bad: bool = False,
+        say: Callable[[str], object] = print,
     ) -> list[dict[str, Any]]:
-        """What `evaluate` says without each of these lists of columns or modalities; every file is read once."""
+        """What `evaluate` says without each of these lists of columns or modalities; every file is read once.
+
+        Args:
+            table, folder, skip_bad: as of `predict`.
+            withouts: the lists.
+            say: is given a line for each modality of which something cannot be read and counts as missing.
+        """
         folder, table = folder_of(table, folder), columns_of(table)
-        target, read = self._target(table), {}
+        target, read, once = self._target(table), {}, cache(say)
+        for without in withouts:  # before any of them is measured, which may take long
+            self.blanked(table, without)
         return [
-            self.outcome.report(self._outputs(table, folder, without, skip_bad, read), target) for without in withouts
+            self.outcome.report(self._outputs(table, folder, without, skip_bad, read, once), target)
+            for without in withouts
         ]
+
+    def blanked(self, columns: Mapping[str, list[Any]], without: Sequence[str]) -> dict[str, list[Any]]:
+        """The columns of a table, with some missing in every row, whether they were there or not.
+
+        Args:
+            columns: as `columns_of` gives them.
+            without: columns or modalities that are to be missing.
+
+        Raises:
+            UserError: there is no such column or modality, or another that is read from is not in the table.
+        """
+        columns = dict(columns)
+        count = len(next(iter(columns.values()), []))
+        known = dict.fromkeys([*self.kinds, *self.modalities])
+        if strange := [name for name in without if name not in known]:
+            raise UserError(f"without={strange}: choose among {', '.join(known)}")
+        for name, kind in self.kinds.items():
+            if name in without or (TABULAR in without and kind in ("number", "category")):
+                columns[name] = [None] * count
+            elif name not in columns:
+                raise UserError(
+                    f"there is no column {name!r}, from which this predictor reads: add it, or say without=[{name!r}]"
+                )
+        return columns
 
     def robustness(
         self,
@@ -287,23 +322,11 @@ class Predictor:
         without: Sequence[str],
         skip_bad: bool,
         read: dict[str, Cells] | None = None,
+        say: Callable[[str], object] = lambda line: None,
     ) -> dict[str, Cells]:
         """Each modality's cells; what `read` has of the same table is used again, and what it has not is added."""
         read = {} if read is None else read
-        columns = columns_of(table)
-        count = len(next(iter(columns.values()), []))
-        known = dict.fromkeys([*self.kinds, *self.modalities])
-        if strange := [name for name in without if name not in known]:
-            raise UserError(f"without={strange}: choose among {', '.join(known)}")
-        for name, kind in self.kinds.items():
-            gone = name in without or (TABULAR in without and kind in ("number", "category"))
-            if name not in columns and not gone:
-                raise UserError(
-                    f"there is no column {name!r}, from which this predictor reads: add it, or say without=[{name!r}]"
-                )
-            if gone:
-                columns[name] = [None] * count
-        values = values_of(columns, self.kinds, folder_of(table, folder))
+        values = values_of(self.blanked(columns_of(table), without), self.kinds, folder_of(table, folder))
         memory = next((each.memory for each in read.values()), [2 << 30])
         # Numbers and categories, of which some may be gone, are read anew: they need no file.
         cells = {
@@ -312,10 +335,13 @@ class Predictor:
             if name == TABULAR or name in without or name not in read
         }
         if skip_bad:
-            for each in cells.values():
-                each.values = list(each.values)
-                for bad in each.bad():
-                    each.values[bad.row] = None
+            for name, each in cells.items():
+                if problems := each.bad():
+                    rows = f"{len(problems):,} of {len(each.values):,} rows"
+                    say(f"{name} cannot be read in {rows}, where it counts as missing: {wrong(name, problems[0])}")
+                    each.values = list(each.values)
+                    for bad in problems:
+                        each.values[bad.row] = None
         read |= {name: each for name, each in cells.items() if name not in without}
         return {name: cells.get(name) or read[name] for name in self.modalities}
 
@@ -326,8 +352,9 @@ class Predictor:
         without: Sequence[str],
         skip_bad: bool,
         read: dict[str, Cells] | None = None,
+        say: Callable[[str], object] = lambda line: None,
     ) -> Tensor:
-        cells = self._cells(table, folder, without, skip_bad, read)
+        cells = self._cells(table, folder, without, skip_bad, read, say)
         return self._run(cells, len(next(iter(cells.values())).values), lambda name, row, cell: cell)
 
     @torch.no_grad()

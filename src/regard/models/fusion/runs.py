@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def train_fusions(
             )  # fmt: skip
             predictor.save(part)
             alone = [[gone] for gone in predictor.modalities if len(predictor.modalities) > 1]
-            result = tested_on(predictor, tested, folder, alone, skip_bad)
+            result = tested_on(predictor, tested, folder, alone, skip_bad, say)
             files.write_json(part / "result.json", {**result, "seed": seed})
             checkpoint.unlink(missing_ok=True)
         if robustness and not (part / "robustness.json").exists():
@@ -98,11 +99,16 @@ def train_fusions(
 
 
 def tested_on(
-    predictor: Predictor, table: Any, folder: Path, withouts: Sequence[Sequence[str]], skip_bad: bool
+    predictor: Predictor,
+    table: Any,
+    folder: Path,
+    withouts: Sequence[Sequence[str]],
+    skip_bad: bool,
+    say: Callable[[str], object],
 ) -> Result:
     """How well a predictor does, whole and without each of these lists of columns or modalities."""
     fusion = predictor.model.fusion
-    whole, *others = predictor.evaluate_each(table, [[], *withouts], folder=folder, skip_bad=skip_bad)
+    whole, *others = predictor.evaluate_each(table, [[], *withouts], folder=folder, skip_bad=skip_bad, say=say)
     return {
         "fusion": fusion.name,
         "level": fusion.level,
@@ -148,23 +154,36 @@ def predictors_in(folder: Path) -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(folder.glob("*/predictor.json"))}
 
 
+def trained_on(place: str | Path, columns: dict[str, list[Any]]) -> bool:
+    """Whether these columns, as `columns_of` gives them, are those of the run that the folder holds or lies in."""
+    place = Path(place).resolve()
+    run = place.parent if (place / "predictor.json").is_file() else place
+    try:
+        return files.read_json(run / "settings.json")["data"] == fingerprint(columns)
+    except (UserError, KeyError, TypeError):  # of a predictor that is not of a run
+        return False
+
+
 def evaluate_fusion(
-    folder: str | Path,
+    place: str | Path,
     table: Any,
     without: Sequence[str] = (),
     *,
+    folder: str | Path | None = None,
     skip_bad: bool = False,
     device: str | None = None,
+    say: Callable[[str], object] = print,
 ) -> dict[str, Result]:
     """How well each predictor of a run does on a table that has its target, whole and as modalities are dropped.
 
     Args:
-        folder: of a run, or of one predictor.
-        table: as of `fit`.
+        place: the folder of a run, or of one predictor.
+        table, folder: as of `fit`.
         without: columns or modalities to drop: each alone and, of several, all together. The table needs none of them;
             one that it does not have is missing in the whole as well.
         skip_bad: whether what cannot be read counts as missing, instead of being an error.
         device: as PyTorch names it; default a GPU if there is one.
+        say: is given a line for each modality of which something counts as missing by `skip_bad`.
 
     Returns:
         By the name of each predictor's folder what `train_fusions` gives.
@@ -172,14 +191,16 @@ def evaluate_fusion(
     Raises:
         UserError: there is no predictor, or the table does not fit.
     """
-    if not (found := predictors_in(Path(folder))):
+    if not (found := predictors_in(Path(place))):
         raise UserError(
-            f"{folder} holds no fusion: give a folder that `regard train fusion` or Predictor.save has written"
+            f"{place} holds no fusion: give a folder that `regard train fusion` or Predictor.save has written"
         )
-    columns = columns_of(table)
-    columns = dict.fromkeys(without, [None] * len(next(iter(columns.values()), []))) | columns
-    withouts = [[gone] for gone in without] + ([list(without)] if len(without) > 1 else [])
-    return {
-        name: tested_on(Predictor.load(path, device), columns, folder_of(table, None), withouts, skip_bad)
-        for name, path in found.items()
-    }
+    folder, columns, once = folder_of(table, folder), columns_of(table), cache(say)
+    without = list(dict.fromkeys(without))
+    withouts = [[gone] for gone in without] + ([without] if len(without) > 1 else [])
+    results = {}
+    for name, path in found.items():
+        predictor = Predictor.load(path, device)
+        given = predictor.blanked(columns, without) | columns
+        results[name] = tested_on(predictor, given, folder, withouts, skip_bad, once)
+    return results

@@ -17,8 +17,11 @@ MISSING, UNKNOWN, FIRST = 0, 1, 2
 class TabularEncoder(Encoder):
     """All numbers and categories of a row: a token for each, as in an FT-Transformer.
 
-        x_j = v_j w_j + b_j for a number, standardised; a learned vector where it is missing
-        x_j = the vector of its category, of a missing or of an unknown one
+        x_j = v_j w_j + b_j for a number, standardised
+        x_j = the vector of its category, or of an unknown one
+
+    What is missing is the mean of its column, 0 of the numbers and of the categories the mean vector, plus a learned
+    deviation. That begins at zero, so that a column without gaps in training can be left out afterwards.
 
     Paper: Gorishniy, Rubachev, Khrulkov, Babenko, "Revisiting Deep Learning Models for Tabular Data", NeurIPS 2021.
 
@@ -44,8 +47,10 @@ class TabularEncoder(Encoder):
         count = len(self.numbers)
         self.slope = nn.Parameter(torch.randn(count, width) * width**-0.5)
         self.offset = nn.Parameter(torch.randn(count, width) * width**-0.5)
-        self.absent = nn.Parameter(torch.randn(count, width) * width**-0.5)
+        self.absent = nn.Parameter(torch.zeros(count, width))
         self.embed = nn.ModuleList(nn.Embedding(FIRST + len(values), width) for values in self.categories.values())
+        for embed in self.embed:
+            nn.init.zeros_(embed.weight.data[MISSING])  # pyright: ignore[reportIndexIssue]
 
     @classmethod
     def learn(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -108,15 +113,15 @@ class TabularEncoder(Encoder):
         (x,) = inputs
         count = len(self.numbers)
         numbers = x[:, :count, None]  # (B, n, 1)
-        missing = numbers.isnan()
-        tokens = torch.where(missing, self.absent, numbers.nan_to_num() * self.slope + self.offset)
-        parts = [tokens]
+        parts = [torch.where(numbers.isnan(), self.absent, numbers.nan_to_num() * self.slope) + self.offset]
         for column, embed in enumerate(self.embed, count):
             index = x[:, column].long()
             if self.training:
                 hidden = (index >= FIRST) & (torch.rand(index.shape, device=x.device) < UNKNOWN_SHARE)
                 index = index.masked_fill(hidden, UNKNOWN)
-            parts.append(embed(index)[:, None])
+            known = embed.weight[FIRST:]  # pyright: ignore[reportIndexIssue]
+            mean = known.sum(0) / max(1, len(known))  # a column may have no known category
+            parts.append((embed(index) + mean * (index == MISSING)[:, None])[:, None])
         tokens = torch.cat(parts, 1)
         return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=x.device)
 
