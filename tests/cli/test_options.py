@@ -1,5 +1,6 @@
 """What several commands share: their options, and the files that these name."""
 
+import inspect
 import shlex
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,11 +10,13 @@ import pytest
 import typer
 
 from regard import files
+from regard.cli import build
 from regard.cli.options import source, source_of_test, stoppable
 from regard.cli.train import invitation
 from regard.errors import UserError
 from regard.tasks.vqa.source import Source
 from small_photos import table
+from typed import typed
 
 PICTURES, OTHERS, IMAGE_DATA = Path("pictures"), Path("others"), Path("image_data.json")
 
@@ -52,3 +55,16 @@ def test_a_run_is_asked_about_the_regions_that_it_was_trained_on(tmp_path: Path)
         run = SimpleNamespace(folder=tmp_path, settings=SimpleNamespace(options=options))
         command = invitation(cast(Any, run))
         assert shlex.split(command) == ["regard", "ask", str(tmp_path), "a cat.jpg", "what's that?", *more]
+
+
+def test_the_text_of_a_command_is_broken_by_the_terminal_and_not_by_its_source() -> None:
+    application = build()
+    (train,) = (group.typer_instance for group in application.registered_groups)
+    commands = [((), info.callback) for info in application.registered_commands]
+    commands += [(("train",), info.callback) for info in cast(typer.Typer, train).registered_commands]
+    assert len(commands) == 9
+    for group, command in commands:
+        assert command is not None
+        lines = [line.strip() for line in typed(*group, command.__name__, "--help", COLUMNS="2000").stdout.splitlines()]
+        for paragraph in inspect.cleandoc(command.__doc__ or "").split("\n\n"):
+            assert " ".join(paragraph.split()) in lines

@@ -4,6 +4,8 @@ A command's module imports nothing heavy at its top, only inside its function: `
 signature and must answer at once.
 """
 
+import inspect
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -40,20 +42,21 @@ def build() -> typer.Typer:
     train = typer.Typer(
         no_args_is_help=True, help="Train a model on your own data, and keep it for the other commands."
     )
-    train.command()(vqa)
-    train.command()(train_fusion.fusion)
+    for command in (vqa, train_fusion.fusion):
+        train.command(help=_flowing(command))(command)
 
     application = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)
     application.callback()(_root)
-    application.command()(compare)
     application.add_typer(train, name="train")
-    application.command()(evaluate)
-    application.command()(ask)
-    application.command()(export)
-    application.command()(catalog)
-    application.command()(places)
-    application.command()(cost)
+    for command in (compare, evaluate, ask, export, catalog, places, cost):
+        application.command(help=_flowing(command))(command)
     return application
+
+
+def _flowing(command: Callable[..., None]) -> str:
+    """A command's docstring with whole paragraphs in a line, which the terminal breaks and not the source."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    return "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
 
 
 def main() -> None:
