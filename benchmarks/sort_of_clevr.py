@@ -113,11 +113,13 @@ ROWS = {
         "hard entity stream", "99 / 93", "99 / 93", "hard_entity_stream", 60, {"width": 32}, starts_from="entity_stream"
     ),
     "hard_entity_stream_8": Row(
-        "the same, eight reads", "", "99 / 93", "hard_entity_stream", 30, {"width": 32, "steps": 8},
+        "hard entity stream, eight reads", "", "99 / 93", "hard_entity_stream", 30, {"width": 32, "steps": 8},
         starts_from="hard_entity_stream",
     ),
     "reader": READER,
-    "reader_plain": replace(READER, published="", wanted="", augmentation="none", epochs=24),
+    "reader_plain": replace(
+        READER, title="our reader, half as long", published="", wanted="", augmentation="none", epochs=24
+    ),
 }  # fmt: skip
 
 
@@ -160,10 +162,14 @@ def _some(batch: Batch, asked: int, draw: torch.Generator) -> Batch:
     return Batch(batch.pictures, *drawn)
 
 
-def result(name: str, seed: int, runs: Path) -> dict[str, Any]:
-    """What a row reached from one seed: as it stands in the file, or measured now and written there."""
+def result(name: str, seed: int, runs: Path, kept: bool = False) -> dict[str, Any]:
+    """What a row reached from one seed: as it stands in the file, or measured now and written there.
+
+    Args:
+        kept: measure it anew, too, where its trained values are not in `runs`, as in a fresh clone.
+    """
     for one in known():
-        if _same(one, name, seed):
+        if _same(one, name, seed) and (not kept or (runs / f"{name}-{seed}" / "model.safetensors").exists()):
             return one
     found = measured(name, seed, runs)
     # Read again: another process may have written meanwhile.
@@ -179,7 +185,7 @@ def measured(name: str, seed: int, runs: Path) -> dict[str, Any]:
     task = row.task()
     minutes = 0.0
     if row.starts_from:
-        minutes = result(row.starts_from, seed, runs)["core_minutes"]
+        minutes = result(row.starts_from, seed, runs, kept=True)["core_minutes"]
         task.values = load_file(runs / f"{row.starts_from}-{seed}" / "model.safetensors")
     checkpoint = runs / f"{name}-{seed}" / "checkpoint.safetensors"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)

@@ -73,6 +73,23 @@ def test_a_row_may_start_from_the_trained_values_of_another(benchmark: ModuleTyp
     assert row.training()["starts_from"] == start.training()
 
 
+def test_values_that_are_not_on_disk_any_more_are_trained_again(
+    benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stands = reached("entity_stream", 0, benchmark, 0.5, [])
+    anew = reached("entity_stream", 0, benchmark, 0.6, [])
+    benchmark.files.write_json(tmp_path / "results.json", [stands])
+    monkeypatch.setattr(benchmark, "RESULTS", tmp_path / "results.json")
+    monkeypatch.setattr(benchmark, "measured", lambda *_: anew)
+    assert benchmark.result("entity_stream", 0, tmp_path) == stands
+    (tmp_path / "entity_stream-0").mkdir()
+    (tmp_path / "entity_stream-0" / "model.safetensors").touch()
+    assert benchmark.result("entity_stream", 0, tmp_path, kept=True) == stands
+    (tmp_path / "entity_stream-0" / "model.safetensors").unlink()
+    assert benchmark.result("entity_stream", 0, tmp_path, kept=True) == anew
+    assert benchmark.written() == [anew]
+
+
 def test_a_row_is_its_seeds_mean_with_the_interval_between_them_or_that_of_the_questions(benchmark: ModuleType) -> None:
     two = [reached("entity_stream", seed, benchmark, share, [0.2, 0.1, 0.3]) for seed, share in enumerate((0.5, 0.7))]
     table = benchmark.page([*two, reached("cnn_mlp", 0, benchmark, 0.6, [])])
