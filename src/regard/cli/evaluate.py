@@ -74,6 +74,7 @@ def evaluate(
     from regard.cli.train_fusion import shown
     from regard.experiment.compare import found_device
     from regard.experiment.display import wide
+    from regard.experiment.evaluate import TRAINED
     from regard.experiment.evaluate import evaluate as measure
     from regard.experiment.run import find_run, named
     from regard.models.fusion.columns import columns_of, folder_of
@@ -90,7 +91,7 @@ def evaluate(
             folder, columns, without or (), folder=folder_of(data, paths), skip_bad=skip_bad,
             device=found_device(device), say=lambda line: console.print(Text(line, style="dim"), soft_wrap=True),
         )  # fmt: skip
-        rows = f"rows of {data}" + (", on most of which it was trained" if trained_on(folder, columns) else "")
+        rows = f"rows of {data}" + (TRAINED if trained_on(folder, columns) else "")
         console.print(shown([{**result, "fusion": name} for name, result in results.items()], rows))
         return
     for option, value in (("--without", without and without[0]), ("--folder", paths)):

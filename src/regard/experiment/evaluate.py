@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 OVERALL = "overall"
 
+TRAINED = ", on most of which it was trained"
+"""Behind the name of what a model is measured on."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -94,7 +97,7 @@ def evaluate(
         UserError: the run, a model or the questions cannot be read, or the run's task has no such questions.
     """
     settings = files.read_json(run / "settings.json")
-    known = ", on most of which it was trained" if _trained_on(settings, source) else ""
+    known = TRAINED if _trained_on(settings, source) else ""
     if isinstance(source, Path):
         task, about = _other_pictures(settings, source, device, skip_bad), f"the pictures in {source}{known}"
     elif source is not None:
