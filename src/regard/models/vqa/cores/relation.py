@@ -1,17 +1,23 @@
 """Relation networks."""
 
 from collections.abc import Sequence
+from functools import partial
+from itertools import repeat
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from regard.attention.contract import Paper
 from regard.models.vqa.core import Core, Loss
 from regard.models.vqa.layers import rectified
 from regard.models.vqa.sight import Sight
 from regard.models.vqa.words import Words
+
+_AT_ONCE = {True: 2**20, False: 2**26}
+"""Numbers of a layer of `g` that are held at a time: on a CPU, where it is one, so many as its cache holds."""
 
 
 class RelationNetwork(Core):
@@ -20,7 +26,8 @@ class RelationNetwork(Core):
         z = f(Σ_ij g([o_i; o_j; q]))        with o = [v; x; y], a token and where it lies
 
     The first layer of `g` is linear in its parts: `A o_i` and `B o_j` are computed once a picture and token, `C q` once
-    a question, and a pair costs their sum. Nothing else can be shared, so that memory grows with `Q·N²`.
+    a question, and a pair costs their sum. Nothing else can be shared, so that work grows with `Q·N²`; memory does not:
+    a few questions' pairs are held at a time, and computed again for the gradient.
 
     Paper: Santoro, Raposo, Barrett, Malinowski, Pascanu, Battaglia, Lillicrap, "A simple neural network module for
     relational reasoning", NeurIPS 2017, with its sizes for CLEVR, where the question is the last state of an LSTM of
@@ -66,9 +73,29 @@ class RelationNetwork(Core):
 
     def forward(self, sight: Sight, words: Words) -> Float[Tensor, "B Q J"]:
         objects = torch.cat((sight.tokens, sight.coordinates()), 2) if self.coordinates else sight.tokens
-        pairs = self.first(objects)[:, :, None] + self.second(objects)[:, None]  # (B, N, N, G)
-        related = self.g((pairs[:, None] + self.question(words.summary)[:, :, None, None]).relu())  # (B, Q, N, N, G)
-        if sight.mask is not None:
-            both = sight.mask[:, :, None] & sight.mask[:, None]  # (B, N, N)
-            related = related.masked_fill(~both[:, None, ..., None], 0.0)
-        return self.dropout(self.f(related.sum((2, 3))))
+        questions = words.summary.shape[1]
+        asked = (self.first(objects)[:, None] + self.question(words.summary)[:, :, None]).flatten(0, 1)  # (B·Q, N, G)
+        others = self.second(objects).repeat_interleave(questions, 0)  # (B·Q, N, G)
+        there = None if sight.mask is None else sight.mask.repeat_interleave(questions, 0)  # (B·Q, N)
+        return self.dropout(self.f(words.apart(self._related(asked, others, there))))
+
+    def _related(
+        self, one: Float[Tensor, "M N G"], other: Float[Tensor, "M N G"], there: Bool[Tensor, "M N"] | None
+    ) -> Float[Tensor, "M H"]:
+        """The sum over pairs, for so many questions at a time as have few enough pairs."""
+        most = max(1, _AT_ONCE[one.device.type == "cpu"] // (one.shape[1] * one[0].numel()))
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or len(one) <= most:
+            return self._over_pairs(one, other, there)
+        run = partial(checkpoint, self._over_pairs, use_reentrant=False, preserve_rng_state=False)
+        run = run if torch.is_grad_enabled() else self._over_pairs
+        masks = repeat(None) if there is None else there.split(most)
+        return torch.cat([run(*part) for part in zip(one.split(most), other.split(most), masks)])  # noqa: B905
+
+    def _over_pairs(
+        self, one: Float[Tensor, "M N G"], other: Float[Tensor, "M N G"], there: Bool[Tensor, "M N"] | None
+    ) -> Float[Tensor, "M H"]:
+        related = self.g((one[:, :, None] + other[:, None]).relu())  # (M, N, N, H)
+        if there is not None:
+            both = there[:, :, None] & there[:, None]  # (M, N, N)
+            related = related.masked_fill(~both[..., None], 0.0)
+        return related.sum((1, 2))
