@@ -13,6 +13,7 @@ from regard import watch
 from regard.attention import Read, ShapeError, mechanisms, offering
 from regard.errors import UserError
 from regard.models.vqa import Core, Sight, Words, cores
+from regard.models.vqa.cores import relation
 from regard.models.vqa.cores.find_then_move import BLOCK, REACH, FindThenMoveRead
 from regard.models.vqa.cores.reader import SEE_EACH_OTHER, MeanRead
 from regard.models.vqa.layers import GlimpseLinear, QuestionAttention, SelfAttentiveRead, WeightNormLinear
@@ -546,6 +547,36 @@ def test_the_relation_network_split_by_parts_is_the_plain_one_over_all_pairs() -
     one_at_a_time("relation_network", plain)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_relation_network_holds_few_pairs_at_a_time_and_learns_alike(
+    masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, asked = sight(), words()
+    if masked:
+        seen = Sight(seen.tokens, torch.tensor([[1, 0, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]]).bool(), seen.grid)
+    model = core("relation_network")
+    pairs_of_a_question = 6 * 6 * 11  # tokens, tokens, the width of `g` where it is read first
+    found, kept = [], []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    for questions in (6, 4, 1):  # of the two pictures with three each; the last part may hold fewer
+        monkeypatch.setattr(relation, "_AT_ONCE", {True: questions * pairs_of_a_question})
+        model.zero_grad()
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            joint = model(seen, asked)
+        joint.square().sum().backward()
+        assert (max(kept) >= pairs_of_a_question) == (questions == 6)
+        found.append([joint, *(parameter.grad for parameter in model.parameters())])
+        with torch.no_grad():
+            torch.testing.assert_close(model(seen, asked), joint)
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])
+
+
 def test_film_scales_and_shifts_the_channels_of_residual_blocks() -> None:
     model = core("film")
     with torch.no_grad():
@@ -627,7 +658,7 @@ def test_an_entity_stream_asks_for_one_entity_after_the_other(name: str) -> None
             thought = model.think(heard, thought)
             asking = model.ask(torch.relu(thought))
             scores = [asking @ key for key in keys]
-            value = values[int(torch.stack(scores).argmax())] if model.hard else weighed(scores, values)
+            value = values[int(torch.stack(scores).argmax())] if model.read.hard else weighed(scores, values)
             read.append(value)
         state, last = start, torch.zeros(11, dtype=torch.float64)
         cells = []
@@ -654,6 +685,33 @@ def test_hard_reading_learns_through_a_choice_that_it_did_not_make() -> None:
     assert model.read.blank.grad.abs().max() > 0
     draws = torch.stack([model(seen, asked)[0, 0] for _ in range(9)])
     assert len(draws.unique(dim=0)) > 1
+
+
+@pytest.mark.parametrize("name", ["entity_stream", "hard_entity_stream"])
+def test_an_entity_stream_begins_with_larger_questions(name: str) -> None:
+    states = []
+    for sharpness in (1.0, 3.0):
+        torch.manual_seed(1)
+        states.append(cores[name](12, 5, width=7, sharpness=sharpness).state_dict())
+    plain, sharp = states
+    for part, value in plain.items():
+        torch.testing.assert_close(sharp[part], 3 * value if part in ("ask.weight", "ask.bias") else value)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_distinct_reading_reads_no_entity_twice_and_what_is_missing_never(training: bool) -> None:
+    torch.manual_seed(1)
+    B, N, steps = 7, 5, 7
+    there = torch.arange(N) < torch.tensor([5, 4, 3, 2, 1, 0, 5])[:, None]
+    model = cores["hard_entity_stream"](12, 5, steps=steps, sharpness=20.0, distinct=True).train(training)
+    nn.init.constant_(model.read.blank, -20.0)  # with the keys there are, it never fits best before all are read
+    nn.init.constant_(model.ask.bias, 20.0)
+    seen = Sight(torch.randn(B, N, 12), there, boxes=torch.rand(B, N, 4))
+    with watch(model) as seeing, torch.no_grad():
+        model(seen, Words(torch.randn(B, 2, 3, 5), torch.ones(B, 2, 3, dtype=torch.bool), torch.randn(B, 2, 5)))
+    reads = torch.stack([one.values for one in seeing.maps if one.label == "choice"])  # (steps, B, Q, N)
+    assert len(reads) == steps
+    torch.testing.assert_close(reads.sum(0), there[:, None].expand(-1, 2, -1).float())
 
 
 def test_cross_attention_begins_with_larger_queries_and_keys() -> None:
@@ -879,7 +937,7 @@ def test_parameters_at_the_papers_sizes_are_as_many_as_the_layers_have() -> None
         ("dual_attention", {"steps": 0}, "at least once"),
         ("mac", {"stem": "dense"}, "'convolution' or 'linear'"),
         ("entity_stream", {"key_width": 24, "token_width": 24}, "give both some"),
-        ("entity_stream", {"temperature": 0.0}, "positive number"),
+        ("hard_entity_stream", {"temperature": 0.0}, "positive number"),
     ],
 )
 @pytest.mark.usefixtures("unchecked_shapes")

@@ -69,7 +69,7 @@ def test_a_row_may_start_from_the_trained_values_of_another(benchmark: ModuleTyp
     task.values = values
     started = task.model(row.core, 0)
     assert all(torch.equal(values[name], value) for name, value in started.state_dict().items())
-    assert started.core.hard
+    assert started.core.read.hard
     assert row.training()["starts_from"] == start.training()
 
 

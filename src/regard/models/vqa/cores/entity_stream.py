@@ -27,7 +27,7 @@ class EntityRead(Attention):
 
     Args:
         key_width: width of queries and keys.
-        hard: whether one entity is read, and not their mean.
+        hard: whether one entity is read, and not their mean; default False.
         temperature: of the softmax behind the gradient, if hard; default 1.
 
     Maps:
@@ -41,7 +41,7 @@ class EntityRead(Attention):
         MapFact("choice", ("batch", "query", "key")),
     )
 
-    def __init__(self, key_width: int, hard: bool, temperature: float = 1.0) -> None:
+    def __init__(self, key_width: int, hard: bool = False, temperature: float = 1.0) -> None:
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"EntityRead got temperature={temperature}, expected a positive number.")
@@ -54,10 +54,11 @@ class EntityRead(Attention):
         query: Float[Tensor, "B T K"],
         keys: Float[Tensor, "B N K"],
         values: Float[Tensor, "B N V"],
-        mask: Bool[Tensor, "B N"] | None = None,
-    ) -> Float[Tensor, "B T V"]:
+        mask: Bool[Tensor, "B #T N"] | None = None,
+    ) -> tuple[Float[Tensor, "B T V"], Float[Tensor, "B T N"]]:
+        """What is read, and the weights it is read with."""
         scores = torch.cat((query @ keys.transpose(1, 2), (query @ self.blank)[..., None]), 2)  # (B, T, N + 1)
-        there = None if mask is None else F.pad(mask, (0, 1), value=True)[:, None]
+        there = None if mask is None else F.pad(mask, (0, 1), value=True)
         weights = functional.masked_softmax(scores, there)
         self.offer("attention", weights[..., :-1])
         if self.hard:
@@ -65,7 +66,8 @@ class EntityRead(Attention):
             choice = F.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
             self.offer("choice", choice[..., :-1])
             weights = choice + soft - soft.detach()
-        return functional.read(weights[..., :-1], values)
+        weights = weights[..., :-1]
+        return functional.read(weights, values), weights
 
 
 class EntityStream(Core):
@@ -88,10 +90,9 @@ class EntityStream(Core):
         key_width: how much of a token is its key; default 10, the paper's.
         steps: how many entities are read; default 6, the paper's.
         coordinates: whether where a token lies is put beside it; default True. Without it regions need no boxes.
-        temperature: of the hard reading's gradient.
-
-    Class attributes:
-        hard: whether one entity is read at a time, and not the mean of them.
+        sharpness: how many times PyTorch's usual size the layer that asks begins with; default 1, the paper's. At 1 the
+            first looks are nearly flat, and it can take tens of epochs until one entity is found: on sort-of-CLEVR 4
+            finds it within ten.
     """
 
     name: ClassVar[str] = "entity_stream"
@@ -99,7 +100,6 @@ class EntityStream(Core):
         "Relationships from Entity Stream", "Andrews and Witteveen", "NeurIPS ViGIL workshop", 2017
     )
     loss: ClassVar[Loss] = "consensus"
-    hard: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class EntityStream(Core):
         key_width: int = 10,
         steps: int = 6,
         coordinates: bool = True,
-        temperature: float = 1.0,
+        sharpness: float = 1.0,
     ) -> None:
         super().__init__()
         if not 0 < key_width < token_width:
@@ -125,7 +125,11 @@ class EntityStream(Core):
         self.listen = nn.GRUCell(value_width, width)
         self.think = nn.GRUCell(width, width)
         self.ask = nn.Linear(width, asked)
-        self.read = EntityRead(asked, self.hard, temperature)
+        with torch.no_grad():
+            for parameter in self.ask.parameters():
+                parameter *= sharpness
+        self.read = EntityRead(asked)
+        self.distinct = False
         self.hear = nn.GRU(value_width, width, batch_first=True)
         self.conclude = nn.GRU(width, width, batch_first=True)
         self.joint_width = width
@@ -141,14 +145,19 @@ class EntityStream(Core):
             start = torch.cat((start, self.rest.expand(start.shape[0], -1)), 1)  # (B·Q, D)
         value = values.new_zeros(start.shape[0], values.shape[2])
         heard, thought = start, torch.zeros_like(start)
+        free = None if sight.mask is None else sight.mask[:, None]  # (B, #Q, N)
         stream: list[Tensor] = []
         for _ in range(self.steps):
             heard = self.listen(value, heard)
             thought = self.think(heard, thought)
             query = words.apart(self.ask(thought.relu()))  # (B, Q, K)
             with sight.looking():
-                value = self.read(query, keys, values, sight.mask).flatten(0, 1)  # (B·Q, V)
+                value, weights = self.read(query, keys, values, free)
+            value = value.flatten(0, 1)  # (B·Q, V)
             stream.append(value)
+            if self.distinct:
+                unread = weights < 0.5  # (B, Q, N)
+                free = unread if free is None else free & unread
         states, _ = self.hear(torch.stack(stream, 1), start[None].contiguous())
         return words.apart(self.conclude(states)[0][:, -1])
 
@@ -157,12 +166,14 @@ class HardEntityStream(EntityStream):
     """Relationships from an entity stream, each step reading one entity alone: `EntityStream` with `EntityRead` hard.
 
     Args:
-        sight_width, words_width, token_width, key_width, steps, coordinates, temperature: as of `EntityStream`.
+        sight_width, words_width, token_width, key_width, steps, coordinates, sharpness: as of `EntityStream`.
         width: default 64, the paper's for hard reading.
+        temperature: of the gradient, see `EntityRead`; default 1.
+        distinct: whether an entity that was read is not read again for the same question, as the visited cities of
+            pointer networks (Bello et al. 2017); default False, the paper's. The blank can be read again.
     """
 
     name: ClassVar[str] = "hard_entity_stream"
-    hard: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -173,6 +184,10 @@ class HardEntityStream(EntityStream):
         key_width: int = 10,
         steps: int = 6,
         coordinates: bool = True,
+        sharpness: float = 1.0,
         temperature: float = 1.0,
+        distinct: bool = False,
     ) -> None:
-        super().__init__(sight_width, words_width, width, token_width, key_width, steps, coordinates, temperature)
+        super().__init__(sight_width, words_width, width, token_width, key_width, steps, coordinates, sharpness)
+        self.read = EntityRead(self.ask.out_features, True, temperature)
+        self.distinct = distinct
