@@ -84,6 +84,18 @@ def test_a_task_is_the_same_when_it_is_opened_again(asked: Asked, tmp_path: Path
         assert again.recipe == task.recipe  # type: ignore[attr-defined]
 
 
+def test_a_run_is_called_what_its_folder_is_called(
+    asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def called(folder: str) -> str:
+        source = Source(Path(folder, "questions.csv"), Path(folder))
+        return choose(replace(asked, data=Path(folder), questions=source), lambda _: Path()).name
+
+    (tmp_path / "link").symlink_to("photos")
+    monkeypatch.chdir(tmp_path / "photos" / "more")
+    assert [called(folder) for folder in ("..", "../../photos/", "../../link")] == ["photos", "photos", "link"]
+
+
 def rows(folder: Path, change: Callable[[list[list[str]]], object]) -> None:
     path = folder / "photos" / "questions.csv"
     found = [line.split(",") for line in path.read_text().splitlines()[1:]]

@@ -143,7 +143,7 @@ def _pictures(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
     task = PicturesTask(data, size=size, batch=asked.batch, device=asked.device, **options)
     options |= {"classes": list(task.families), "contents": _contents("pictures", task.names)}
     names = tuple(dict.fromkeys(["none", *(asked.attention or PICTURE_ATTENTION)]))
-    return Chosen(task, names, size, 10, data.resolve().name, options)
+    return Chosen(task, names, size, 10, _called(data), options)
 
 
 def _visual_questions(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
@@ -154,7 +154,7 @@ def _visual_questions(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
     if asked.questions is None or asked.data is None:
         raise UserError(f"{whose} need both: give a folder of pictures, and a file of questions about them")
     names = asked.attention or VARIANTS
-    name = asked.data.resolve().name
+    name = _called(asked.data)
     recipe = recipe_of(asked, _only(names) if asked.options else next(iter(names)))
     task = VisualQuestions(
         asked.questions.read(skip_bad=asked.skip_bad),
@@ -282,6 +282,11 @@ def _own(asked: Asked) -> Path:
     if asked.data is None:
         raise UserError("no pictures: give a folder as data")
     return asked.data
+
+
+def _called(folder: Path) -> str:
+    """Its name as whoever typed it knows it: `.` is the folder one stands in, and a link is not what it leads to."""
+    return Path(os.path.abspath(folder)).name
 
 
 def _whole(path: Path | None) -> str | None:
