@@ -12,6 +12,10 @@ class UserError(Exception):
     """
 
 
+GO_ON_WITHOUT = "go on without them with skip_bad=True, at the command line --skip-bad"
+"""What is to be done about data that cannot be used, where it is not to be mended."""
+
+
 def in_one_line(error: BaseException) -> str:
     """What an error says, without its line breaks; the name of its kind if it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -111,7 +111,11 @@ BAD: dict[str, tuple[Spoil, dict[str, object], list[str]]] = {
         ["blob holds no pictures", "none of its 1 file is one ('a.txt')"],
     ),
     "two pictures": (lambda f: remove_pictures(f, "circle", 2), {}, ["holds 2 pictures", "at least 3"]),
-    "truncated": (lambda f: truncate(f / "circle" / "3.png"), {}, ["1 picture cannot", "circle/3.png (", "--skip-bad"]),
+    "truncated": (
+        lambda f: truncate(f / "circle" / "3.png"),
+        {},
+        ["1 picture cannot", "circle/3.png (", "skip_bad=True, at the command line --skip-bad"],
+    ),
     "empty file": (lambda f: (f / "circle" / "3.png").write_bytes(b""), {}, ["circle/3.png (empty file)"]),
     "no picture": (lambda f: (f / "circle" / "3.png").write_text("hello"), {}, ["circle/3.png (not a picture)"]),
     "bomb": (lambda f: bomb(f / "circle" / "3.png"), {}, ["circle/3.png (more than", "pixels)"]),

@@ -168,7 +168,7 @@ BAD: dict[str, tuple[Spoil, list[str]]] = {
             "question 42000: there is no picture",
             "val2014/COCO_val2014_000000000042.jpg",
             "; question 42001",
-            "skip_bad=True",
+            "skip_bad=True, at the command line --skip-bad",
         ],
     ),
     "no annotation": (

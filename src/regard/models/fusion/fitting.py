@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from regard.errors import UserError
+from regard.errors import GO_ON_WITHOUT, UserError
 from regard.models.fusion.cells import TABULAR, Bad, Cells, bad_numbers, values_of, wrong
 from regard.models.fusion.columns import columns_of, folder_of, kinds_of
 from regard.models.fusion.encoders import Encoder, encoders
@@ -141,7 +141,7 @@ def refuse(problems: Sequence[tuple[str, Bad]], skip_bad: bool, say: Callable[[s
     if problems:
         first = wrong(*problems[0]) + (f" (and {len(rows) - 1} more rows)" if len(rows) > 1 else "")
         if not skip_bad:
-            raise UserError(f"{first}: mend or leave out such rows, or let skip_bad=True leave them out")
+            raise UserError(f"{first}: mend such rows, or {GO_ON_WITHOUT}")
         say(f"left out {len(rows)} rows: {first}")
     return rows
 

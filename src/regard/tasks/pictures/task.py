@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from regard.attention import Refine, mechanisms
 from regard.attention.catalogue import get
-from regard.errors import UserError
+from regard.errors import GO_ON_WITHOUT, UserError
 from regard.files import save_weights
 from regard.models.decoding import Bad, Pictures
 from regard.placing import Insertions, insert
@@ -327,5 +327,5 @@ def _bad_files(bad: list[Bad]) -> str:
     rest = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
     return (
         f"{len(bad)} picture{'' if len(bad) == 1 else 's'} cannot be read: {named}{rest}; expected files that decode "
-        "to the end: repair or remove them, or go on without them with --skip-bad"
+        f"to the end: repair or remove them, or {GO_ON_WITHOUT}"
     )

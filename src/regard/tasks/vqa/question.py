@@ -10,7 +10,7 @@ from typing import Any, overload
 
 from PIL import Image, UnidentifiedImageError
 
-from regard.errors import UserError, in_one_line
+from regard.errors import GO_ON_WITHOUT, UserError, in_one_line
 from regard.models.decoding import KEPT_BYTES, WORKERS, decode
 
 Identifier = int | str
@@ -114,7 +114,7 @@ class Questions(Sequence[Question]):
             raise UserError(
                 f"{_name(question, index)} of {self.source}: the picture{_file(question)} cannot be read "
                 f"({_reason(error)}): expected one that decodes to the end; repair it, or leave such questions out "
-                "with check(skip_bad=True)"
+                "with check(skip_bad=True), at the command line --skip-bad"
             ) from error
         size = 4 * picture.width * picture.height  # Pillow takes 4 bytes for a pixel
         if self._kept.room >= size:
@@ -236,7 +236,7 @@ class Gathering:
         if self._bad and (not self._skip_bad or not self.questions):
             named = "; ".join(f"{one.where}: {one.reason}" for one in self._bad[:3])
             rest = f"; and {len(self._bad) - 3} more" if len(self._bad) > 3 else ""
-            mend = "" if self._skip_bad else ", or go on without them with skip_bad=True"
+            mend = "" if self._skip_bad else f", or {GO_ON_WITHOUT}"
             raise UserError(
                 f"{len(self._bad)} of {self._rows} question{'' if self._rows == 1 else 's'} in {self._source} cannot "
                 f"be used: {named}{rest}; correct them{mend}"
