@@ -158,6 +158,9 @@ def test_a_run_is_known_and_measured_on_another_table(place: Path) -> None:
         ", ".join(gone): vote.evaluate(table, without=gone) for gone in (["photo"], ["size"], ["photo", "size"])
     }
     assert list(evaluate_fusion(run / "vote-0", table)) == ["vote-0"]
+    assert list(evaluate_fusion(run, table, only=["vote-0"])) == ["vote-0"]
+    with pytest.raises(UserError, match="no predictor 'vote': did you mean 'vote-0'"):
+        evaluate_fusion(run, table, only=["vote"])
     words = {name: values for name, values in columns_of(table).items() if name in ("word", "size", "label")}
     (blind,) = evaluate_fusion(run / "vote-0", words, ["photo"]).values()
     assert blind["test"] == blind["without"]["photo"] == vote.evaluate(table, without=["photo"])
@@ -221,11 +224,15 @@ def test_another_seed_tests_other_rows_of_numbers_too(tmp_path: Path, monkeypatc
 
 def test_a_fusion_is_measured_without_modalities_and_no_export_is_written_of_what_does_not_fit(place: Path) -> None:
     table = write(place / "data")
-    assert regard(table, "--fusion", "gated", *SMALL, "--columns", "word,size").exit_code == 0
+    assert regard(table, "--fusion", "gated,vote", *SMALL, "--columns", "word,size").exit_code == 0
     runner = CliRunner(env={"COLUMNS": "160"})
-    found = runner.invoke(build(), ["evaluate", "things", str(table), "--without", "word", "--without", "size"])
+    asked = ["evaluate", "things", str(table), "--without", "word", "--without", "size"]
+    assert "vote-0" in runner.invoke(build(), asked).output
+    assert "it has gated-0, vote-0" in runner.invoke(build(), [*asked, "--model", "tensor"]).stderr
+    found = runner.invoke(build(), [*asked, "--model", "gated"])
     assert found.exit_code == 0, (found.output, found.exception)
     assert "60 rows of" in found.output
+    assert "vote-0" not in found.output
     predictor = Predictor.load(place / "runs/things/gated-0")
     (row,) = (line.split() for line in found.output.splitlines() if "gated-0" in line)
     shares = [
@@ -237,7 +244,7 @@ def test_a_fusion_is_measured_without_modalities_and_no_export_is_written_of_wha
     for arguments, message in (
         (["things", "x.pt2"], "runs/things is a fusion: give --table"),
         (["things", "x.pt2", "--table", str(table), "--words", "3"], "and no --words"),
-        (["things", "x.pt2", "--table", str(table), "--model", "vote"], "has no model 'vote': it has gated-0"),
+        (["things", "x.pt2", "--table", str(table), "--model", "tucker"], "it has gated-0, vote-0"),
     ):
         refused = runner.invoke(build(), ["export", *arguments])
         assert refused.exit_code == 2, (refused.output, refused.exception)

@@ -78,17 +78,18 @@ def evaluate(
     from regard.experiment.evaluate import evaluate as measure
     from regard.experiment.run import find_run, named
     from regard.models.fusion.columns import columns_of, folder_of
-    from regard.models.fusion.runs import evaluate_fusion, is_fusion, trained_on
+    from regard.models.fusion.runs import evaluate_fusion, is_fusion, predictors_in, trained_on
 
     console = wide(Console())
     folder = find_run(run)
     if is_fusion(folder):
-        given = (questions, annotations, image_data, regions, predictions, model)
+        given = (questions, annotations, image_data, regions, predictions)
         if data is None or clean or any(value is not None for value in given):
             raise UserError(f"{folder} is a fusion: give the table that it is to be measured on, and nothing else")
         columns = columns_of(data)
+        models = named(folder, list(predictors_in(folder).values()), model)
         results = evaluate_fusion(
-            folder, columns, without or (), folder=folder_of(data, paths), skip_bad=skip_bad,
+            folder, columns, without or (), only=models, folder=folder_of(data, paths), skip_bad=skip_bad,
             device=found_device(device), say=lambda line: console.print(Text(line, style="dim"), soft_wrap=True),
         )  # fmt: skip
         rows = f"rows of {data}" + (TRAINED if trained_on(folder, columns) else "")

@@ -1,7 +1,7 @@
 """Several fusions trained on the same rows of a table and tested on the same others, in a folder that grows."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from functools import cache
 from hashlib import sha256
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from regard import files
-from regard.errors import UserError
+from regard.errors import UserError, nearest
 from regard.models.fusion.columns import columns_of, folder_of
 from regard.models.fusion.fitting import fit, labels_of, refuse
 from regard.models.fusion.outcome import form_of
@@ -169,6 +169,7 @@ def evaluate_fusion(
     table: Any,
     without: Sequence[str] = (),
     *,
+    only: Collection[str] | None = None,
     folder: str | Path | None = None,
     skip_bad: bool = False,
     device: str | None = None,
@@ -181,6 +182,7 @@ def evaluate_fusion(
         table, folder: as of `fit`.
         without: columns or modalities to drop: each alone and, of several, all together. The table needs none of them;
             one that it does not have is missing in the whole as well.
+        only: the names of the predictors' folders to measure, such as `gated-0`; default all.
         skip_bad: whether what cannot be read counts as missing, instead of being an error.
         device: as PyTorch names it; default a GPU if there is one.
         say: is given a line for each modality of which something counts as missing by `skip_bad`.
@@ -195,11 +197,15 @@ def evaluate_fusion(
         raise UserError(
             f"{place} holds no fusion: give a folder that `regard train fusion` or Predictor.save has written"
         )
+    if unknown := set(only or ()) - set(found):
+        raise UserError(f"{place} has no predictor {min(unknown)!r}: {nearest(min(unknown), found)}")
     folder, columns, once = folder_of(table, folder), columns_of(table), cache(say)
     without = list(dict.fromkeys(without))
     withouts = [[gone] for gone in without] + ([without] if len(without) > 1 else [])
     results = {}
     for name, path in found.items():
+        if only is not None and name not in only:
+            continue
         predictor = Predictor.load(path, device)
         given = predictor.blanked(columns, without) | columns
         results[name] = tested_on(predictor, given, folder, withouts, skip_bad, once)
