@@ -108,13 +108,24 @@ ROWS = {
         {"g_widths": [128, 128], "dropout": 0.0}, {"widths": [32, 64, 128, 256]},
         learning_rate=5e-4, precision="bf16-mixed", alone=0.1, asked=2,
     ),
-    "entity_stream": Row("soft entity stream", "99 / 95", "99 / 95", "entity_stream", 100, {"sharpness": 2.0}),
+    "entity_stream": Row("soft entity stream", "99 / 95", "99 / 95", "entity_stream", 100),
+    "entity_stream_sharp": Row(
+        "soft entity stream, sharper at first", "", "99 / 95", "entity_stream", 100, {"sharpness": 2.0}
+    ),
     "hard_entity_stream": Row(
         "hard entity stream", "99 / 93", "99 / 93", "hard_entity_stream", 60, {"width": 32}, starts_from="entity_stream"
     ),
     "hard_entity_stream_8": Row(
         "hard entity stream, eight reads", "", "99 / 93", "hard_entity_stream", 30, {"width": 32, "steps": 8},
         starts_from="hard_entity_stream",
+    ),
+    "hard_entity_stream_distinct": Row(
+        "hard entity stream, nothing read twice", "", "99 / 93", "hard_entity_stream", 30,
+        {"width": 32, "distinct": True}, starts_from="entity_stream",
+    ),
+    "hard_entity_stream_distinct_sharp": Row(
+        "hard entity stream, nothing read twice, sharper at first", "", "99 / 93", "hard_entity_stream", 30,
+        {"width": 32, "distinct": True}, starts_from="entity_stream_sharp",
     ),
     "reader": READER,
     "reader_plain": replace(

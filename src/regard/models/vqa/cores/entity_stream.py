@@ -91,8 +91,8 @@ class EntityStream(Core):
         steps: how many entities are read; default 6, the paper's.
         coordinates: whether where a token lies is put beside it; default True. Without it regions need no boxes.
         sharpness: how many times PyTorch's usual size the layer that asks begins with; default 1, the paper's. At 1 the
-            first looks are nearly flat, and it can take tens of epochs until one entity is found: on sort-of-CLEVR 4
-            finds it within ten.
+            first looks are nearly flat, and it can take tens of epochs until one entity is found; on sort-of-CLEVR 4
+            found it within ten, but learned relations no sooner (docs/sort_of_clevr.md).
     """
 
     name: ClassVar[str] = "entity_stream"
