@@ -563,7 +563,7 @@ def test_a_relation_network_holds_few_pairs_at_a_time_and_learns_alike(
         return tensor
 
     for questions in (6, 4, 1):  # of the two pictures with three each; the last part may hold fewer
-        monkeypatch.setattr(relation, "_AT_ONCE", {True: questions * pairs_of_a_question})
+        monkeypatch.setattr(relation, "_ON_A_CPU", questions * pairs_of_a_question)
         model.zero_grad()
         kept.clear()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -575,6 +575,8 @@ def test_a_relation_network_holds_few_pairs_at_a_time_and_learns_alike(
             torch.testing.assert_close(model(seen, asked), joint)
     for other in found[1:]:
         torch.testing.assert_close(other, found[0])
+    nobody = Words(asked.tokens[:, :0], asked.mask[:, :0], asked.summary[:, :0])
+    assert model(seen, nobody).shape == (2, 0, 23)
 
 
 def test_film_scales_and_shifts_the_channels_of_residual_blocks() -> None:
@@ -698,15 +700,16 @@ def test_an_entity_stream_begins_with_larger_questions(name: str) -> None:
         torch.testing.assert_close(sharp[part], 3 * value if part in ("ask.weight", "ask.bias") else value)
 
 
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("training", [False, True])
-def test_a_distinct_reading_reads_no_entity_twice_and_what_is_missing_never(training: bool) -> None:
+def test_a_distinct_reading_reads_no_entity_twice_and_what_is_missing_never(training: bool, masked: bool) -> None:
     torch.manual_seed(1)
     B, N, steps = 7, 5, 7
-    there = torch.arange(N) < torch.tensor([5, 4, 3, 2, 1, 0, 5])[:, None]
+    there = torch.arange(N) < torch.tensor([5, 4, 3, 2, 1, 0, 5] if masked else [N])[:, None].expand(B, -1)
     model = cores["hard_entity_stream"](12, 5, steps=steps, sharpness=20.0, distinct=True).train(training)
     nn.init.constant_(model.read.blank, -20.0)  # with the keys there are, it never fits best before all are read
     nn.init.constant_(model.ask.bias, 20.0)
-    seen = Sight(torch.randn(B, N, 12), there, boxes=torch.rand(B, N, 4))
+    seen = Sight(torch.randn(B, N, 12), there if masked else None, boxes=torch.rand(B, N, 4))
     with watch(model) as seeing, torch.no_grad():
         model(seen, Words(torch.randn(B, 2, 3, 5), torch.ones(B, 2, 3, dtype=torch.bool), torch.randn(B, 2, 5)))
     reads = torch.stack([one.values for one in seeing.maps if one.label == "choice"])  # (steps, B, Q, N)

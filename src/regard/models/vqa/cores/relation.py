@@ -16,8 +16,8 @@ from regard.models.vqa.layers import rectified
 from regard.models.vqa.sight import Sight
 from regard.models.vqa.words import Words
 
-_AT_ONCE = {True: 2**20, False: 2**26}
-"""Numbers of a layer of `g` that are held at a time: on a CPU, where it is one, so many as its cache holds."""
+_ON_A_CPU, _ELSEWHERE = 2**20, 2**26
+"""How many numbers of the first layer of `g` are held at a time: on a CPU so many as its cache holds."""
 
 
 class RelationNetwork(Core):
@@ -83,7 +83,8 @@ class RelationNetwork(Core):
         self, one: Float[Tensor, "M N G"], other: Float[Tensor, "M N G"], there: Bool[Tensor, "M N"] | None
     ) -> Float[Tensor, "M H"]:
         """The sum over pairs, for so many questions at a time as have few enough pairs."""
-        most = max(1, _AT_ONCE[one.device.type == "cpu"] // (one.shape[1] * one[0].numel()))
+        _, N, G = one.shape
+        most = max(1, (_ON_A_CPU if one.device.type == "cpu" else _ELSEWHERE) // max(1, N * N * G))
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or len(one) <= most:
             return self._over_pairs(one, other, there)
         run = partial(checkpoint, self._over_pairs, use_reentrant=False, preserve_rng_state=False)
