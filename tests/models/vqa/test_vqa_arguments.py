@@ -45,6 +45,7 @@ OTHER: dict[str, object] = {
     "linear_per_glimpse": True,
     "mixing": 2,
     "normalize": False,
+    "question_scale": 3.0,
     "rank": 7,
     "read": "hard",
     "self_attention": True,
@@ -92,6 +93,26 @@ def test_every_argument_of_a_core_is_used(name: str) -> None:
         besides = BESIDES.get(argument, {})
         before = outcome(name, besides) if besides else plain
         assert not alike(before, outcome(name, {**besides, argument: OTHER[argument]})), argument
+
+
+# What begins larger, of a matrix all or the last columns, by core and argument.
+LARGER: dict[tuple[str, str], dict[str, slice]] = {
+    ("flattened", "question_scale"): {"f.0.weight": slice(-WORDS, None)},
+    ("entity_stream", "sharpness"): {"ask.weight": slice(None), "ask.bias": slice(None)},
+}
+
+
+@pytest.mark.parametrize(("name", "argument"), LARGER)
+def test_what_begins_larger_is_that_many_times_what_it_would_have_been_and_nothing_else_is(
+    name: str, argument: str
+) -> None:
+    begun = []
+    for times in (1.0, 3.0):
+        torch.manual_seed(1)
+        begun.append(small_core(name, **{argument: times}).state_dict())
+    for parameter, columns in LARGER[name, argument].items():
+        begun[0][parameter][..., columns] *= 3
+    assert alike(list(begun[0].values()), list(begun[1].values()))
 
 
 # What only one of these got would still be used.
