@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,9 @@ class Row:
 
 _SAID = ("title", "published", "wanted")
 
+WIDER = {"widths": [32, 64, 128, 24], "colours": [255, -128]}
+"""Convolutions of the papers' form, wider before the last one, with the white ground not far from zero."""
+
 READER = Row(
     "our reader", "none better than 99.8 / 95.6", "99.9 / 98", "cross_attention", 48, {"mixing": 1},
     {
@@ -98,10 +102,9 @@ READER = Row(
 
 ROWS = {
     "cnn_mlp": Row("CNN + MLP, no attention", "94+ / 63", "within 3", "flattened", 60, augmentation="none"),
-    "cnn_mlp_varied": Row(
-        "CNN + MLP, trained as the relation network is", "94+ / 63", "within 3", "flattened", 80,
-        {"f_widths": [512, 256], "dropout": 0.0}, {"widths": [32, 64, 128, 256]},
-        learning_rate=5e-4, precision="bf16-mixed", alone=0.1, asked=2,
+    "cnn_mlp_heard": Row(
+        "CNN + MLP, its question heard, wider convolutions", "", "within 3", "flattened", 30,
+        {"f_widths": [512, 256], "question_scale": 40.0}, WIDER, augmentation="none", alone=0.1,
     ),
     "relation_network": Row(
         "relation network", "99 / 94 to 95.6", "99 / 94", "relation_network", 150,
@@ -109,23 +112,16 @@ ROWS = {
         learning_rate=5e-4, precision="bf16-mixed", alone=0.1, asked=2,
     ),
     "entity_stream": Row("soft entity stream", "99 / 95", "99 / 95", "entity_stream", 100),
-    "entity_stream_sharp": Row(
-        "soft entity stream, sharper at first", "", "99 / 95", "entity_stream", 100, {"sharpness": 2.0}
+    "entity_stream_wide": Row(
+        "soft entity stream, 64 wide, wider convolutions", "", "99 / 95", "entity_stream", 70,
+        {"width": 64, "sharpness": 2.0}, WIDER,
     ),
     "hard_entity_stream": Row(
         "hard entity stream", "99 / 93", "99 / 93", "hard_entity_stream", 60, {"width": 32}, starts_from="entity_stream"
     ),
-    "hard_entity_stream_8": Row(
-        "hard entity stream, eight reads", "", "99 / 93", "hard_entity_stream", 30, {"width": 32, "steps": 8},
-        starts_from="hard_entity_stream",
-    ),
-    "hard_entity_stream_distinct": Row(
-        "hard entity stream, nothing read twice", "", "99 / 93", "hard_entity_stream", 30,
-        {"width": 32, "distinct": True}, starts_from="entity_stream",
-    ),
-    "hard_entity_stream_distinct_sharp": Row(
-        "hard entity stream, nothing read twice, sharper at first", "", "99 / 93", "hard_entity_stream", 30,
-        {"width": 32, "distinct": True}, starts_from="entity_stream_sharp",
+    "hard_entity_stream_wide": Row(
+        "hard entity stream, 64 wide, wider convolutions, nothing read twice", "", "99 / 93", "hard_entity_stream", 25,
+        {"distinct": True}, WIDER, starts_from="entity_stream_wide",
     ),
     "reader": READER,
     "reader_plain": replace(
@@ -173,6 +169,12 @@ def _some(batch: Batch, asked: int, draw: torch.Generator) -> Batch:
     return Batch(batch.pictures, *drawn)
 
 
+def folder(name: str, seed: int, runs: Path) -> Path:
+    """Where a row's training from one seed is kept; another one's of the same name is never taken up for it."""
+    training = json.dumps(ROWS[name].training(), sort_keys=True)
+    return runs / f"{name}-{seed}-{sha256(training.encode()).hexdigest()[:8]}"
+
+
 def result(name: str, seed: int, runs: Path, kept: bool = False) -> dict[str, Any]:
     """What a row reached from one seed: as it stands in the file, or measured now and written there.
 
@@ -180,7 +182,7 @@ def result(name: str, seed: int, runs: Path, kept: bool = False) -> dict[str, An
         kept: measure it anew, too, where its trained values are not in `runs`, as in a fresh clone.
     """
     for one in known():
-        if _same(one, name, seed) and (not kept or (runs / f"{name}-{seed}" / "model.safetensors").exists()):
+        if _same(one, name, seed) and (not kept or (folder(name, seed, runs) / "model.safetensors").exists()):
             return one
     found = measured(name, seed, runs)
     # Read again: another process may have written meanwhile.
@@ -197,8 +199,8 @@ def measured(name: str, seed: int, runs: Path) -> dict[str, Any]:
     minutes = 0.0
     if row.starts_from:
         minutes = result(row.starts_from, seed, runs, kept=True)["core_minutes"]
-        task.values = load_file(runs / f"{row.starts_from}-{seed}" / "model.safetensors")
-    checkpoint = runs / f"{name}-{seed}" / "checkpoint.safetensors"
+        task.values = load_file(folder(row.starts_from, seed, runs) / "model.safetensors")
+    checkpoint = folder(name, seed, runs) / "checkpoint.safetensors"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     shown = [time.perf_counter()]
 

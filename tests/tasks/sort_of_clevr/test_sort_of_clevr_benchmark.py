@@ -1,5 +1,6 @@
 """The benchmark's rows can be trained, its table is that of the docs, and says what was measured."""
 
+from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -61,6 +62,16 @@ def test_a_picture_is_asked_so_many_questions_of_each_family_and_others_another_
     assert not torch.equal(drawn[0].answers, drawn[2].answers)
 
 
+def test_another_training_of_the_same_row_is_kept_apart(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    row, runs = benchmark.ROWS["entity_stream"], Path("runs")
+    before = [benchmark.folder(name, 0, runs) for name in ("entity_stream", "hard_entity_stream")]
+    monkeypatch.setitem(benchmark.ROWS, "entity_stream", replace(row, title="another title"))
+    assert [benchmark.folder(name, 0, runs) for name in ("entity_stream", "hard_entity_stream")] == before
+    monkeypatch.setitem(benchmark.ROWS, "entity_stream", replace(row, batch=17))
+    after = [benchmark.folder(name, 0, runs) for name in ("entity_stream", "hard_entity_stream")]
+    assert not set(after) & set(before)  # what starts from it is another training, too
+
+
 def test_a_row_may_start_from_the_trained_values_of_another(benchmark: ModuleType) -> None:
     row = benchmark.ROWS["hard_entity_stream"]
     start, task = benchmark.ROWS[row.starts_from], row.task()
@@ -83,10 +94,11 @@ def test_values_that_are_not_on_disk_any_more_are_trained_again(
     monkeypatch.setattr(benchmark, "RESULTS", tmp_path / "results.json")
     monkeypatch.setattr(benchmark, "measured", lambda *_: anew)
     assert benchmark.result("entity_stream", 0, tmp_path) == stands
-    (tmp_path / "entity_stream-0").mkdir()
-    (tmp_path / "entity_stream-0" / "model.safetensors").touch()
+    weights = benchmark.folder("entity_stream", 0, tmp_path) / "model.safetensors"
+    weights.parent.mkdir()
+    weights.touch()
     assert benchmark.result("entity_stream", 0, tmp_path, kept=True) == stands
-    (tmp_path / "entity_stream-0" / "model.safetensors").unlink()
+    weights.unlink()
     assert benchmark.result("entity_stream", 0, tmp_path, kept=True) == anew
     assert benchmark.written() == [anew]
 

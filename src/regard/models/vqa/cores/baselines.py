@@ -131,8 +131,8 @@ class Flattened(Core):
         f_widths: of the layers of `f`, each with a ReLU; default two of 256.
         dropout: behind the last of them; default 0.5.
         question_scale: how many times PyTorch's usual size the question's weights in the first layer begin with;
-            default 1. At 1 a question of few numbers is hardly heard beside all cells of a picture; on sort-of-CLEVR
-            100 tells one object from the others within three epochs (docs/sort_of_clevr.md).
+            default 1. At 1 a question of few numbers is hardly heard beside all cells of a picture: on sort-of-CLEVR 60
+            to 64 % of the questions about one object are answered rightly, with 40 99 % (docs/sort_of_clevr.md).
 
     Raises:
         ShapeError: the picture has another number of cells.
