@@ -86,6 +86,8 @@ def test_baselines_are_means_and_products() -> None:
     one_at_a_time("flattened", lambda model, v, h, q: network(model.f, torch.cat((*v.T, q))), cells=6)
     with pytest.raises(ShapeError, match="got 6 cells, expected 15: give it cells=6"):
         core("flattened")(sight(), words())
+    with pytest.raises(ValueError, match="give it a layer"):
+        core("flattened", f_widths=())
     for act in (torch.tanh, torch.relu):
         one_at_a_time(
             "product",
