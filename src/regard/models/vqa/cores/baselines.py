@@ -162,11 +162,11 @@ class Flattened(Core):
         if not f_widths:
             raise ValueError(f"Flattened got f_widths={f_widths}: give it a layer.")
         self.cells = cells
-        self.sight_width = cells * sight_width
-        widths = (self.sight_width + words_width, *f_widths)
+        self.picture_width = cells * sight_width
+        widths = (self.picture_width + words_width, *f_widths)
         self.f = rectified(widths)
         with torch.no_grad():
-            self.first.weight[:, self.sight_width :] *= question_scale
+            self.first.weight[:, self.picture_width :] *= question_scale
         self.dropout = nn.Dropout(dropout)
         self.joint_width = widths[-1]
 
@@ -182,7 +182,7 @@ class Flattened(Core):
                 "pictures of one size."
             )
         # The first layer is linear in picture and question: what it makes of the picture serves all of its questions.
-        for_sight, for_words = self.first.weight.tensor_split([self.sight_width], 1)
+        for_sight, for_words = self.first.weight.tensor_split([self.picture_width], 1)
         seen = F.linear(image.flatten(1), for_sight)  # (B, H)
         asked = F.linear(words.summary, for_words, self.first.bias)  # (B, Q, H)
         return self.dropout(self.f[1:](seen[:, None] + asked))
