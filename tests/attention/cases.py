@@ -26,7 +26,7 @@ OTHER_SPATIAL: dict[int, list[tuple[int, ...]]] = {
 }
 POSITIONS, QUERIES, TOKENS = 13, 5, 7
 OTHER_COUNTS = [1, 2, 29]
-LARGE: dict[int, tuple[int, ...]] = {0: (17,), 1: (17,), 2: (18, 20), 3: (3, 5, 7)}
+LARGE: dict[int, tuple[int, ...]] = {0: (17,), 1: (17,), 2: (18, 20), 3: (3, 5, 11)}
 """Larger than any window of the defaults, and no multiple of one."""
 
 SMALLER = {"layers": 2, "sketch_width": 101, "joint_width": 120}

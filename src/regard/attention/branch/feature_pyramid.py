@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard import functional
+from regard.attention.arguments import convolution_over
 from regard.attention.contract import Paper, Refine
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import SPATIAL, MapFact
 
-CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 INTERPOLATIONS = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -60,8 +60,6 @@ class FeaturePyramidAttention(Refine):
 
     def __init__(self, channels: int, dims: int = 2) -> None:
         super().__init__()
-        if dims not in CONVOLUTIONS:
-            raise ValueError(f"dims={dims} is no number of spatial axes that a convolution has: give 1, 2 or 3.")
         self.channels = channels
         self.dims = dims
         self.spatial_ranks = (dims,)  # pyright: ignore[reportAttributeAccessIssue]
@@ -72,7 +70,7 @@ class FeaturePyramidAttention(Refine):
 
     def unit(self, inputs: int, outputs: int, size: int) -> nn.Sequential:
         """Convolution, batch normalisation, ReLU."""
-        convolution = CONVOLUTIONS[self.dims](inputs, outputs, size, padding=size // 2, bias=False)
+        convolution = convolution_over(self.dims)(inputs, outputs, size, padding=size // 2, bias=False)
         return nn.Sequential(convolution, BatchNorm(outputs), nn.ReLU())
 
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:

@@ -7,12 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard import functional
-from regard.attention.arguments import require_odd
+from regard.attention.arguments import convolution_over, require_odd
 from regard.attention.contract import Merge, Paper
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import MapFact
 
-CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 INTERPOLATIONS = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -64,15 +63,14 @@ class GlobalAttentionUpsample(Merge):
         require_odd(kernel_size)
         if gate not in get_args(Literal["relu", "sigmoid"]):
             raise ValueError(f"there is no gate {gate!r}: choose 'relu' or 'sigmoid'.")
-        if dims not in CONVOLUTIONS:
-            raise ValueError(f"dims={dims} is no number of spatial axes that a convolution has: give 1, 2 or 3.")
+        convolution = convolution_over(dims)
         self.channels = channels
         self.kernel_size = kernel_size
         self.gate = gate
         self.dims = dims
         self.excite = nn.Linear(channels, channels, bias=False)
         self.norm = BatchNorm(channels)
-        self.project = CONVOLUTIONS[dims](channels, channels, kernel_size, padding=kernel_size // 2)
+        self.project = convolution(channels, channels, kernel_size, padding=kernel_size // 2)
 
     def forward(
         self, high: Float[Tensor, "B C *coarse"], low: Float[Tensor, "B C *spatial"]

@@ -6,11 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.attention.arguments import require_odd
+from regard.attention.arguments import convolution_over, require_odd
 from regard.attention.contract import Merge, Paper
 from regard.attention.offering import SPATIAL, MapFact
-
-CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 class AttentionToScale(Merge):
@@ -65,14 +63,12 @@ class AttentionToScale(Merge):
         if scales < 1:
             raise ValueError(f"AttentionToScale got scales={scales}, expected at least one map to merge.")
         require_odd(kernel_size)
-        if dims not in CONVOLUTIONS:
-            raise ValueError(f"dims={dims} is no number of spatial axes that a convolution has: give 1, 2 or 3.")
+        convolution = convolution_over(dims)
         self.channels = channels
         self.inputs = scales  # pyright: ignore[reportAttributeAccessIssue]
         self.hidden_channels = hidden_channels
         self.kernel_size = kernel_size
         self.dims = dims
-        convolution = CONVOLUTIONS[dims]
         self.score = nn.Sequential(
             convolution(scales * channels, hidden_channels, kernel_size, padding=kernel_size // 2),
             nn.ReLU(),

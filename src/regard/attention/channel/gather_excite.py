@@ -8,13 +8,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.attention.arguments import reduced
+from regard.attention.arguments import convolution_over, reduced
 from regard.attention.contract import Paper, Refine
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import SPATIAL, MapFact
 
 Variant = Literal["theta_minus", "theta", "theta_plus"]
-CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 MEANS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -80,8 +79,7 @@ class GatherExcite(Refine):
         super().__init__()
         if variant not in get_args(Variant):
             raise ValueError(f"variant={variant!r} is none of {', '.join(get_args(Variant))}: choose one of them.")
-        if dims not in CONVOLUTIONS:
-            raise ValueError(f"dims={dims} is no number of spatial axes that a convolution has: give 1, 2 or 3.")
+        convolution = convolution_over(dims)
         learned = variant != "theta_minus"
         if extent is not None and (extent < 2 or (learned and not math.log2(extent).is_integer())):
             raise ValueError(f"extent={extent} cannot be gathered by variant={variant!r}: give 2, 4 or 8, or None.")
@@ -100,15 +98,15 @@ class GatherExcite(Refine):
             for step in range(int(math.log2(extent))):
                 if step:
                     self.steps.append(nn.ReLU())
-                self.steps.append(CONVOLUTIONS[dims](channels, channels, 3, 2, 1, groups=channels, bias=False))
+                self.steps.append(convolution(channels, channels, 3, 2, 1, groups=channels, bias=False))
                 self.steps.append(BatchNorm(channels))
         elif learned and size is not None:
             bound = math.prod(size) ** -0.5  # as of a convolution
             self.kernel = nn.Parameter(torch.empty(channels, *size).uniform_(-bound, bound))
             self.steps.append(BatchNorm(channels))
         if variant == "theta_plus":
-            self.squeeze = CONVOLUTIONS[dims](channels, self.hidden_channels, 1)
-            self.excite = CONVOLUTIONS[dims](self.hidden_channels, channels, 1)
+            self.squeeze = convolution(channels, self.hidden_channels, 1)
+            self.excite = convolution(self.hidden_channels, channels, 1)
 
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self.check(x)

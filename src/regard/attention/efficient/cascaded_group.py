@@ -9,13 +9,12 @@ from torch import Tensor, nn
 
 from regard import functional
 from regard.attention import offering
-from regard.attention.arguments import choose_heads
+from regard.attention.arguments import choose_heads, convolution_over
 from regard.attention.contract import Paper, Refine
 from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import MapFact, Request
 
-CONVOLUTIONS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 Variant = Literal["paper", "authors"]
 
 
@@ -84,8 +83,7 @@ class CascadedGroupAttention(Refine):
         super().__init__()
         if variant not in get_args(Variant):
             raise ValueError(f"variant={variant!r} is none of {', '.join(get_args(Variant))}: choose one of them.")
-        if dims not in CONVOLUTIONS:
-            raise ValueError(f"dims={dims} is no number of spatial axes that a convolution has: give 1, 2 or 3.")
+        convolution = convolution_over(dims)
         if key_width < 1:
             raise ValueError(f"key_width={key_width} is no width of a key: give 1 or more, such as 16.")
         self.channels = channels
@@ -97,7 +95,6 @@ class CascadedGroupAttention(Refine):
         self.value_width = channels // self.heads
         self.variant = variant
         self.spatial_ranks = (dims,)  # pyright: ignore[reportAttributeAccessIssue]
-        convolution = CONVOLUTIONS[dims]
         projected = 2 * key_width + self.value_width
         self.project = nn.ModuleList(
             nn.Sequential(convolution(self.value_width, projected, 1, bias=False), BatchNorm(projected)) for _ in sizes

@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from regard import functional
 from regard.attention import offering
+from regard.attention.arguments import convolution_over
 from regard.attention.contract import Paper, Refine
 from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import MapFact, Request
-
-CONVOLUTIONS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 class MultiScaleLinearAttention(Refine):
@@ -74,9 +73,7 @@ class MultiScaleLinearAttention(Refine):
             raise ValueError(f"head_width={head_width} is no width of a head: give 1 or more, such as 8.")
         if any(scale < 1 or scale % 2 == 0 for scale in scales):
             raise ValueError(f"scales={tuple(scales)} are not all odd: give odd sizes, such as (3, 5).")
-        if dims not in CONVOLUTIONS:
-            raise ValueError(f"dims={dims} is no number of spatial axes that a convolution has: give 1, 2 or 3.")
-        convolution = CONVOLUTIONS[dims]
+        convolution = convolution_over(dims)
         self.channels = channels
         self.head_width = head_width
         self.width = head_width * max(1, channels // head_width)

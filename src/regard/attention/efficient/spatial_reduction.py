@@ -9,12 +9,10 @@ from torch.nn import functional as F
 
 from regard import functional
 from regard.attention import offering
-from regard.attention.arguments import choose_heads
+from regard.attention.arguments import choose_heads, convolution_over
 from regard.attention.contract import Paper, Refine
 from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.offering import MapFact, Request
-
-CONVOLUTIONS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 class SpatialReductionAttention(Refine):
@@ -73,8 +71,7 @@ class SpatialReductionAttention(Refine):
         super().__init__()
         if reduction < 1:
             raise ValueError(f"reduction={reduction} is no side of a patch: give 1 or more.")
-        if dims not in CONVOLUTIONS:
-            raise ValueError(f"dims={dims} is no number of spatial axes that a convolution has: give 1, 2 or 3.")
+        convolution = convolution_over(dims)
         self.channels = channels
         self.heads = choose_heads(channels, heads)
         self.reduction = reduction
@@ -84,7 +81,7 @@ class SpatialReductionAttention(Refine):
         self.key_value = nn.Linear(channels, 2 * channels, bias=bias)
         self.output = nn.Linear(channels, channels)
         if reduction > 1:
-            self.reduce = CONVOLUTIONS[dims](channels, channels, reduction, stride=reduction)
+            self.reduce = convolution(channels, channels, reduction, stride=reduction)
             self.norm = nn.LayerNorm(channels)
 
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:

@@ -7,11 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.attention.arguments import require_odd
+from regard.attention.arguments import convolution_over, require_odd
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import SPATIAL, MapFact
-
-CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 class FocalModulation(Refine):
@@ -66,15 +64,13 @@ class FocalModulation(Refine):
         if levels < 1:
             raise ValueError(f"levels={levels} leaves no convolution: give 1 or more.")
         require_odd(kernel_size)
-        if dims not in CONVOLUTIONS:
-            raise ValueError(f"dims={dims} is no number of spatial axes that a convolution has: give 1, 2 or 3.")
+        convolution = convolution_over(dims)
         self.channels = channels
         self.levels = levels
         self.ranges = levels + 1
         self.kernel_size = kernel_size
         self.normalized = normalized
         self.spatial_ranks = (dims,)  # pyright: ignore[reportAttributeAccessIssue]
-        convolution = CONVOLUTIONS[dims]
         self.project = convolution(channels, 2 * channels + self.ranges, 1)
         self.convolutions = nn.ModuleList(
             convolution(channels, channels, size, padding=size // 2, groups=channels, bias=False)
