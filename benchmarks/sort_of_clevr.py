@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ from regard.tasks.sort_of_clevr.task import Batch
 HERE = Path(__file__).parent
 RESULTS = HERE / "sort_of_clevr.json"
 PAGE = HERE.parent / "docs" / "sort_of_clevr.md"
+AWAY = 1_000
+"""From one seed to the one that training begins anew from."""
+
 SIDE, BITS, ALL_BITS = 75, 11, 18
 """Of a picture, in pixels; of a question's vector, without and with ternary questions."""
 
@@ -51,7 +55,10 @@ class Row:
         epochs, batch, learning_rate, precision: of training.
         augmentation, alone, ternary: as of `SortOfClevr`.
         asked: how many questions of each family a picture is asked at a time, drawn afresh; all if None.
-        starts_from: the row whose trained values, of the same seed, it starts from; its own first values if empty.
+        starts_from: the row whose trained values, of the same seed, it starts from, or of another kind of model its
+            convolutions alone; its own first values if empty.
+        anew: after so many epochs with less than so much of the validation questions answered rightly, training begins
+            anew from another seed; never if None.
     """
 
     title: str
@@ -69,6 +76,7 @@ class Row:
     ternary: bool = False
     asked: int | None = None
     starts_from: str = ""
+    anew: tuple[int, float] | None = None
 
     def task(self) -> "Varied":
         question = {"in_width": ALL_BITS if self.ternary else BITS}
@@ -82,6 +90,8 @@ class Row:
         """All that decides what it reaches, as JSON has it."""
         facts = {name: value for name, value in asdict(self).items() if name not in _SAID}
         facts["starts_from"] = ROWS[self.starts_from].training() if self.starts_from else None
+        if self.anew is None:
+            del facts["anew"]
         return json.loads(json.dumps(facts))
 
 
@@ -111,10 +121,18 @@ ROWS = {
         {"g_widths": [128, 128], "dropout": 0.0}, {"widths": [32, 64, 128, 256]},
         learning_rate=5e-4, precision="bf16-mixed", alone=0.1, asked=2,
     ),
+    "relation_network_heard": Row(
+        "relation network, its objects have heard the question", "", "99 / 94", "relation_network", 50,
+        {
+            "g_widths": [128, 128], "dropout": 0.0, "single_widths": [256, 128], "question_scale": 2.0,
+            "pooling": "mean", "start": "he",
+        },
+        WIDER, precision="bf16-mixed", alone=0.06, asked=2, starts_from="cnn_mlp_heard",
+    ),
     "entity_stream": Row("soft entity stream", "99 / 95", "99 / 95", "entity_stream", 100),
     "entity_stream_wide": Row(
         "soft entity stream, 64 wide, wider convolutions", "", "99 / 95", "entity_stream", 70,
-        {"width": 64, "sharpness": 2.0}, WIDER,
+        {"width": 64, "sharpness": 2.0}, WIDER, anew=(18, 0.8),
     ),
     "hard_entity_stream": Row(
         "hard entity stream", "99 / 93", "99 / 93", "hard_entity_stream", 60, {"width": 32}, starts_from="entity_stream"
@@ -138,7 +156,8 @@ class Varied(SortOfClevr):
         given: as of `SortOfClevr`.
 
     Attributes:
-        values: those that were trained before, which models start from; their own first values if None.
+        values: those that were trained before, which models start from; their own first values if None. Of another
+            kind of model they start from its convolutions.
     """
 
     values: Mapping[str, Tensor] | None = None
@@ -154,8 +173,13 @@ class Varied(SortOfClevr):
 
     def model(self, attention: str, seed: int) -> nn.Module:
         model = super().model(attention, seed)
-        if self.values is not None:
-            model.load_state_dict(self.values)
+        if self.values is None:
+            return model
+        alike = self.values.keys() == model.state_dict().keys()
+        part, prefix = (model, "") if alike else (model.get_submodule("sight"), "sight.")
+        part.load_state_dict(
+            {name.removeprefix(prefix): value for name, value in self.values.items() if name.startswith(prefix)}
+        )
         return model
 
 
@@ -200,21 +224,19 @@ def measured(name: str, seed: int, runs: Path) -> dict[str, Any]:
     if row.starts_from:
         minutes = result(row.starts_from, seed, runs, kept=True)["core_minutes"]
         task.values = load_file(folder(row.starts_from, seed, runs) / "model.safetensors")
-    checkpoint = folder(name, seed, runs) / "checkpoint.safetensors"
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    shown = [time.perf_counter()]
-
-    def report(progress: Progress) -> None:
-        if time.perf_counter() - shown[0] > 60:
-            shown[0] = time.perf_counter()
-            print(
-                f"{name} {seed}: {progress.share:4.0%}, {progress.seconds / 60:.1f} min, loss {progress.loss:.4f}, "
-                f"validation {progress.accuracy:.2%}",
-                flush=True,
-            )
-
-    fit = train(task, row.core, seed, Budget(row.epochs), checkpoint, row.precision, "cpu", report)
-    task.keep(fit.model, checkpoint.parent)
+    where = folder(name, seed, runs)
+    where.mkdir(parents=True, exist_ok=True)
+    for attempt in count():
+        try:
+            fit = train(
+                task, row.core, seed + AWAY * attempt, Budget(row.epochs), where / f"checkpoint-{attempt}.safetensors",
+                row.precision, "cpu", Watch(f"{name} {seed}", row.anew),
+            )  # fmt: skip
+        except Lost as lost:
+            minutes += lost.seconds / 60 * torch.get_num_threads()
+        else:
+            break
+    task.keep(fit.model, where)
     return {
         "row": name,
         "seed": seed,
@@ -223,6 +245,34 @@ def measured(name: str, seed: int, runs: Path) -> dict[str, Any]:
         "core_minutes": minutes + fit.progress.seconds / 60 * torch.get_num_threads(),
         **reached(task, fit.model),
     }
+
+
+class Lost(Exception):
+    """A training that is given up, after so many seconds of it."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+
+class Watch:
+    """Prints how training goes once a minute, and gives it up where it does not."""
+
+    def __init__(self, title: str, anew: tuple[int, float] | None) -> None:
+        self.title, self.anew = title, anew
+        self._shown = time.perf_counter()
+
+    def __call__(self, progress: Progress) -> None:
+        if self.anew is not None and progress.epoch == self.anew[0] and progress.accuracy < self.anew[1]:
+            print(f"{self.title}: given up with {progress.accuracy:.2%} of validation", flush=True)
+            raise Lost(progress.seconds)
+        if time.perf_counter() - self._shown > 60:
+            self._shown = time.perf_counter()
+            print(
+                f"{self.title}: {progress.share:4.0%}, {progress.seconds / 60:.1f} min, loss {progress.loss:.4f}, "
+                f"validation {progress.accuracy:.2%}",
+                flush=True,
+            )
 
 
 def reached(task: SortOfClevr, model: nn.Module) -> dict[str, Any]:

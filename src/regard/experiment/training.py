@@ -139,6 +139,8 @@ class Fit(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.progress.seconds = checkpoint["regard"]["seconds"]
         self.curve = checkpoint["regard"]["curve"]
+        if self.curve:
+            self.progress.accuracy = self.curve[-1]["accuracy_overall"]
 
     def _looked(self, seen: int, pictures: int) -> None:
         self.progress.seen, self.progress.pictures = seen, pictures

@@ -45,12 +45,15 @@ OTHER: dict[str, object] = {
     "linear_per_glimpse": True,
     "mixing": 2,
     "normalize": False,
+    "pooling": "mean",
     "question_scale": 3.0,
     "rank": 7,
     "read": "hard",
     "self_attention": True,
     "sharpness": 3.0,
+    "single_widths": (13, 17),
     "sketch_width": 29,
+    "start": "he",
     "stem": "linear",
     "steps": 4,
     "temperature": 0.5,
@@ -95,22 +98,24 @@ def test_every_argument_of_a_core_is_used(name: str) -> None:
         assert not alike(before, outcome(name, {**besides, argument: OTHER[argument]})), argument
 
 
-# What begins larger, of a matrix all or the last columns, by core and argument.
-LARGER: dict[tuple[str, str], dict[str, slice]] = {
-    ("flattened", "question_scale"): {"f.0.weight": slice(-WORDS, None)},
-    ("entity_stream", "sharpness"): {"ask.weight": slice(None), "ask.bias": slice(None)},
-}
+# What begins larger, of a matrix all or the last columns, by core, what it is built with besides, and argument.
+LARGER: list[tuple[str, dict[str, object], str, dict[str, slice]]] = [
+    ("flattened", {}, "question_scale", {"f.0.weight": slice(-WORDS, None)}),
+    ("relation_network", {}, "question_scale", {"question.weight": slice(None)}),
+    ("relation_network", {"single_widths": (13,)}, "question_scale", {"single.question.weight": slice(None)}),
+    ("entity_stream", {}, "sharpness", {"ask.weight": slice(None), "ask.bias": slice(None)}),
+]
 
 
-@pytest.mark.parametrize(("name", "argument"), LARGER)
+@pytest.mark.parametrize(("name", "besides", "argument", "larger"), LARGER)
 def test_what_begins_larger_is_that_many_times_what_it_would_have_been_and_nothing_else_is(
-    name: str, argument: str
+    name: str, besides: dict[str, object], argument: str, larger: dict[str, slice]
 ) -> None:
     begun = []
     for times in (1.0, 3.0):
         torch.manual_seed(1)
-        begun.append(small_core(name, **{argument: times}).state_dict())
-    for parameter, columns in LARGER[name, argument].items():
+        begun.append(small_core(name, **besides, **{argument: times}).state_dict())
+    for parameter, columns in larger.items():
         begun[0][parameter][..., columns] *= 3
     assert alike(list(begun[0].values()), list(begun[1].values()))
 

@@ -536,17 +536,42 @@ def test_modular_co_attention_is_an_encoder_and_a_decoder_of_pytorchs_post_norm_
         one_at_a_time("mcan", mcan)
 
 
-def test_the_relation_network_split_by_parts_is_the_plain_one_over_all_pairs() -> None:
+@pytest.mark.parametrize("single_widths", [(), (7,), (7, 13)])
+@pytest.mark.parametrize("pooling", ["sum", "mean"])
+def test_the_relation_network_split_by_parts_is_the_plain_one_over_all_pairs(
+    single_widths: tuple[int, ...], pooling: str
+) -> None:
     def plain(model, v, h, q):
         first = torch.cat((model.first.weight, model.second.weight, model.question.weight), 1)
-        objects = torch.cat((v, coordinates()), 1)
+        objects = list(torch.cat((v, coordinates()), 1))
+        if single_widths:
+            single = torch.cat((model.single.token.weight, model.single.question.weight), 1)
+            objects = [torch.relu(single @ torch.cat((one, q)) + model.single.question.bias) for one in objects]
+            objects = [model.single.rest(one) for one in objects]
         total = torch.zeros(19, dtype=torch.float64)
         for one in objects:
             for other in objects:
                 total = total + model.g(torch.relu(first @ torch.cat((one, other, q)) + model.question.bias))
-        return model.f(total)
+        return model.f(total / len(objects) ** 2 if pooling == "mean" else total)
 
-    one_at_a_time("relation_network", plain)
+    one_at_a_time("relation_network", plain, single_widths=single_widths, pooling=pooling)
+
+
+def test_the_mean_of_a_relation_network_is_over_the_pairs_that_are_there() -> None:
+    model = core("relation_network", pooling="mean", coordinates=False)
+    seen, asked = sight().tokens, words()
+    found = model(Sight(seen, torch.tensor([[1, 1, 1, 1, 0, 0], [0, 0, 0, 0, 0, 0]]).bool()), asked)
+    torch.testing.assert_close(found[0], model(Sight(seen[:, :4]), asked)[0])
+    torch.testing.assert_close(found[1], model.f(torch.zeros(3, 19, dtype=torch.float64)))
+
+
+def test_a_relation_network_that_starts_as_he_s_has_no_biases_and_keeps_the_size_of_what_it_is_given() -> None:
+    model = cores["relation_network"](512, 512, (512, 512), (512,), single_widths=(512,), start="he")
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    assert len(layers) == 7  # two that hear, three parts of the first layer of g, its second, and that of f
+    for layer in layers:
+        assert layer.bias is None or not layer.bias.any()
+        assert math.isclose(layer.weight.std().item(), math.sqrt(2 / layer.in_features), rel_tol=0.01)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -938,6 +963,8 @@ def test_parameters_at_the_papers_sizes_are_as_many_as_the_layers_have() -> None
     ("name", "arguments", "says"),
     [
         ("relation_network", {"g_widths": ()}, "give each a layer"),
+        ("relation_network", {"pooling": "max"}, "'sum' or 'mean'"),
+        ("relation_network", {"start": "glorot"}, "'torch' or 'he'"),
         ("mac", {"steps": 0}, "at least one cell"),
         ("dual_attention", {"steps": 0}, "at least once"),
         ("mac", {"stem": "dense"}, "'convolution' or 'linear'"),

@@ -1,9 +1,10 @@
 """The benchmark's rows can be trained, its table is that of the docs, and says what was measured."""
 
+import math
 from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -85,6 +86,17 @@ def test_a_row_may_start_from_the_trained_values_of_another(benchmark: ModuleTyp
     assert row.training()["starts_from"] == start.training()
 
 
+def test_a_row_of_another_kind_of_model_starts_from_the_convolutions_alone(benchmark: ModuleType) -> None:
+    row = benchmark.ROWS["relation_network_heard"]
+    start, task = benchmark.ROWS[row.starts_from], row.task()
+    fresh = task.model(row.core, 0).state_dict()
+    task.values = values = start.task().model(start.core, 3).state_dict()
+    started = task.model(row.core, 0).state_dict()
+    taken = {name for name in fresh if name.startswith("sight.")}
+    assert taken
+    assert all(torch.equal(started[name], (values if name in taken else fresh)[name]) for name in fresh)
+
+
 def test_values_that_are_not_on_disk_any_more_are_trained_again(
     benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +113,36 @@ def test_values_that_are_not_on_disk_any_more_are_trained_again(
     weights.unlink()
     assert benchmark.result("entity_stream", 0, tmp_path, kept=True) == anew
     assert benchmark.written() == [anew]
+
+
+def test_a_training_that_goes_nowhere_begins_anew_from_another_seed_and_its_minutes_count(
+    benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = replace(benchmark.ROWS["entity_stream"], anew=(18, 0.8))
+    monkeypatch.setitem(benchmark.ROWS, "entity_stream", row)
+    monkeypatch.setattr(benchmark, "reached", lambda *_: {})
+    seeds: list[int] = []
+
+    def train(task: Any, core: str, seed: int, budget: Any, checkpoint: Path, *others: Any) -> SimpleNamespace:
+        seeds.append(seed)
+        assert checkpoint == benchmark.folder("entity_stream", 2, tmp_path) / f"checkpoint-{len(seeds) - 1}.safetensors"
+        report = others[-1]
+        at = benchmark.Progress(epoch=17, seconds=60.0 * len(seeds), accuracy=0.5)
+        report(at)  # not yet
+        report(replace(at, epoch=18, accuracy=math.nan))  # never measured
+        report(replace(at, epoch=18, accuracy=0.8))  # good enough
+        report(replace(at, epoch=19))  # judged once
+        if len(seeds) < 3:
+            report(replace(at, epoch=18, accuracy=0.79))
+        return SimpleNamespace(model=task.model(core, seed), progress=at)
+
+    monkeypatch.setattr(benchmark, "train", train)
+    found = benchmark.measured("entity_stream", 2, tmp_path)
+    assert seeds == [2, 1002, 2002]
+    assert found["core_minutes"] == (1 + 2 + 3) * torch.get_num_threads()
+    assert found["training"]["anew"] == [18, 0.8]
+    assert "anew" not in benchmark.ROWS["cnn_mlp"].training()
+    assert (benchmark.folder("entity_stream", 2, tmp_path) / "model.safetensors").exists()
 
 
 def test_a_row_is_its_seeds_mean_with_the_interval_between_them_or_that_of_the_questions(benchmark: ModuleType) -> None:

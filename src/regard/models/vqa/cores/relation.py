@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from itertools import repeat
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -29,6 +29,10 @@ class RelationNetwork(Core):
     a question, and a pair costs their sum. Nothing else can be shared, so that work grows with `Q·N²`; memory does not:
     a few questions' pairs are held at a time, and computed again for the gradient.
 
+    What sees one token alone needs no pairs. With `single_widths`, `o` is `h([v; x; y; q])`: first layers of `g` whose
+    weights between the two tokens are zero, at a cost that grows with `Q·N`. There a token can be found to be the one
+    asked about before it meets others.
+
     Paper: Santoro, Raposo, Barrett, Malinowski, Pascanu, Battaglia, Lillicrap, "A simple neural network module for
     relational reasoning", NeurIPS 2017, with its sizes for CLEVR, where the question is the last state of an LSTM of
     128. For sort-of-CLEVR it has g_widths=(2000,) * 4 and f_widths=(2000, 1000, 500, 100).
@@ -40,6 +44,17 @@ class RelationNetwork(Core):
         f_widths: of the layers of `f` before the answers, each with a ReLU; default two of 256.
         dropout: behind the last layer of `f`; default 0.5, the paper's.
         coordinates: whether a token is told where it lies; default True. Without it regions need no boxes.
+        single_widths: of the layers of `h`, each with a ReLU; default none, as in the paper.
+        question_scale: how many times PyTorch's usual size the weights begin with by which the question is heard first;
+            default 1.
+        pooling: what `f` is given of the pairs: their `"sum"`, the paper's and the default, or their `"mean"`.
+        start: what the layers begin with: PyTorch's values with `"torch"`, the default, or with `"he"` normal ones of
+            variance 2 by the width of their input, and biases of zero (He et al. 2015). PyTorch's biases are larger
+            than what they are added to, so that a ReLU of `g` is open for all pairs or for none, and what a pair has
+            that others have not is a tenth of what it has; with He's it is a third (docs/sort_of_clevr.md).
+
+    Raises:
+        ValueError: `g` or `f` has no layer, or there is no such `pooling` or `start`.
     """
 
     name: ClassVar[str] = "relation_network"
@@ -57,27 +72,46 @@ class RelationNetwork(Core):
         f_widths: Sequence[int] = (256, 256),
         dropout: float = 0.5,
         coordinates: bool = True,
+        single_widths: Sequence[int] = (),
+        question_scale: float = 1.0,
+        pooling: Literal["sum", "mean"] = "sum",
+        start: Literal["torch", "he"] = "torch",
     ) -> None:
         super().__init__()
         if not g_widths or not f_widths:
             raise ValueError(f"RelationNetwork got g_widths={g_widths}, f_widths={f_widths}: give each a layer.")
+        if pooling not in {"sum", "mean"} or start not in {"torch", "he"}:
+            raise ValueError(
+                f"RelationNetwork got pooling={pooling!r}, start={start!r}: give 'sum' or 'mean', 'torch' or 'he'."
+            )
         width = sight_width + 2 * coordinates
         self.coordinates = coordinates
+        self.pooling = pooling
+        self.single = _Heard(width, words_width, single_widths) if single_widths else None
+        width = single_widths[-1] if single_widths else width
         self.first = nn.Linear(width, g_widths[0], bias=False)
         self.second = nn.Linear(width, g_widths[0], bias=False)
         self.question = nn.Linear(words_width, g_widths[0])
         self.g = rectified(g_widths)
         self.f = rectified((g_widths[-1], *f_widths))
+        if start == "he":
+            self.apply(_as_he)
+        with torch.no_grad():
+            (self.single or self).question.weight *= question_scale
         self.dropout = nn.Dropout(dropout)
         self.joint_width = f_widths[-1]
 
     def forward(self, sight: Sight, words: Words) -> Float[Tensor, "B Q J"]:
         objects = torch.cat((sight.tokens, sight.coordinates()), 2) if self.coordinates else sight.tokens
-        questions = words.summary.shape[1]
-        asked = (self.first(objects)[:, None] + self.question(words.summary)[:, :, None]).flatten(0, 1)  # (B·Q, N, G)
-        others = self.second(objects).repeat_interleave(questions, 0)  # (B·Q, N, G)
-        there = None if sight.mask is None else sight.mask.repeat_interleave(questions, 0)  # (B·Q, N)
-        return self.dropout(self.f(words.apart(self._related(asked, others, there))))
+        objects = objects[:, None] if self.single is None else self.single(objects, words.summary)  # (B, #Q, N, W)
+        asked = self.first(objects) + self.question(words.summary)[:, :, None]  # (B, Q, N, G)
+        others = self.second(objects).expand_as(asked)  # (B, Q, N, G)
+        there = None if sight.mask is None else sight.mask.repeat_interleave(words.summary.shape[1], 0)  # (B·Q, N)
+        related = self._related(asked.flatten(0, 1), others.flatten(0, 1), there)  # (B·Q, H)
+        if self.pooling == "mean":
+            tokens = asked.shape[2] if there is None else there.sum(1, keepdim=True).clamp(min=1)
+            related = related / tokens**2
+        return self.dropout(self.f(words.apart(related)))
 
     def _related(
         self, one: Float[Tensor, "M N G"], other: Float[Tensor, "M N G"], there: Bool[Tensor, "M N"] | None
@@ -100,3 +134,29 @@ class RelationNetwork(Core):
             both = there[:, :, None] & there[:, None]  # (M, N, N)
             related = related.masked_fill(~both[..., None], 0.0)
         return related.sum((1, 2))
+
+
+class _Heard(nn.Module):
+    """Tokens that have heard the question, each for itself: layers with a ReLU of `[o; q]`.
+
+    Args:
+        width: width `W` of a token.
+        words_width: width of the questions.
+        widths: of the layers.
+    """
+
+    def __init__(self, width: int, words_width: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.token = nn.Linear(width, widths[0], bias=False)
+        self.question = nn.Linear(words_width, widths[0])
+        self.rest = rectified(widths)
+
+    def forward(self, tokens: Float[Tensor, "B N W"], questions: Float[Tensor, "B Q D"]) -> Float[Tensor, "B Q N H"]:
+        return self.rest((self.token(tokens)[:, None] + self.question(questions)[:, :, None]).relu())
+
+
+def _as_he(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
