@@ -54,7 +54,8 @@ class Row:
         image: its network of convolutions.
         epochs, batch, learning_rate, precision: of training.
         augmentation, alone, ternary: as of `SortOfClevr`.
-        asked: how many questions of each family a picture is asked at a time, drawn afresh; all if None.
+        asked: how many questions of each family, or of one and the other, a picture is asked at a time, drawn afresh;
+            all if None.
         starts_from: the row whose trained values, of the same seed, it starts from, or of another kind of model its
             convolutions alone; its own first values if empty.
         anew: after so many epochs with less than so much of the validation questions answered rightly, training begins
@@ -74,7 +75,7 @@ class Row:
     augmentation: str = "colours and mirrors"
     alone: float = 0.0
     ternary: bool = False
-    asked: int | None = None
+    asked: int | tuple[int, int] | None = None
     starts_from: str = ""
     anew: tuple[int, float] | None = None
 
@@ -122,12 +123,13 @@ ROWS = {
         learning_rate=5e-4, precision="bf16-mixed", alone=0.1, asked=2,
     ),
     "relation_network_heard": Row(
-        "relation network, its objects have heard the question", "", "99 / 94", "relation_network", 50,
+        "relation network, its objects have heard the question, wider convolutions", "", "99 / 94",
+        "relation_network", 50,
         {
             "g_widths": [128, 128], "dropout": 0.0, "single_widths": [256, 128], "question_scale": 2.0,
-            "pooling": "mean", "start": "he",
+            "normalized": True, "start": "he",
         },
-        WIDER, precision="bf16-mixed", alone=0.06, asked=2, starts_from="cnn_mlp_heard",
+        WIDER, precision="bf16-mixed", alone=0.06, asked=(1, 4), starts_from="cnn_mlp_heard",
     ),
     "entity_stream": Row("soft entity stream", "99 / 95", "99 / 95", "entity_stream", 100),
     "entity_stream_wide": Row(
@@ -162,7 +164,7 @@ class Varied(SortOfClevr):
 
     values: Mapping[str, Tensor] | None = None
 
-    def __init__(self, *given: Any, asked: int | None, **named: Any) -> None:
+    def __init__(self, *given: Any, asked: int | tuple[int, int] | None, **named: Any) -> None:
         super().__init__(*given, **named)
         self.asked = asked
 
@@ -183,11 +185,16 @@ class Varied(SortOfClevr):
         return model
 
 
-def _some(batch: Batch, asked: int, draw: torch.Generator) -> Batch:
-    """A batch with so many questions of each family, which stand in order, ten each."""
+def _some(batch: Batch, asked: int | tuple[int, int], draw: torch.Generator) -> Batch:
+    """A batch with so many questions of each family, which stand in order, ten each.
+
+    Where one family is asked alone, it is asked as many as both would be.
+    """
     pictures, questions = batch.answers.shape
-    order = torch.rand(pictures, questions // PER_FAMILY, PER_FAMILY, generator=draw).argsort(2)[..., :asked]
-    chosen = (order + PER_FAMILY * torch.arange(questions // PER_FAMILY)[:, None]).flatten(1)  # (B, asked · families)
+    families = questions // PER_FAMILY
+    each = [asked] * families if isinstance(asked, int) else asked if len(asked) == families else [sum(asked)]
+    order = torch.rand(pictures, families, PER_FAMILY, generator=draw).argsort(2)
+    chosen = torch.cat([order[:, at, :some] + PER_FAMILY * at for at, some in enumerate(each)], 1)  # (B, asked)
     rows = torch.arange(pictures)[:, None]
     drawn = (column[rows, chosen] for column in (batch.questions, batch.answers, batch.kinds))
     return Batch(batch.pictures, *drawn)

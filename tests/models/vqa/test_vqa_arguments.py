@@ -45,7 +45,7 @@ OTHER: dict[str, object] = {
     "linear_per_glimpse": True,
     "mixing": 2,
     "normalize": False,
-    "pooling": "mean",
+    "normalized": True,
     "question_scale": 3.0,
     "rank": 7,
     "read": "hard",

@@ -537,9 +537,9 @@ def test_modular_co_attention_is_an_encoder_and_a_decoder_of_pytorchs_post_norm_
 
 
 @pytest.mark.parametrize("single_widths", [(), (7,), (7, 13)])
-@pytest.mark.parametrize("pooling", ["sum", "mean"])
+@pytest.mark.parametrize("normalized", [False, True])
 def test_the_relation_network_split_by_parts_is_the_plain_one_over_all_pairs(
-    single_widths: tuple[int, ...], pooling: str
+    single_widths: tuple[int, ...], normalized: bool
 ) -> None:
     def plain(model, v, h, q):
         first = torch.cat((model.first.weight, model.second.weight, model.question.weight), 1)
@@ -552,13 +552,13 @@ def test_the_relation_network_split_by_parts_is_the_plain_one_over_all_pairs(
         for one in objects:
             for other in objects:
                 total = total + model.g(torch.relu(first @ torch.cat((one, other, q)) + model.question.bias))
-        return model.f(total / len(objects) ** 2 if pooling == "mean" else total)
+        return model.f(total / math.sqrt(len(objects) ** 2) if normalized else total)
 
-    one_at_a_time("relation_network", plain, single_widths=single_widths, pooling=pooling)
+    one_at_a_time("relation_network", plain, single_widths=single_widths, normalized=normalized)
 
 
-def test_the_mean_of_a_relation_network_is_over_the_pairs_that_are_there() -> None:
-    model = core("relation_network", pooling="mean", coordinates=False)
+def test_a_relation_network_counts_the_pairs_that_are_there() -> None:
+    model = core("relation_network", normalized=True, coordinates=False)
     seen, asked = sight().tokens, words()
     found = model(Sight(seen, torch.tensor([[1, 1, 1, 1, 0, 0], [0, 0, 0, 0, 0, 0]]).bool()), asked)
     torch.testing.assert_close(found[0], model(Sight(seen[:, :4]), asked)[0])
@@ -963,7 +963,6 @@ def test_parameters_at_the_papers_sizes_are_as_many_as_the_layers_have() -> None
     ("name", "arguments", "says"),
     [
         ("relation_network", {"g_widths": ()}, "give each a layer"),
-        ("relation_network", {"pooling": "max"}, "'sum' or 'mean'"),
         ("relation_network", {"start": "glorot"}, "'torch' or 'he'"),
         ("mac", {"steps": 0}, "at least one cell"),
         ("dual_attention", {"steps": 0}, "at least once"),

@@ -48,19 +48,25 @@ def test_every_row_answers_every_question_of_its_task(benchmark: ModuleType) -> 
             assert task.model(row.core, 0).eval()(pictures, questions).shape == (1, questions.shape[1], 10)
 
 
-def test_a_picture_is_asked_so_many_questions_of_each_family_and_others_another_time(benchmark: ModuleType) -> None:
+@pytest.mark.parametrize(("asked", "families"), [(2, [0, 0, 1, 1]), ((1, 4), [0, 1, 1, 1, 1])])
+def test_a_picture_is_asked_so_many_questions_of_each_family_and_others_another_time(
+    benchmark: ModuleType, asked: int | tuple[int, int], families: list[int]
+) -> None:
     places = torch.arange(7 * 20).reshape(7, 20)  # ten of one family, then ten of the other
     whole = benchmark.Batch(torch.arange(7), places[..., None] * torch.tensor([1, 2, 3]), places, -places)
-    drawn = [benchmark._some(whole, 2, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    drawn = [benchmark._some(whole, asked, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
     for batch in drawn:
         assert torch.equal(batch.pictures, whole.pictures)
         assert batch.questions.tolist() == [[[n, 2 * n, 3 * n] for n in row] for row in batch.answers.tolist()]
         assert torch.equal(batch.kinds, -batch.answers)
         for picture, row in enumerate(batch.answers.tolist()):
-            assert [(answer - 20 * picture) // 10 for answer in row] == [0, 0, 1, 1]
-            assert len(set(row)) == 4
+            assert [(answer - 20 * picture) // 10 for answer in row] == families
+            assert len(set(row)) == len(families)
     assert torch.equal(drawn[0].answers, drawn[1].answers)
     assert not torch.equal(drawn[0].answers, drawn[2].answers)
+    one = benchmark.Batch(whole.pictures, *(x[:, :10] for x in (whole.questions, whole.answers, whole.kinds)))
+    alone = benchmark._some(one, asked, torch.Generator().manual_seed(0))
+    assert alone.answers.shape == (7, 2 if asked == 2 else 5)
 
 
 def test_another_training_of_the_same_row_is_kept_apart(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

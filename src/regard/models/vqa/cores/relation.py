@@ -47,14 +47,14 @@ class RelationNetwork(Core):
         single_widths: of the layers of `h`, each with a ReLU; default none, as in the paper.
         question_scale: how many times PyTorch's usual size the weights begin with by which the question is heard first;
             default 1.
-        pooling: what `f` is given of the pairs: their `"sum"`, the paper's and the default, or their `"mean"`.
+        normalized: whether the sum is divided by the root of the number of pairs; default False, the paper's.
         start: what the layers begin with: PyTorch's values with `"torch"`, the default, or with `"he"` normal ones of
             variance 2 by the width of their input, and biases of zero (He et al. 2015). PyTorch's biases are larger
             than what they are added to, so that a ReLU of `g` is open for all pairs or for none, and what a pair has
-            that others have not is a tenth of what it has; with He's it is a third (docs/sort_of_clevr.md).
+            that others have not is a tenth of what it has; with He's it is three tenths (docs/sort_of_clevr.md).
 
     Raises:
-        ValueError: `g` or `f` has no layer, or there is no such `pooling` or `start`.
+        ValueError: `g` or `f` has no layer, or there is no such `start`.
     """
 
     name: ClassVar[str] = "relation_network"
@@ -74,19 +74,17 @@ class RelationNetwork(Core):
         coordinates: bool = True,
         single_widths: Sequence[int] = (),
         question_scale: float = 1.0,
-        pooling: Literal["sum", "mean"] = "sum",
+        normalized: bool = False,
         start: Literal["torch", "he"] = "torch",
     ) -> None:
         super().__init__()
         if not g_widths or not f_widths:
             raise ValueError(f"RelationNetwork got g_widths={g_widths}, f_widths={f_widths}: give each a layer.")
-        if pooling not in {"sum", "mean"} or start not in {"torch", "he"}:
-            raise ValueError(
-                f"RelationNetwork got pooling={pooling!r}, start={start!r}: give 'sum' or 'mean', 'torch' or 'he'."
-            )
+        if start not in {"torch", "he"}:
+            raise ValueError(f"RelationNetwork got start={start!r}: give 'torch' or 'he'.")
         width = sight_width + 2 * coordinates
         self.coordinates = coordinates
-        self.pooling = pooling
+        self.normalized = normalized
         self.single = _Heard(width, words_width, single_widths) if single_widths else None
         width = single_widths[-1] if single_widths else width
         self.first = nn.Linear(width, g_widths[0], bias=False)
@@ -108,9 +106,9 @@ class RelationNetwork(Core):
         others = self.second(objects).expand_as(asked)  # (B, Q, N, G)
         there = None if sight.mask is None else sight.mask.repeat_interleave(words.summary.shape[1], 0)  # (B·Q, N)
         related = self._related(asked.flatten(0, 1), others.flatten(0, 1), there)  # (B·Q, H)
-        if self.pooling == "mean":
+        if self.normalized:
             tokens = asked.shape[2] if there is None else there.sum(1, keepdim=True).clamp(min=1)
-            related = related / tokens**2
+            related = related / tokens
         return self.dropout(self.f(words.apart(related)))
 
     def _related(
