@@ -92,7 +92,7 @@ class Row:
         facts = {name: value for name, value in asdict(self).items() if name not in _SAID}
         facts["starts_from"] = ROWS[self.starts_from].training() if self.starts_from else None
         if self.anew is None:
-            del facts["anew"]
+            del facts["anew"]  # nor have it what was measured before a training could begin anew
         return json.loads(json.dumps(facts))
 
 
@@ -126,8 +126,8 @@ ROWS = {
         "relation network, its objects have heard the question, wider convolutions", "", "99 / 94",
         "relation_network", 50,
         {
-            "g_widths": [128, 128], "dropout": 0.0, "single_widths": [256, 128], "question_scale": 2.0,
-            "normalized": True, "start": "he",
+            "g_widths": [128, 128], "dropout": 0.0, "unary_widths": [256, 128], "question_scale": 2.0,
+            "normalized": True, "initialization": "he",
         },
         WIDER, precision="bf16-mixed", alone=0.06, asked=(1, 4), starts_from="cnn_mlp_heard",
     ),
@@ -237,7 +237,7 @@ def measured(name: str, seed: int, runs: Path) -> dict[str, Any]:
         try:
             fit = train(
                 task, row.core, seed + AWAY * attempt, Budget(row.epochs), where / f"checkpoint-{attempt}.safetensors",
-                row.precision, "cpu", Watch(f"{name} {seed}", row.anew),
+                row.precision, "cpu", Reporter(f"{name} {seed}", row.anew),
             )  # fmt: skip
         except Lost as lost:
             minutes += lost.seconds / 60 * torch.get_num_threads()
@@ -262,7 +262,7 @@ class Lost(Exception):
         self.seconds = seconds
 
 
-class Watch:
+class Reporter:
     """Prints how training goes once a minute, and gives it up where it does not."""
 
     def __init__(self, title: str, anew: tuple[int, float] | None) -> None:

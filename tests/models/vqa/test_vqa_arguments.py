@@ -38,6 +38,7 @@ OTHER: dict[str, object] = {
     "heads": 1,
     "hidden_width": 13,
     "hops": 3,
+    "initialization": "he",
     "joint_width": 20,
     "key_width": 4,
     "latents": 7,
@@ -51,13 +52,12 @@ OTHER: dict[str, object] = {
     "read": "hard",
     "self_attention": True,
     "sharpness": 3.0,
-    "single_widths": (13, 17),
     "sketch_width": 29,
-    "start": "he",
     "stem": "linear",
     "steps": 4,
     "temperature": 0.5,
     "token_width": 13,
+    "unary_widths": (13, 17),
     "width": 18,
     "words": VOCABULARY,
 }
@@ -102,7 +102,7 @@ def test_every_argument_of_a_core_is_used(name: str) -> None:
 LARGER: list[tuple[str, dict[str, object], str, dict[str, slice]]] = [
     ("flattened", {}, "question_scale", {"f.0.weight": slice(-WORDS, None)}),
     ("relation_network", {}, "question_scale", {"question.weight": slice(None)}),
-    ("relation_network", {"single_widths": (13,)}, "question_scale", {"single.question.weight": slice(None)}),
+    ("relation_network", {"unary_widths": (13,)}, "question_scale", {"unary.question.weight": slice(None)}),
     ("entity_stream", {}, "sharpness", {"ask.weight": slice(None), "ask.bias": slice(None)}),
 ]
 

@@ -536,25 +536,25 @@ def test_modular_co_attention_is_an_encoder_and_a_decoder_of_pytorchs_post_norm_
         one_at_a_time("mcan", mcan)
 
 
-@pytest.mark.parametrize("single_widths", [(), (7,), (7, 13)])
+@pytest.mark.parametrize("unary_widths", [(), (7,), (7, 13)])
 @pytest.mark.parametrize("normalized", [False, True])
 def test_the_relation_network_split_by_parts_is_the_plain_one_over_all_pairs(
-    single_widths: tuple[int, ...], normalized: bool
+    unary_widths: tuple[int, ...], normalized: bool
 ) -> None:
     def plain(model, v, h, q):
         first = torch.cat((model.first.weight, model.second.weight, model.question.weight), 1)
         objects = list(torch.cat((v, coordinates()), 1))
-        if single_widths:
-            single = torch.cat((model.single.token.weight, model.single.question.weight), 1)
-            objects = [torch.relu(single @ torch.cat((one, q)) + model.single.question.bias) for one in objects]
-            objects = [model.single.rest(one) for one in objects]
+        if unary_widths:
+            single = torch.cat((model.unary.token.weight, model.unary.question.weight), 1)
+            objects = [torch.relu(single @ torch.cat((one, q)) + model.unary.question.bias) for one in objects]
+            objects = [model.unary.rest(one) for one in objects]
         total = torch.zeros(19, dtype=torch.float64)
         for one in objects:
             for other in objects:
                 total = total + model.g(torch.relu(first @ torch.cat((one, other, q)) + model.question.bias))
         return model.f(total / math.sqrt(len(objects) ** 2) if normalized else total)
 
-    one_at_a_time("relation_network", plain, single_widths=single_widths, normalized=normalized)
+    one_at_a_time("relation_network", plain, unary_widths=unary_widths, normalized=normalized)
 
 
 def test_a_relation_network_counts_the_pairs_that_are_there() -> None:
@@ -566,7 +566,7 @@ def test_a_relation_network_counts_the_pairs_that_are_there() -> None:
 
 
 def test_a_relation_network_that_starts_as_he_s_has_no_biases_and_keeps_the_size_of_what_it_is_given() -> None:
-    model = cores["relation_network"](512, 512, (512, 512), (512,), single_widths=(512,), start="he")
+    model = cores["relation_network"](512, 512, (512, 512), (512,), unary_widths=(512,), initialization="he")
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     assert len(layers) == 7  # two that hear, three parts of the first layer of g, its second, and that of f
     for layer in layers:
@@ -963,7 +963,7 @@ def test_parameters_at_the_papers_sizes_are_as_many_as_the_layers_have() -> None
     ("name", "arguments", "says"),
     [
         ("relation_network", {"g_widths": ()}, "give each a layer"),
-        ("relation_network", {"start": "glorot"}, "'torch' or 'he'"),
+        ("relation_network", {"initialization": "glorot"}, "'torch' or 'he'"),
         ("mac", {"steps": 0}, "at least one cell"),
         ("dual_attention", {"steps": 0}, "at least once"),
         ("mac", {"stem": "dense"}, "'convolution' or 'linear'"),

@@ -29,7 +29,7 @@ class RelationNetwork(Core):
     a question, and a pair costs their sum. Nothing else can be shared, so that work grows with `Q·N²`; memory does not:
     a few questions' pairs are held at a time, and computed again for the gradient.
 
-    What sees one token alone needs no pairs. With `single_widths`, `o` is `h([v; x; y; q])`: first layers of `g` whose
+    What sees one token alone needs no pairs. With `unary_widths`, `o` is `h([v; x; y; q])`: first layers of `g` whose
     weights between the two tokens are zero, at a cost that grows with `Q·N`. There a token can be found to be the one
     asked about before it meets others.
 
@@ -44,17 +44,17 @@ class RelationNetwork(Core):
         f_widths: of the layers of `f` before the answers, each with a ReLU; default two of 256.
         dropout: behind the last layer of `f`; default 0.5, the paper's.
         coordinates: whether a token is told where it lies; default True. Without it regions need no boxes.
-        single_widths: of the layers of `h`, each with a ReLU; default none, as in the paper.
+        unary_widths: of the layers of `h`, each with a ReLU; default none, as in the paper.
         question_scale: how many times PyTorch's usual size the weights begin with by which the question is heard first;
             default 1.
         normalized: whether the sum is divided by the root of the number of pairs; default False, the paper's.
-        start: what the layers begin with: PyTorch's values with `"torch"`, the default, or with `"he"` normal ones of
-            variance 2 by the width of their input, and biases of zero (He et al. 2015). PyTorch's biases are larger
-            than what they are added to, so that a ReLU of `g` is open for all pairs or for none, and what a pair has
-            that others have not is a tenth of what it has; with He's it is three tenths (docs/sort_of_clevr.md).
+        initialization: of the layers: PyTorch's with `"torch"`, the default, or with `"he"` normal values of variance 2
+            by the width of the input, and biases of zero (He et al. 2015). PyTorch's biases are larger than what they
+            are added to, so that a ReLU of `g` is open for all pairs or for none, and what a pair has that others have
+            not is a tenth of what it has; with He's it is three tenths (docs/sort_of_clevr.md).
 
     Raises:
-        ValueError: `g` or `f` has no layer, or there is no such `start`.
+        ValueError: `g` or `f` has no layer, or there is no such `initialization`.
     """
 
     name: ClassVar[str] = "relation_network"
@@ -72,36 +72,36 @@ class RelationNetwork(Core):
         f_widths: Sequence[int] = (256, 256),
         dropout: float = 0.5,
         coordinates: bool = True,
-        single_widths: Sequence[int] = (),
+        unary_widths: Sequence[int] = (),
         question_scale: float = 1.0,
         normalized: bool = False,
-        start: Literal["torch", "he"] = "torch",
+        initialization: Literal["torch", "he"] = "torch",
     ) -> None:
         super().__init__()
         if not g_widths or not f_widths:
             raise ValueError(f"RelationNetwork got g_widths={g_widths}, f_widths={f_widths}: give each a layer.")
-        if start not in {"torch", "he"}:
-            raise ValueError(f"RelationNetwork got start={start!r}: give 'torch' or 'he'.")
+        if initialization not in {"torch", "he"}:
+            raise ValueError(f"RelationNetwork got initialization={initialization!r}: give 'torch' or 'he'.")
         width = sight_width + 2 * coordinates
         self.coordinates = coordinates
         self.normalized = normalized
-        self.single = _Heard(width, words_width, single_widths) if single_widths else None
-        width = single_widths[-1] if single_widths else width
+        self.unary = _Heard(width, words_width, unary_widths) if unary_widths else None
+        width = unary_widths[-1] if unary_widths else width
         self.first = nn.Linear(width, g_widths[0], bias=False)
         self.second = nn.Linear(width, g_widths[0], bias=False)
         self.question = nn.Linear(words_width, g_widths[0])
         self.g = rectified(g_widths)
         self.f = rectified((g_widths[-1], *f_widths))
-        if start == "he":
+        if initialization == "he":
             self.apply(_as_he)
         with torch.no_grad():
-            (self.single or self).question.weight *= question_scale
+            (self.unary or self).question.weight *= question_scale
         self.dropout = nn.Dropout(dropout)
         self.joint_width = f_widths[-1]
 
     def forward(self, sight: Sight, words: Words) -> Float[Tensor, "B Q J"]:
         objects = torch.cat((sight.tokens, sight.coordinates()), 2) if self.coordinates else sight.tokens
-        objects = objects[:, None] if self.single is None else self.single(objects, words.summary)  # (B, #Q, N, W)
+        objects = objects[:, None] if self.unary is None else self.unary(objects, words.summary)  # (B, #Q, N, W)
         asked = self.first(objects) + self.question(words.summary)[:, :, None]  # (B, Q, N, G)
         others = self.second(objects).expand_as(asked)  # (B, Q, N, G)
         there = None if sight.mask is None else sight.mask.repeat_interleave(words.summary.shape[1], 0)  # (B·Q, N)
