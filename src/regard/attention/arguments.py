@@ -24,6 +24,8 @@ class Convolution3d(nn.Conv3d):
 
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: Convolution3d}
+LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+"""PyTorch's name of linear interpolation, by the number of spatial axes."""
 
 
 def choose_heads(width: int, heads: int | None, most: int | None = None) -> int:

@@ -7,13 +7,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard import functional
-from regard.attention.arguments import convolution_over
+from regard.attention.arguments import LINEAR, convolution_over
 from regard.attention.contract import Paper, Refine
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import SPATIAL, MapFact
 
 POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-INTERPOLATIONS = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 class FeaturePyramidAttention(Refine):
@@ -93,4 +92,4 @@ class FeaturePyramidAttention(Refine):
 
     def resize(self, x: Float[Tensor, "B 1 *coarse"], size: tuple[int, ...]) -> Float[Tensor, "B 1 *fine"]:
         """Interpolate linearly to this size."""
-        return F.interpolate(x, size, mode=INTERPOLATIONS[self.dims], align_corners=False)
+        return F.interpolate(x, size, mode=LINEAR[self.dims], align_corners=False)

@@ -7,12 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard import functional
-from regard.attention.arguments import convolution_over, require_odd
+from regard.attention.arguments import LINEAR, convolution_over, require_odd
 from regard.attention.contract import Merge, Paper
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import MapFact
-
-INTERPOLATIONS = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 class GlobalAttentionUpsample(Merge):
@@ -80,7 +78,7 @@ class GlobalAttentionUpsample(Merge):
         gate = scores.relu() if self.gate == "relu" else scores.sigmoid()  # (B, C)
         self.offer("channel", gate)
         if high.shape != low.shape:
-            high = F.interpolate(high, low.shape[2:], mode=INTERPOLATIONS[self.dims], align_corners=False)
+            high = F.interpolate(high, low.shape[2:], mode=LINEAR[self.dims], align_corners=False)
         return high + functional.spread(gate, low) * self.project(low)  # (B, C, *spatial)
 
     def check(self, *inputs: Tensor) -> None:

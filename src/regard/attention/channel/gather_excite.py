@@ -8,14 +8,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.attention.arguments import convolution_over, reduced
+from regard.attention.arguments import LINEAR, convolution_over, reduced
 from regard.attention.contract import Paper, Refine
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import SPATIAL, MapFact
 
 Variant = Literal["theta_minus", "theta", "theta_plus"]
 MEANS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
-LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 class GatherExcite(Refine):

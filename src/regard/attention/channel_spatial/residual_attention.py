@@ -6,14 +6,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.attention.arguments import convolution_over, reduced
+from regard.attention.arguments import LINEAR, convolution_over, reduced
 from regard.attention.contract import Paper, Refine
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import SPATIAL, MapFact
 
 Mask = Literal["mixed", "channel", "spatial"]
 POOLS = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
-LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 class ResidualAttention(Refine):
