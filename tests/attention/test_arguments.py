@@ -36,6 +36,15 @@ def test_a_convolution_of_one_slice_is_that_of_torch_in_bfloat16_and_so_are_its_
         assert (found - wanted).norm() <= 0.03 * wanted.norm()
 
 
+@pytest.mark.parametrize("arguments", [{"padding": "same"}, {"padding": 1, "padding_mode": "replicate"}])
+def test_what_is_not_filled_up_with_zeros_is_left_to_torch(arguments: dict[str, object]) -> None:
+    torch_s = nn.Conv3d(3, 3, 3, **arguments).bfloat16()
+    ours = convolution_over(3)(3, 3, 3, **arguments).bfloat16()
+    ours.load_state_dict(torch_s.state_dict())
+    x = torch.randn(2, 3, 2, 5, 7).bfloat16()
+    assert torch.equal(ours(x), torch_s(x))
+
+
 def test_a_convolution_in_single_precision_is_that_of_torch_to_the_bit() -> None:
     torch_s = nn.Conv3d(3, 5, 3, padding=1)
     ours = convolution_over(3)(3, 5, 3, padding=1)

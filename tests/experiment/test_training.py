@@ -100,7 +100,6 @@ def test_goes_on_as_if_never_broken_off(tmp_path: Path, attention: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_taken_up_again_it_knows_what_it_had_reached(tmp_path: Path) -> None:
     checkpoint, seen = tmp_path / "checkpoint.safetensors", []
     with pytest.raises(Broken):
@@ -109,6 +108,7 @@ def test_taken_up_again_it_knows_what_it_had_reached(tmp_path: Path) -> None:
     assert seen[0] == fit.curve[1]["accuracy_overall"]
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_from_its_last_epoch(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint.safetensors"
     killed = subprocess.run(

@@ -11,13 +11,16 @@ class Convolution3d(nn.Conv3d):
     """`nn.Conv3d`, right also in bfloat16 on a map of one slice.
 
     There oneDNN (3.13 in torch 2.15), on processors with AMX, gives back memory that it never wrote wherever it has to
-    fill the depth up itself. So what lies outside of the map is filled up before; the values are the same.
+    fill the depth up itself. So zeros are put before and behind a map, of whatever depth, beforehand; the values are the
+    same. `padding="same"`, `"valid"` and other things to fill up with than zeros are left to torch.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        depth, *sides = (int(size) for size in self.padding)
         brief = input.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
-        if not depth or not brief or input.device.type != "cpu":
+        if isinstance(self.padding, str) or self.padding_mode != "zeros" or not brief or input.device.type != "cpu":
+            return super().forward(input)
+        depth, *sides = self.padding
+        if not depth:
             return super().forward(input)
         filled = F.pad(input, (0, 0, 0, 0, depth, depth))
         return F.conv3d(filled, self.weight, self.bias, self.stride, (0, *sides), self.dilation, self.groups)

@@ -565,7 +565,7 @@ def test_a_relation_network_counts_the_pairs_that_are_there() -> None:
     torch.testing.assert_close(found[1], model.f(torch.zeros(3, 19, dtype=torch.float64)))
 
 
-def test_a_relation_network_that_starts_as_he_s_has_no_biases_and_keeps_the_size_of_what_it_is_given() -> None:
+def test_a_relation_network_that_starts_as_he_s_has_no_biases_and_variances_of_two_by_each_width() -> None:
     model = cores["relation_network"](512, 512, (512, 512), (512,), unary_widths=(512,), initialization="he")
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     assert len(layers) == 7  # two that hear, three parts of the first layer of g, its second, and that of f
@@ -575,13 +575,14 @@ def test_a_relation_network_that_starts_as_he_s_has_no_biases_and_keeps_the_size
 
 
 @pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("arguments", [{}, {"unary_widths": (7,), "normalized": True}])
 def test_a_relation_network_holds_few_pairs_at_a_time_and_learns_alike(
-    masked: bool, monkeypatch: pytest.MonkeyPatch
+    masked: bool, arguments: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen, asked = sight(), words()
     if masked:
         seen = Sight(seen.tokens, torch.tensor([[1, 0, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]]).bool(), seen.grid)
-    model = core("relation_network")
+    model = core("relation_network", **arguments)
     pairs_of_a_question = 6 * 6 * 11  # tokens, tokens, the width of `g` where it is read first
     found, kept = [], []
 

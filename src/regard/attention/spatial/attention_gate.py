@@ -6,13 +6,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regard.attention.arguments import LINEAR
 from regard.attention.contract import Merge, Paper
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import SPATIAL, MapFact
 
 Variant = Literal["paper", "simple"]
 
-INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 POOL = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
 
@@ -93,7 +93,7 @@ class AttentionGate(Merge):
             super().check(x, gating)
         elif (
             x.ndim != gating.ndim
-            or x.ndim - 2 not in INTERPOLATION
+            or x.ndim - 2 not in LINEAR
             or (x.shape[0], self.channels, self.gating_channels) != (gating.shape[0], x.shape[1], gating.shape[1])
         ):
             raise self.refuse(
@@ -122,4 +122,4 @@ class AttentionGate(Merge):
     @staticmethod
     def interpolate(coarse: Float[Tensor, "B c *sizes"], x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B c ..."]:
         """A map at the positions of `x`."""
-        return F.interpolate(coarse, size=x.shape[2:], mode=INTERPOLATION[x.ndim - 2], align_corners=False)
+        return F.interpolate(coarse, size=x.shape[2:], mode=LINEAR[x.ndim - 2], align_corners=False)

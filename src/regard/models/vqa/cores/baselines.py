@@ -172,6 +172,7 @@ class Flattened(Core):
 
     @property
     def first(self) -> nn.Linear:
+        """The first layer, whose parts are used apart: it is never called itself, and hooks on it see nothing."""
         return cast(nn.Linear, self.f[0])
 
     def forward(self, sight: Sight, words: Words) -> Float[Tensor, "B Q J"]:

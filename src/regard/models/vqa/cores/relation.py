@@ -45,13 +45,14 @@ class RelationNetwork(Core):
         dropout: behind the last layer of `f`; default 0.5, the paper's.
         coordinates: whether a token is told where it lies; default True. Without it regions need no boxes.
         unary_widths: of the layers of `h`, each with a ReLU; default none, as in the paper.
-        question_scale: how many times PyTorch's usual size the weights begin with by which the question is heard first;
-            default 1.
+        question_scale: how many times the size that `initialization` gives the weights begin with by which the question
+            is heard first; default 1.
         normalized: whether the sum is divided by the root of the number of pairs; default False, the paper's.
         initialization: of the layers: PyTorch's with `"torch"`, the default, or with `"he"` normal values of variance 2
-            by the width of the input, and biases of zero (He et al. 2015). PyTorch's biases are larger than what they
-            are added to, so that a ReLU of `g` is open for all pairs or for none, and what a pair has that others have
-            not is a tenth of what it has; with He's it is three tenths (docs/sort_of_clevr.md).
+            by the width of the input, of each part of the first layer of `g` by its own, and biases of zero (He et al.
+            2015). PyTorch's biases are larger than what they are added to, so that a ReLU of `g` is open for all pairs
+            or for none, and what a pair has that others have not is a tenth of what it has; with He's it is three
+            tenths (docs/sort_of_clevr.md).
 
     Raises:
         ValueError: `g` or `f` has no layer, or there is no such `initialization`.
