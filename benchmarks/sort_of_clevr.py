@@ -29,6 +29,7 @@ from regard.experiment.statistics import mean_interval, share_interval
 from regard.experiment.training import Budget, Progress, train
 from regard.models.vqa import Recipe
 from regard.tasks.sort_of_clevr import SortOfClevr
+from regard.tasks.sort_of_clevr.baselines import SAID
 from regard.tasks.sort_of_clevr.generation import PER_FAMILY
 from regard.tasks.sort_of_clevr.task import Batch
 
@@ -327,7 +328,7 @@ def page(results: Sequence[dict[str, Any]]) -> str:
     baselines = ternary[0]["more"]["baselines"] if ternary else baselines
     for name, shares in baselines.items():
         cells = [f"{100 * shares[family]:.1f}" if family in shares else "" for family in _FAMILIES]
-        lines.append(f"| *{_SHORTCUTS[name]}* | | | | " + " | ".join(cells) + " | | | |")
+        lines.append(f"| *{SAID[name]}* | | | | " + " | ".join(cells) + " | | | |")
     lines += ["", "| kind of question | " + " | ".join(_titles(groups)) + " |", "|---|" + "---|" * len(groups)]
     kinds = dict.fromkeys(kind for group in groups.values() for kind in group[0]["more"]["accuracy"])
     for kind in kinds:
@@ -344,12 +345,6 @@ def page(results: Sequence[dict[str, Any]]) -> str:
         lines.append(f"| {said} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
-
-_SHORTCUTS = {
-    "question": "the most frequent answer to a question",
-    "counting": "counting the squares, without knowing where anything is",
-    "pair": "knowing nothing but the distance of the two objects that a ternary question names",
-}
 
 _POINTS = (
     ("asked", "non-relational", "on the object asked about, non-relational questions"),

@@ -106,13 +106,12 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_it_ends_with_the_measure_the_prior_the_report_and_how_to_ask(tmp_path: Path, trained: list[str]) -> None:
+def test_it_ends_with_the_measure_the_shortcut_the_report_and_how_to_ask(tmp_path: Path, trained: list[str]) -> None:
     result = regard(*OWN, *SHORT, "--model", "mlb")
     assert result.exit_code == 0, (result.output, result.exception)
     assert trained == ["mlb"]
-    assert (
-        "Accuracy is exact match. Without looking, the most frequent answer to each type of question" in result.stdout
-    )
+    shortcut = "the most frequent answer to each type of question, without looking"
+    assert f"Accuracy is exact match.\nShortcut: {shortcut}: other 0." in result.stdout
     *_, report, ask = result.stdout.strip().splitlines()
     assert report == f"Report: {Path('runs/photos/report.html')}"
     command = shlex.split(ask.partition(": ")[2])
@@ -120,10 +119,10 @@ def test_it_ends_with_the_measure_the_prior_the_report_and_how_to_ask(tmp_path: 
     answer = load(Path(command[2]) / "mlb-0").answer(command[3], command[4])
     assert answer.text in ("red", "green", "blue", "square", "disc", "yes", "no")
     (found,) = json.loads((tmp_path / "runs" / "photos" / "results.json").read_text())
-    assert set(found["accuracy"]) == {"other", "yes/no", "overall"} == set(found["prior"])
+    assert set(found["accuracy"]) == {"other", "yes/no", "overall"} == set(found["shortcuts"][shortcut])
     page = (tmp_path / "runs" / "photos" / "report.html").read_text()
     assert "Answers to questions about pictures" in page
-    assert "The most frequent answer to each type of question, without looking, is right in" in page
+    assert f"Shortcut: {shortcut}, " in page
     assert "Accuracy on the test set, which is exact match" in page
     settings = json.loads((tmp_path / "runs" / "photos" / "settings.json").read_text())
     assert (settings["epochs"], settings["size"], settings["width"]) == (100, 15, 8)

@@ -123,6 +123,20 @@ def test_summary_names_the_best(tmp_path: Path) -> None:
     assert "The interval of hard overlaps with the best" in read(folder).text
 
 
+def test_summary_says_what_can_be_had_without_looking(tmp_path: Path) -> None:
+    folder = synthetic.write(tmp_path / "scenes")
+    results = json.loads((folder / "results.json").read_text())
+    assert "Shortcut" not in read(folder).text
+    known = {"always yes": {"count": 0.1, "overall": 0.25}, "counting": {"count": 1.0, "overall": 0.625}}
+    for shortcuts, says in [
+        (dict([*known.items()][:1]), "Shortcut: always yes, 25.0 %."),
+        (known, "Shortcuts: always yes, 25.0 %; counting, 62.5 %."),
+    ]:
+        results[0]["shortcuts"] = shortcuts
+        (folder / "results.json").write_text(json.dumps(results))
+        assert says in read(folder).text.replace("\N{NO-BREAK SPACE}", " ")
+
+
 def test_unfinished_run_says_what_is_missing(tmp_path: Path) -> None:
     folder = synthetic.write(tmp_path / "scenes", finished=3, seeds=(0, 1))
     results = json.loads((folder / "results.json").read_text())

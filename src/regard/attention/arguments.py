@@ -11,7 +11,7 @@ class Convolution3d(nn.Conv3d):
     """`nn.Conv3d`, right also in bfloat16 on a map of one slice.
 
     There oneDNN (3.13 in torch 2.15), on processors with AMX, gives back memory that it never wrote wherever it has to
-    fill the depth up itself. So zeros are put before and behind a map, of whatever depth, beforehand; the values are the
+    fill the depth up itself. So zeros are put before and behind a map of whatever depth beforehand; the values are the
     same. `padding="same"`, `"valid"` and other things to fill up with than zeros are left to torch.
     """
 

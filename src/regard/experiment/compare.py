@@ -144,7 +144,7 @@ def _train(run: Run, task: Any, variant: str, seed: int, display: Any) -> None:
     from regard.costing import cost
     from regard.experiment.statistics import share_interval
     from regard.experiment.training import Budget, accuracy, train
-    from regard.tasks.task import HasPrior
+    from regard.tasks.task import HasShortcuts
 
     settings = run.settings
     fit = train(
@@ -175,8 +175,9 @@ def _train(run: Run, task: Any, variant: str, seed: int, display: Any) -> None:
         "milliseconds": price.milliseconds,
         "train_seconds": fit.progress.seconds,
     }
-    if isinstance(task, HasPrior):
-        result |= {"measure": task.measure, "prior": accuracy(task.prior(), task.families)}
+    if isinstance(task, HasShortcuts):
+        shortcuts = {name: accuracy(outcomes, task.families) for name, outcomes in task.shortcuts().items()}
+        result |= {"measure": task.measure, "shortcuts": shortcuts}
     task.keep(fit.model, run.part(variant, seed))
     # The report shows what the first seed's model says; another seed's may have been trained on those pictures.
     run.finish(variant, seed, result, fit.curve, task.readings(fit.model, 0) if seed == 0 else [])

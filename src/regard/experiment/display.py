@@ -149,16 +149,14 @@ class Display:
                 f"{result['train_seconds']:.0f} s",
             )
         self.console.print(table)
-        known = next((result for result in results if result.get("prior")), None)
+        known = next((result for result in results if result.get("shortcuts")), None)
         if known is not None:  # so that nobody is proud of what needs no picture
-            prior = known["prior"]
-            shares = ", ".join(f"{family} {prior[family]:.3f}" for family in families if family in prior)
-            self.console.print(
-                f"Accuracy is {known['measure']}. Without looking, the most frequent answer to each type of question: "
-                f"{shares}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            lines = [f"Accuracy is {known['measure']}."] if known["measure"] else []
+            for name, reached in known["shortcuts"].items():
+                lines.append(
+                    f"Shortcut: {name}: " + ", ".join(f"{kind} {share:.3f}" for kind, share in reached.items())
+                )
+            self.console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
     def _name(self, part: tuple[str, int]) -> str:
         attention, seed = part

@@ -35,8 +35,8 @@ class Result:
     train_seconds: float | None
     measure: str | None
     """What accuracy is, where it is not the share of right answers."""
-    prior: dict[str, float]
-    """The accuracy of the most frequent answer to each type of question, where it is known."""
+    shortcuts: dict[str, dict[str, float]]
+    """By what it is, the accuracy of what can be had without looking properly, where it is known."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _result(entry: Any) -> Result:
         milliseconds=_number(entry.get("milliseconds")),
         train_seconds=_number(entry.get("train_seconds")),
         measure=None if entry.get("measure") is None else _text(entry["measure"]),
-        prior=_numbers(entry.get("prior") or {}),
+        shortcuts={_text(name): _numbers(shares) for name, shares in (entry.get("shortcuts") or {}).items()},
     )
 
 

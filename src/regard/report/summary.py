@@ -82,9 +82,10 @@ def cheapest_path(table: list[Row], cost: str) -> list[Row]:
     return path
 
 
-def prior(run: Run) -> float | None:
-    """The overall accuracy of the most frequent answer to each type of question, where it is known."""
-    return next((result.prior["overall"] for result in run.results if "overall" in result.prior), None)
+def shortcuts(run: Run) -> dict[str, float]:
+    """The overall accuracy of what can be had without looking, where it is known."""
+    known = next((result.shortcuts for result in run.results if result.shortcuts), {})
+    return {name: shares["overall"] for name, shares in known.items() if "overall" in shares}
 
 
 def measure(run: Run) -> str | None:
@@ -100,9 +101,9 @@ def sentence(run: Run, table: list[Row]) -> str:
     if run.task == "pictures" and run.comparison:
         return _differences(run.comparison, max(len(row.seeds) for row in table))
     text = _ranking(run, ranked)
-    guess = prior(run)
-    if guess is not None:
-        text += f" The most frequent answer to each type of question, without looking, is right in {_share(guess)}."
+    known = [f"{name}, {_share(share)}" for name, share in shortcuts(run).items()]
+    if known:
+        text += f" Shortcut{'s' * (len(known) > 1)}: {'; '.join(known)}."
     return text
 
 

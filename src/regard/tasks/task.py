@@ -1,6 +1,6 @@
 """What the comparison asks of a task: data, model, loss and measure that belong together."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -107,17 +107,17 @@ class Task(Protocol):
 
 
 @runtime_checkable
-class HasPrior(Task, Protocol):
-    """A task that knows what can be had without looking.
+class HasShortcuts(Task, Protocol):
+    """A task that knows what can be had without looking, or without looking properly.
 
     Attributes:
-        measure: what its accuracy is, in words.
+        measure: what its accuracy is, in words; None where it is the share of right answers.
     """
 
-    measure: str
+    measure: str | None
 
-    def prior(self) -> Evaluation:
-        """The outcomes of the most frequent answer, on the test data."""
+    def shortcuts(self) -> Mapping[str, Evaluation]:
+        """The outcomes of each on the test data, by what it is, in words."""
         ...
 
 

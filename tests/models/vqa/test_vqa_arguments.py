@@ -43,6 +43,7 @@ OTHER: dict[str, object] = {
     "key_width": 4,
     "latents": 7,
     "layers": 4,
+    "learned_states": False,
     "linear_per_glimpse": True,
     "mixing": 2,
     "normalize": False,

@@ -1,6 +1,7 @@
 """Every core against its paper's equations, written slowly, one question and one pair at a time."""
 
 import math
+from functools import partial
 from inspect import signature
 
 import pytest
@@ -674,15 +675,18 @@ def test_a_chain_of_mac_cells_controls_reads_and_writes(self_attention: bool, ga
     one_at_a_time("mac", mac, self_attention=self_attention, gate=gate, stem=stem)
 
 
+@pytest.mark.parametrize("learned", [True, False])
 @pytest.mark.parametrize("name", ["entity_stream", "hard_entity_stream"])
-def test_an_entity_stream_asks_for_one_entity_after_the_other(name: str) -> None:
+def test_an_entity_stream_asks_for_one_entity_after_the_other(name: str, learned: bool) -> None:
+    zeros = partial(torch.zeros, dtype=torch.float64)
+
     def stream(model, v, h, q):
         tokens = model.sight(v)
         keys, values = torch.cat((tokens[:, :3], coordinates()), 1), torch.cat((tokens[:, 3:], coordinates()), 1)
         keys = torch.cat((keys, model.read.blank[None]))  # the blank's value is zero
-        values = torch.cat((values, torch.zeros(1, 9, dtype=torch.float64)))
-        heard = start = torch.cat((q, model.rest))
-        thought, value, read = torch.zeros(11, dtype=torch.float64), torch.zeros(9, dtype=torch.float64), []
+        values = torch.cat((values, zeros(1, 9)))
+        heard, read = torch.cat((q, model.rest)), []
+        value, thought = (model.first_value, model.first_thought) if learned else (zeros(9), zeros(11))
         for _ in range(3):
             heard = model.listen(value, heard)
             thought = model.think(heard, thought)
@@ -690,8 +694,8 @@ def test_an_entity_stream_asks_for_one_entity_after_the_other(name: str) -> None
             scores = [asking @ key for key in keys]
             value = values[int(torch.stack(scores).argmax())] if model.read.hard else weighed(scores, values)
             read.append(value)
-        state, last = start, torch.zeros(11, dtype=torch.float64)
-        cells = []
+        state = torch.cat((q, model.rest_to_hear if learned else model.rest))
+        last, cells = model.first_conclusion if learned else zeros(11), []
         for layer in (model.hear, model.conclude):
             cell = nn.GRUCell(layer.input_size, layer.hidden_size, dtype=torch.float64)
             cell.load_state_dict({key.removesuffix("_l0"): value for key, value in layer.state_dict().items()})
@@ -701,10 +705,24 @@ def test_an_entity_stream_asks_for_one_entity_after_the_other(name: str) -> None
             last = cells[1](state, last)
         return last
 
-    model = core(name)
+    model = core(name, learned_states=learned)
     nn.init.normal_(model.rest)
     with torch.no_grad():
         one_at_a_time(model, stream)
+
+
+@pytest.mark.parametrize("name", ["entity_stream", "hard_entity_stream"])
+def test_what_an_entity_stream_begins_with_is_learned_from_standard_normal_values(name: str) -> None:
+    model = cores[name](8, 5, width=2_000, token_width=2_000, key_width=1_000)
+    states = (model.rest, model.rest_to_hear, model.first_value, model.first_thought, model.first_conclusion)
+    for state in (*states, model.read.blank):
+        assert state.std().item() == pytest.approx(1, rel=0.1)
+    plain = cores[name](8, 5, width=2_000, token_width=2_000, key_width=1_000, learned_states=False)
+    assert plain.read.blank.std().item() == pytest.approx(1_002**-0.5, rel=0.1)
+    assert not plain.rest.any()
+    assert {name for name, _ in model.named_parameters()} - {name for name, _ in plain.named_parameters()} == {
+        "rest_to_hear", "first_value", "first_thought", "first_conclusion",
+    }  # fmt: skip
 
 
 def test_hard_reading_learns_through_a_choice_that_it_did_not_make() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from regard.attention import AdditiveRead, MultiHeadCrossAttention, MultiHeadSelfAttention
 from regard.attention.layout import OnMap, ReadMap
 from regard.errors import UserError
+from regard.experiment.training import accuracy
 from regard.models.vqa import Recipe, VisualQuestionAnswering, cores, load
 from regard.tasks.showing import answered
 from regard.tasks.sort_of_clevr import SortOfClevr
@@ -22,7 +23,7 @@ from regard.tasks.sort_of_clevr.pointing import asked, found
 from regard.tasks.sort_of_clevr.questions import KINDS, LENGTH, NOWHERE, Questions, decode, vectors, words
 from regard.tasks.sort_of_clevr.scenes import COLOURS, Scenes
 from regard.tasks.sort_of_clevr.task import AUGMENTATIONS, PARTS, VARIANTS, Batch, Results
-from regard.tasks.task import Task
+from regard.tasks.task import HasShortcuts, Task
 
 
 def reader(read: str, **arguments: int | str) -> Recipe:
@@ -266,6 +267,18 @@ def test_both_measures_are_had_of_one_pass_and_baselines_are_learned_once(monkey
     assert results == task.results(Recited(answers), "rule")
     assert evaluation.correct.tolist() == task.evaluation(Recited(answers), "rule").correct.tolist()
     assert learned == ["question", "counting", "pair"]
+
+
+@pytest.mark.parametrize("ternary", [False, True])
+def test_shortcuts_are_measured_where_models_are(ternary: bool) -> None:
+    task = SortOfClevr(READERS, ternary=ternary, training_scenes=23)
+    found = task.shortcuts()
+    assert isinstance(task, HasShortcuts)
+    assert [name.split()[0] for name in found] == ["the", "counting", "knowing"][: 2 + ternary]
+    reached = accuracy(found["counting the squares, without knowing where anything is"], task.families)
+    assert reached["count"] == 1.0
+    assert reached["overall"] == float(task.baseline("counting", "more").double().mean())
+    assert set(reached) == {*task.families, "overall"}
 
 
 class Pointer(AdditiveRead):

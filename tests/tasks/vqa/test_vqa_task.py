@@ -581,7 +581,7 @@ def test_the_test_is_measured_officially_where_ten_people_answered(folder: Path)
     assert len(np.unique(evaluation.groups)) == 3
     assert evaluation.pointed is None
     assert set(task.validate(model, 2).correct.round(5).tolist()) <= {0.0, 0.3, 1.0}
-    prior = task.prior()
+    (prior,) = task.shortcuts().values()
     assert prior.correct.shape == evaluation.correct.shape
 
 
@@ -653,6 +653,7 @@ def test_a_model_that_looks_learns_what_questions_alone_do_not_tell(tmp_path: Pa
     for core in ("question_only", "concatenation"):
         fit = train(task, core, 0, Budget(epochs=12), tmp_path / core, "32-true", "cpu", lambda _: None)
         right[core] = task.evaluate(fit.model, 0).correct.mean()
-    prior = task.prior().correct.mean()
+    (guesses,) = task.shortcuts().values()
+    prior = guesses.correct.mean()
     assert right["question_only"] <= prior + 0.15
     assert right["concatenation"] > max(prior, right["question_only"]) + 0.15, right

@@ -46,6 +46,13 @@ def pair(scenes: Scenes, questions: Questions) -> Int[Tensor, "scenes questions"
     return (questions.kinds * _STEPS + down) * _STEPS + across
 
 
+SAID = {
+    "question": "the most frequent answer to a question",
+    "counting": "counting the squares, without knowing where anything is",
+    "pair": "knowing nothing but the distance of the two objects that a ternary question names",
+}
+"""What each is, in words."""
+
 BASELINES: dict[str, Callable[[Scenes, Questions], Int[Tensor, "scenes questions"]]] = {
     "question": question,
     "counting": counting,

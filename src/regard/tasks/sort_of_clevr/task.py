@@ -19,7 +19,7 @@ from regard.models.vqa import Answering, Recipe, build, cores, save
 from regard.models.vqa.vocabulary import WordVocabulary, tokenize_marked
 from regard.running import undisturbed
 from regard.tasks.showing import answered, data_uri, reading
-from regard.tasks.sort_of_clevr.baselines import BASELINES, Part, accuracies, baseline
+from regard.tasks.sort_of_clevr.baselines import BASELINES, SAID, Part, accuracies, baseline
 from regard.tasks.sort_of_clevr.generation import PER_FAMILY, generate
 from regard.tasks.sort_of_clevr.pointing import asked, found, mass, peak
 from regard.tasks.sort_of_clevr.questions import (
@@ -150,6 +150,7 @@ class SortOfClevr:
     """
 
     name = "sort-of-clevr"
+    measure = None
 
     def __init__(
         self,
@@ -303,6 +304,11 @@ class SortOfClevr:
         if (name, part) not in self._baselines:
             self._baselines[name, part] = baseline(name, self.training, self.part(part))
         return self._baselines[name, part]
+
+    def shortcuts(self) -> dict[str, Evaluation]:
+        """What these reach where `evaluate` measures; what only ternary questions tell apart, only where there are."""
+        known = [name for name in BASELINES if name != "pair" or self.ternary]
+        return {SAID[name]: self._evaluation("more", self.baseline(name), None) for name in known}
 
     @cached_property
     def training(self) -> Part:

@@ -258,11 +258,12 @@ class VisualQuestions:
         """How right the test questions are answered, by `measure`."""
         return self._evaluation(self.test, outcomes.outcomes(self.test.questions, self.answered(model)))
 
-    def prior(self) -> Evaluation:
+    def shortcuts(self) -> dict[str, Evaluation]:
         """The same for the most frequent answer to each type of question: what can be had without looking."""
         prior = Prior(self.training.questions)
         answers = [prior.answer(question) for question in self.test.questions]
-        return self._evaluation(self.test, outcomes.outcomes(self.test.questions, answers))
+        found = self._evaluation(self.test, outcomes.outcomes(self.test.questions, answers))
+        return {"the most frequent answer to each type of question, without looking": found}
 
     def answered(self, model: Answering) -> list[str]:
         """A model's answer to each test question."""

@@ -45,7 +45,7 @@ class EntityRead(Attention):
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"EntityRead got temperature={temperature}, expected a positive number.")
-        self.blank = nn.Parameter(torch.randn(key_width) * key_width**-0.5)
+        self.blank = nn.Parameter(torch.randn(key_width))
         self.hard = hard
         self.temperature = temperature
 
@@ -73,11 +73,12 @@ class EntityRead(Attention):
 class EntityStream(Core):
     """Relationships from an entity stream: a recurrent network asks for one entity after the other, another listens.
 
-        h_i = GRU1(v_{i-1}; h_{i-1}),  g_i = GRU2(h_i; g_{i-1})        with h_0 = [q; a learned rest], v_0 = 0
+        h_i = GRU1(v_{i-1}; h_{i-1}),  g_i = GRU2(h_i; g_{i-1})        with h_0 = [q; r]
         v_i = Σ_n softmax_n(k_nᵀ (W relu(g_i) + b)) v_n                 over the entities and a blank one, not scaled
-        z   = last state of GRU4(GRU3(v_1, ..., v_S)),  which starts as GRU1 does
+        z   = last state of GRU4(GRU3(v_1, ..., v_S))                   where GRU3 begins with [q; r']
 
-    A token is cut into its key and its value, and where it lies is put beside both.
+    A token is cut into its key and its value, and where it lies is put beside both. What is read before the first look,
+    `v_0`, the rests `r` and `r'`, and what GRU2 and GRU4 begin with are learned.
 
     Paper: Andrews, Witteveen, "Relationships from Entity Stream", ViGIL workshop at NeurIPS 2017 (in the form of the
     authors' code, github.com/mdda/relationships-from-entity-stream).
@@ -90,9 +91,11 @@ class EntityStream(Core):
         key_width: how much of a token is its key; default 10, the paper's.
         steps: how many entities are read; default 6, the paper's.
         coordinates: whether where a token lies is put beside it; default True. Without it regions need no boxes.
-        sharpness: how many times PyTorch's usual size the layer that asks begins with; default 1, the paper's. At 1 the
-            first looks are nearly flat, and it can take tens of epochs until one entity is found; on sort-of-CLEVR 4
-            found it within ten, but learned relations no sooner (docs/sort_of_clevr.md).
+        sharpness: how many times PyTorch's usual size the layer that asks begins with; default 1, the paper's.
+        learned_states: whether what is learned to begin with is so, each for itself, from standard normal values, as is
+            the blank key; default True, as in the authors' code. If False it is zero, but for one rest, learned from
+            zero, which is both `r` and `r'`, and the blank key begins smaller by the root of its width. Then the first
+            looks are nearly flat, and it can take tens of epochs until one entity is found (docs/sort_of_clevr.md).
     """
 
     name: ClassVar[str] = "entity_stream"
@@ -111,13 +114,15 @@ class EntityStream(Core):
         steps: int = 6,
         coordinates: bool = True,
         sharpness: float = 1.0,
+        learned_states: bool = True,
     ) -> None:
         super().__init__()
         if not 0 < key_width < token_width:
             raise ValueError(f"a key of {key_width} cannot be cut off a token of {token_width}: give both some.")
         self.sight = brought(sight_width, token_width)
         self.question = nn.Identity() if words_width < width else nn.Linear(words_width, width)
-        self.rest = nn.Parameter(torch.zeros(width - words_width)) if words_width < width else None
+        rest = max(width - words_width, 0)
+        self.rest = nn.Parameter(torch.zeros(rest)) if rest else None
         self.coordinates = coordinates
         self.key_width = key_width
         self.steps = steps
@@ -134,17 +139,29 @@ class EntityStream(Core):
         self.conclude = nn.GRU(width, width, batch_first=True)
         self.joint_width = width
 
+        def learned(size: int) -> nn.Parameter | None:
+            return nn.Parameter(torch.randn(size)) if learned_states and size else None
+
+        self.first_value = learned(value_width)
+        self.first_thought = learned(width)
+        self.first_conclusion = learned(width)
+        self.rest_to_hear = learned(rest)
+        with torch.no_grad():
+            if not learned_states:
+                self.read.blank *= asked**-0.5
+            elif self.rest is not None:
+                self.rest.normal_()
+
     def forward(self, sight: Sight, words: Words) -> Float[Tensor, "B Q J"]:
         token = self.sight(sight.tokens)
         keys, values = token[..., : self.key_width], token[..., self.key_width :]
         if self.coordinates:
             where = sight.coordinates()  # (B, N, 2)
             keys, values = torch.cat((keys, where), 2), torch.cat((values, where), 2)
-        start = self.question(words.summary).flatten(0, 1)  # (B·Q, _)
-        if self.rest is not None:
-            start = torch.cat((start, self.rest.expand(start.shape[0], -1)), 1)  # (B·Q, D)
-        value = values.new_zeros(start.shape[0], values.shape[2])
-        heard, thought = start, torch.zeros_like(start)
+        question = self.question(words.summary).flatten(0, 1)  # (B·Q, _)
+        heard = start = _beside(question, self.rest)  # (B·Q, D)
+        value = _begun(self.first_value, question, values.shape[2])
+        thought = _begun(self.first_thought, question, heard.shape[1])
         free = None if sight.mask is None else sight.mask[:, None]  # (B, #Q, N)
         stream: list[Tensor] = []
         for _ in range(self.steps):
@@ -158,15 +175,33 @@ class EntityStream(Core):
             if self.distinct:
                 unread = weights < 0.5  # (B, Q, N)
                 free = unread if free is None else free & unread
+        if self.rest_to_hear is not None:
+            start = _beside(question, self.rest_to_hear)
         states, _ = self.hear(torch.stack(stream, 1), start[None].contiguous())
-        return words.apart(self.conclude(states)[0][:, -1])
+        begun = _begun(self.first_conclusion, question, start.shape[1])
+        return words.apart(self.conclude(states, begun[None].contiguous())[0][:, -1])
+
+
+def _beside(question: Float[Tensor, "M P"], rest: Tensor | None) -> Float[Tensor, "M D"]:
+    """A state that begins with the question."""
+    return question if rest is None else torch.cat((question, rest.expand(question.shape[0], -1)), 1)
+
+
+def _begun(state: Tensor | None, question: Float[Tensor, "M P"], width: int) -> Float[Tensor, "M D"]:
+    """A state for each question, zero where none was learned."""
+    return question.new_zeros(question.shape[0], width) if state is None else state.expand(question.shape[0], -1)
 
 
 class HardEntityStream(EntityStream):
     """Relationships from an entity stream, each step reading one entity alone: `EntityStream` with `EntityRead` hard.
 
+    Here a step reads one entity and no other, in training too. The authors' code is softer: there the softmax of scores
+    with noise is read in training, and in evaluation the entity with the highest score by 86 %, all others by what is
+    left; and where an entity lies is a tenth as large.
+
     Args:
-        sight_width, words_width, token_width, key_width, steps, coordinates, sharpness: as of `EntityStream`.
+        sight_width, words_width, token_width, key_width, steps, coordinates, sharpness, learned_states: as of
+            `EntityStream`.
         width: default 64, the paper's for hard reading.
         temperature: of the gradient, see `EntityRead`; default 1.
         distinct: whether an entity that was read is not read again for the same question, as the visited cities of
@@ -185,9 +220,14 @@ class HardEntityStream(EntityStream):
         steps: int = 6,
         coordinates: bool = True,
         sharpness: float = 1.0,
+        learned_states: bool = True,
         temperature: float = 1.0,
         distinct: bool = False,
     ) -> None:
-        super().__init__(sight_width, words_width, width, token_width, key_width, steps, coordinates, sharpness)
+        super().__init__(
+            sight_width, words_width, width, token_width, key_width, steps, coordinates, sharpness, learned_states
+        )
+        blank = self.read.blank
         self.read = EntityRead(self.ask.out_features, True, temperature)
+        self.read.blank = blank
         self.distinct = distinct
