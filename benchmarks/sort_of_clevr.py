@@ -55,12 +55,12 @@ class Row:
         image: its network of convolutions.
         epochs, batch, learning_rate, precision: of training.
         augmentation, alone, ternary: as of `SortOfClevr`.
-        asked: how many questions of each family, or of one and the other, a picture is asked at a time, drawn afresh;
-            all if None.
+        asked: how many questions of each family, or of one and the other where there are two, a picture is asked at a
+            time, drawn afresh; all if None.
         starts_from: the row whose trained values, of the same seed, it starts from, or of another kind of model its
             convolutions alone; its own first values if empty.
-        anew: after so many epochs with less than so much of the validation questions answered rightly, training begins
-            anew from another seed; never if None.
+        anew: after so many epochs, where there is an evaluation, with less than so much of the validation questions
+            answered rightly, training begins anew from another seed; never if None.
     """
 
     title: str
@@ -115,7 +115,7 @@ READER = Row(
 ROWS = {
     "cnn_mlp": Row("CNN + MLP, no attention", "94+ / 63", "within 3", "flattened", 60, augmentation="none"),
     "cnn_mlp_heard": Row(
-        "CNN + MLP, its question heard, wider convolutions", "", "within 3", "flattened", 30,
+        "CNN + MLP, its question heard, wider convolutions", "", "94 / 63", "flattened", 30,
         {"f_widths": [512, 256], "question_scale": 40.0}, WIDER, augmentation="none", alone=0.1,
     ),
     "relation_network": Row(
@@ -124,7 +124,7 @@ ROWS = {
         learning_rate=5e-4, precision="bf16-mixed", alone=0.1, asked=2,
     ),
     "relation_network_heard": Row(
-        "relation network, its objects have heard the question, wider convolutions", "", "99 / 94",
+        "relation network, its objects have heard the question, convolutions of that CNN + MLP", "", "99 / 94",
         "relation_network", 50,
         {
             "g_widths": [128, 128], "dropout": 0.0, "unary_widths": [256, 128], "question_scale": 2.0,
@@ -133,16 +133,21 @@ ROWS = {
         WIDER, precision="bf16-mixed", alone=0.06, asked=(1, 4), starts_from="cnn_mlp_heard",
     ),
     "entity_stream": Row("soft entity stream", "99 / 95", "99 / 95", "entity_stream", 100),
+    "entity_stream_zero": Row(
+        "soft entity stream, from zeros", "", "99 / 95", "entity_stream", 100, {"learned_states": False}
+    ),
     "entity_stream_wide": Row(
-        "soft entity stream, 64 wide, wider convolutions", "", "99 / 95", "entity_stream", 70,
-        {"width": 64, "sharpness": 2.0}, WIDER, anew=(18, 0.8),
+        "soft entity stream, from zeros, 64 wide, wider convolutions", "", "99 / 95", "entity_stream", 70,
+        {"width": 64, "sharpness": 2.0, "learned_states": False}, WIDER, anew=(18, 0.8),
     ),
     "hard_entity_stream": Row(
-        "hard entity stream", "99 / 93", "99 / 93", "hard_entity_stream", 60, {"width": 32}, starts_from="entity_stream"
+        "hard entity stream, from zeros, 32 wide", "99 / 93", "99 / 93", "hard_entity_stream", 60,
+        {"width": 32, "learned_states": False}, starts_from="entity_stream_zero",
     ),
     "hard_entity_stream_wide": Row(
-        "hard entity stream, 64 wide, wider convolutions, nothing read twice", "", "99 / 93", "hard_entity_stream", 25,
-        {"distinct": True}, WIDER, starts_from="entity_stream_wide",
+        "hard entity stream, from zeros, 64 wide, wider convolutions, nothing read twice", "", "99 / 93",
+        "hard_entity_stream", 25, {"distinct": True, "learned_states": False}, WIDER,
+        starts_from="entity_stream_wide",
     ),
     "reader": READER,
     "reader_plain": replace(
@@ -189,11 +194,13 @@ class Varied(SortOfClevr):
 def _some(batch: Batch, asked: int | tuple[int, int], draw: torch.Generator) -> Batch:
     """A batch with so many questions of each family, which stand in order, ten each.
 
-    Where one family is asked alone, it is asked as many as both would be.
+    Of a pair, a family that is asked alone is asked as many as both would be.
     """
     pictures, questions = batch.answers.shape
     families = questions // PER_FAMILY
-    each = [asked] * families if isinstance(asked, int) else asked if len(asked) == families else [sum(asked)]
+    each = [asked] * families if isinstance(asked, int) else asked if families == 2 else [sum(asked)]
+    if len(each) != families:
+        raise ValueError(f"asked={asked} of {families} families: give one number, as a pair is for two")
     order = torch.rand(pictures, families, PER_FAMILY, generator=draw).argsort(2)
     chosen = torch.cat([order[:, at, :some] + PER_FAMILY * at for at, some in enumerate(each)], 1)  # (B, asked)
     rows = torch.arange(pictures)[:, None]
@@ -248,6 +255,8 @@ def measured(name: str, seed: int, runs: Path) -> dict[str, Any]:
     return {
         "row": name,
         "seed": seed,
+        "began_from": seed + AWAY * attempt,
+        "threads": torch.get_num_threads(),
         "training": row.training(),
         "parameters": sum(one.numel() for one in fit.model.parameters()),
         "core_minutes": minutes + fit.progress.seconds / 60 * torch.get_num_threads(),
@@ -354,10 +363,7 @@ _POINTS = (
 
 
 def _titles(groups: dict[str, Any]) -> list[str]:
-    return [
-        ROWS[name].title + (", no augmentation" if ROWS[name].augmentation == "none" and name != "cnn_mlp" else "")
-        for name in groups
-    ]
+    return [ROWS[name].title + (", no augmentation" if ROWS[name].augmentation == "none" else "") for name in groups]
 
 
 def _values(group: Sequence[dict[str, Any]], part: str, kind: str) -> list[float]:

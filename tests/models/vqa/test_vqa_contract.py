@@ -184,7 +184,7 @@ def test_whoever_attends_shows_where_on_the_picture_and_changes_nothing(name: st
             # A row that its mask leaves without anything sums to zero; here every question has words.
             torch.testing.assert_close(total, torch.ones_like(total))
     placed = [one.on_grid() for one in maps.maps if one.grid is not None or {"height", "width"} <= set(one.axes)]
-    over_words_or_channels = {"image_guided", "question_channel"}
+    over_words_or_channels = {"image_channel", "image_guided", "question_channel"}
     assert bool(placed) == (name not in over_words_or_channels)
     assert all(one.values.shape[-2:] == (3, 5) for one in placed)
 

@@ -220,6 +220,15 @@ def test_picture_and_question_guide_each_other_in_turn() -> None:
     one_at_a_time("image_guided", guided)
 
 
+def test_the_picture_weighs_the_channels_of_the_question() -> None:
+    def channels(model, v, h, q):
+        mean = v.sum(0) / 6
+        weights = softmax([additive(model.channel.score, mean, channel) for channel in q[:, None]])
+        return torch.cat((mean, torch.stack(weights) * q))
+
+    one_at_a_time("image_channel", channels)
+
+
 def test_words_phrases_and_question_each_attend_to_the_picture_and_it_to_them() -> None:
     def co_attention(read, h: Tensor, v: Tensor) -> Tensor:
         affinity = torch.tanh(h @ read.affinity.weight @ v.T)  # (L, N)

@@ -30,6 +30,7 @@ SMALL: dict[str, dict[str, object]] = {
     "question_channel": {"hidden_width": 11},
     "question_channel_spatial": {"hidden_width": 11},
     "question_hard": {"hidden_width": 11},
+    "image_channel": {"hidden_width": 11},
     "image_guided": {"hidden_width": 11},
     "alternating_co_attention": {"hidden_width": 11},
     "hierarchical_co_attention": {"hidden_width": 11},

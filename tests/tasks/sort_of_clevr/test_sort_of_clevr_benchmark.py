@@ -67,15 +67,21 @@ def test_a_picture_is_asked_so_many_questions_of_each_family_and_others_another_
     one = benchmark.Batch(whole.pictures, *(x[:, :10] for x in (whole.questions, whole.answers, whole.kinds)))
     alone = benchmark._some(one, asked, torch.Generator().manual_seed(0))
     assert alone.answers.shape == (7, 2 if asked == 2 else 5)
+    three = benchmark.Batch(whole.pictures, *(x.repeat_interleave(2, 1)[:, :30] for x in whole[1:]))
+    if asked == 2:
+        assert benchmark._some(three, asked, torch.Generator()).answers.shape == (7, 6)
+    else:
+        with pytest.raises(ValueError, match="3 families"):
+            benchmark._some(three, asked, torch.Generator())
 
 
 def test_another_training_of_the_same_row_is_kept_apart(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    row, runs = benchmark.ROWS["entity_stream"], Path("runs")
-    before = [benchmark.folder(name, 0, runs) for name in ("entity_stream", "hard_entity_stream")]
-    monkeypatch.setitem(benchmark.ROWS, "entity_stream", replace(row, title="another title"))
-    assert [benchmark.folder(name, 0, runs) for name in ("entity_stream", "hard_entity_stream")] == before
-    monkeypatch.setitem(benchmark.ROWS, "entity_stream", replace(row, batch=17))
-    after = [benchmark.folder(name, 0, runs) for name in ("entity_stream", "hard_entity_stream")]
+    row, runs = benchmark.ROWS["entity_stream_zero"], Path("runs")
+    before = [benchmark.folder(name, 0, runs) for name in ("entity_stream_zero", "hard_entity_stream")]
+    monkeypatch.setitem(benchmark.ROWS, "entity_stream_zero", replace(row, title="another title"))
+    assert [benchmark.folder(name, 0, runs) for name in ("entity_stream_zero", "hard_entity_stream")] == before
+    monkeypatch.setitem(benchmark.ROWS, "entity_stream_zero", replace(row, batch=17))
+    after = [benchmark.folder(name, 0, runs) for name in ("entity_stream_zero", "hard_entity_stream")]
     assert not set(after) & set(before)  # what starts from it is another training, too
 
 
@@ -145,6 +151,7 @@ def test_a_training_that_goes_nowhere_begins_anew_from_another_seed_and_its_minu
     monkeypatch.setattr(benchmark, "train", train)
     found = benchmark.measured("entity_stream", 2, tmp_path)
     assert seeds == [2, 1002, 2002]
+    assert (found["seed"], found["began_from"]) == (2, 2002)
     assert found["core_minutes"] == (1 + 2 + 3) * torch.get_num_threads()
     assert found["training"]["anew"] == [18, 0.8]
     assert "anew" not in benchmark.ROWS["cnn_mlp"].training()

@@ -14,6 +14,7 @@ from regard.models.vqa.cores.factorized import Factorized, HighOrder
 from regard.models.vqa.cores.find_then_move import FindThenMove
 from regard.models.vqa.cores.guided import (
     Alternating,
+    ImageChannel,
     ImageGuided,
     QuestionChannel,
     QuestionChannelSpatial,
@@ -47,6 +48,7 @@ cores: dict[str, type[Core]] = {
         QuestionChannel,
         QuestionChannelSpatial,
         QuestionHard,
+        ImageChannel,
         ImageGuided,
         Alternating,
         HierarchicalCoAttention,

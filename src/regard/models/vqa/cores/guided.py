@@ -1,4 +1,4 @@
-"""The question guides what is seen, over positions and channels; or the picture guides what is read of the question."""
+"""The question guides what is seen, over positions and channels; or the picture what is read of the question."""
 
 from typing import ClassVar
 
@@ -215,3 +215,32 @@ class ImageGuided(Core):
         seen = sight.mean()[:, None].expand(-1, words.summary.shape[1], -1)  # (B, Q, D)
         heard = words.apart(self.listen(seen.flatten(0, 1)[:, None], *words.flat())[:, 0])
         return torch.cat((seen, heard), 2)
+
+
+class ImageChannel(Core):
+    """Image-guided channel attention: the picture says which channels of the question count.
+
+        z = [v; β ∘ q]        with β = softmax over channels of wᵀ tanh(w' q + W v + b), v the mean of the tokens
+
+    Paper: Chen et al., CVPR 2017, equations 6 and 7, the other way round: `question_channel` with picture and question
+    exchanged, as `image_guided` is `question_spatial`.
+
+    Args:
+        sight_width: width of a picture's token.
+        words_width: width of the questions.
+        hidden_width: width of the scoring network; default 512, the paper's.
+    """
+
+    name: ClassVar[str] = "image_channel"
+    paper: ClassVar[Paper] = QuestionChannelSpatial.paper
+    loss: ClassVar[Loss] = "consensus"
+
+    def __init__(self, sight_width: int, words_width: int, hidden_width: int = 512) -> None:
+        super().__init__()
+        self.channel = GuidedChannels(sight_width, hidden_width)
+        self.joint_width = sight_width + words_width
+
+    def forward(self, sight: Sight, words: Words) -> Float[Tensor, "B Q J"]:
+        seen = sight.mean()[:, None].expand(-1, words.summary.shape[1], -1)  # (B, Q, D)
+        weights = self.channel(seen.flatten(0, 1)[:, None], words.summary.flatten(0, 1))  # (B·Q, 1, P)
+        return torch.cat((seen, words.summary * words.apart(weights[:, 0])), 2)
