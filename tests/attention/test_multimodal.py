@@ -116,9 +116,10 @@ def test_guided(which, padded):
         close(maps["guided"][b], guided)
 
 
-def test_guided_attention_is_torch_s_decoder_layer():
-    theirs = randomize(nn.TransformerDecoderLayer(Q, 2, 4 * Q, dropout=0.0, batch_first=True))
-    ours = GuidedAttention(Q, Q, heads=2).double()
+def decoder_layer_and_guided(dropout):
+    """PyTorch's layer and ours with the same parameters."""
+    theirs = randomize(nn.TransformerDecoderLayer(Q, 2, 4 * Q, dropout=dropout, batch_first=True))
+    ours = GuidedAttention(Q, Q, heads=2, dropout=dropout).double()
     assert count(ours) == count(theirs)
     for name, part in (("self_attn", ours.among), ("multihead_attn", ours.guide)):
         attention = getattr(theirs, name)
@@ -131,16 +132,33 @@ def test_guided_attention_is_torch_s_decoder_layer():
         ours.feed_forward[at].load_state_dict(layer.state_dict())
     for at, layer in enumerate((theirs.norm1, theirs.norm2, theirs.norm3)):
         ours.norms[at].load_state_dict(layer.state_dict())
+    return theirs, ours
+
+
+def test_guided_attention_is_torch_s_decoder_layer():
+    theirs, ours = decoder_layer_and_guided(0.0)
     query, memory, mask = draw((B, T, Q)), draw((B, N, Q)), draw_mask((B, N))
     assert mask.any(1).all()
     torch.testing.assert_close(ours(query, memory, mask), theirs(query, memory, memory_key_padding_mask=~mask))
 
 
-def test_guided_attention_drops_in_training_alone():
+def test_guided_attention_drops_what_torch_s_decoder_layer_does():
+    """Weights, hidden entries and what residuals get: from one seed, the same ones."""
+    query, memory = draw((1, T, Q)), draw((1, N, Q))  # PyTorch has larger batches in another order
+    found = []
+    for module in decoder_layer_and_guided(0.5):
+        torch.manual_seed(1)
+        found.append(module(query, memory))
+    torch.testing.assert_close(*found)
+
+
+def test_guided_attention_drops_in_training_alone_and_not_on_the_maps():
     module, (query, memory, _) = GuidedAttention(Q, M, heads=2, dropout=0.5).double(), make("none")
     assert not torch.equal(module(query, memory), module(query, memory))
+    among = watched(module, query, memory)[1]["self"]
     module.eval()
     assert torch.equal(module(query, memory), module(query, memory))
+    torch.testing.assert_close(among, watched(module, query, memory)[1]["self"])
 
 
 @pytest.mark.parametrize("mechanism", [GuidedAttention, CrossmodalAttention])

@@ -16,6 +16,7 @@ def attend(
     value: Float[Tensor, "B N E"],
     heads: int,
     mask: Bool[Tensor, "B #T N"] | None = None,
+    dropout: float = 0.0,
 ) -> tuple[Float[Tensor, "B T E"], Callable[[Request], Tensor]]:
     """What the heads read, side by side, and the function that computes the part of their weights that is asked for.
 
@@ -23,6 +24,8 @@ def attend(
         query: already projected, as are key and value; each head has its share of the channels of all three.
         heads: number of heads; divides `E`.
         mask: True = takes part.
+        dropout: probability of dropping a weight; the function shows the weights before it, and the caller passes 0
+            outside training.
     """
     q, k, v = (tokens.unflatten(2, (heads, -1)).transpose(1, 2) for tokens in (query, key, value))  # (B, h, T or N, d)
     spread = None if mask is None else mask[:, None]  # (B, 1, #T, N)
@@ -32,7 +35,7 @@ def attend(
         rows = request.pick(q, heads=1, queries=2)
         return functional.scaled_dot_product_weights(rows, request.pick(k, heads=1), some)  # (B, h, T, N)
 
-    return functional.scaled_dot_product_attention(q, k, v, spread).transpose(1, 2).flatten(2), weights
+    return functional.scaled_dot_product_attention(q, k, v, spread, dropout).transpose(1, 2).flatten(2), weights
 
 
 class MultiHead(nn.Module):
@@ -44,11 +47,15 @@ class MultiHead(nn.Module):
         width: width `E` of all heads together.
         heads: number of heads; divides `width`.
         bias: whether the projections have biases.
+        dropout: probability of dropping a weight in training; default 0.
     """
 
-    def __init__(self, query_width: int, memory_width: int, width: int, heads: int, bias: bool) -> None:
+    def __init__(
+        self, query_width: int, memory_width: int, width: int, heads: int, bias: bool, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.heads = choose_heads(width, heads)
+        self.dropout = dropout
         self.query = nn.Linear(query_width, width, bias=bias)
         self.key = nn.Linear(memory_width, width, bias=bias)
         self.value = nn.Linear(memory_width, width, bias=bias)
@@ -60,5 +67,6 @@ class MultiHead(nn.Module):
         memory: Float[Tensor, "B N Dm"],
         mask: Bool[Tensor, "B #T N"] | None = None,
     ) -> tuple[Float[Tensor, "B T Dq"], Callable[[Request], Tensor]]:
-        read, weights = attend(self.query(query), self.key(memory), self.value(memory), self.heads, mask)
+        dropout = self.dropout if self.training else 0.0
+        read, weights = attend(self.query(query), self.key(memory), self.value(memory), self.heads, mask, dropout)
         return self.output(read), weights

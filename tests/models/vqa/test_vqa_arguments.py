@@ -200,7 +200,8 @@ DROPS: dict[str, list[tuple[float, int]]] = {
     "mfb": [(0.1, 33)],
     "mfh": [(0.1, 33), (0.1, 33)],
     "ban": [(0.5, 2 * WORDS)],
-    "mcan": [(0.1, 10)] * (2 * 2 + 2 * 3 + 2),  # two sums in SA, three in SGA, and what flattens either side
+    # sum, hidden layer and sum in SA, one sum more in SGA, and what flattens either side; the weights' is in a kernel
+    "mcan": [(0.1, 10), (0.1, 40), (0.1, 10)] * 2 + [(0.1, 10), (0.1, 10), (0.1, 40), (0.1, 10)] * 2 + [(0.1, 10)] * 2,
     "relation_network": [(0.5, 23)],
     "mac": [(0.15, 10)] * (1 + 3),  # the picture once, the memory in every step
     "cross_attention": [(0.25, 12)] * 2 * (1 + 2),

@@ -502,10 +502,10 @@ def test_bilinear_attention_adds_what_all_pairs_give_glimpse_after_glimpse() -> 
     one_at_a_time("ban", ban)
 
 
-def heads_of(layer) -> nn.MultiheadAttention:
+def heads_of(layer, dropout: float = 0.0) -> nn.MultiheadAttention:
     """PyTorch's own multi-head attention with these weights."""
-    width = layer.query.in_features
-    reference = nn.MultiheadAttention(width, layer.heads, batch_first=True, dtype=torch.float64)
+    width, kind = layer.query.in_features, layer.query.weight.dtype
+    reference = nn.MultiheadAttention(width, layer.heads, dropout, batch_first=True, dtype=kind)
     parts = (layer.query, layer.key, layer.value)
     with torch.no_grad():
         reference.in_proj_weight.copy_(torch.cat([part.weight for part in parts]))
@@ -515,15 +515,18 @@ def heads_of(layer) -> nn.MultiheadAttention:
     return reference
 
 
-def test_modular_co_attention_is_an_encoder_and_a_decoder_of_pytorchs_post_norm_layers() -> None:
-    def fill(layer, unit, attentions, norms) -> None:
-        layer.self_attn = heads_of(attentions[0])
-        if len(attentions) == 2:
-            layer.multihead_attn = heads_of(attentions[1])
-        layer.linear1, _, layer.linear2 = unit.feed_forward
-        for number, norm in enumerate(norms, 1):
-            setattr(layer, f"norm{number}", norm)
+def fill(layer, unit, attentions, norms) -> None:
+    """PyTorch's layer, with the parameters of one of MCAN's units."""
+    dropout = layer.dropout.p
+    layer.self_attn = heads_of(attentions[0], dropout)
+    if len(attentions) == 2:
+        layer.multihead_attn = heads_of(attentions[1], dropout)
+    layer.linear1, _, layer.linear2 = unit.feed_forward
+    for number, norm in enumerate(norms, 1):
+        setattr(layer, f"norm{number}", norm)
 
+
+def test_modular_co_attention_is_an_encoder_and_a_decoder_of_pytorchs_post_norm_layers() -> None:
     def flat(read, tokens: Tensor) -> Tensor:
         first, _, _, second = read.score
         return weighed([second(torch.relu(first(token)))[0] for token in tokens], tokens)
@@ -544,6 +547,25 @@ def test_modular_co_attention_is_an_encoder_and_a_decoder_of_pytorchs_post_norm_
 
     with torch.no_grad():
         one_at_a_time("mcan", mcan)
+
+
+def test_modular_co_attention_drops_what_pytorchs_post_norm_layers_do() -> None:
+    model = small_core("mcan", dropout=0.5).train()
+    said, seen = torch.randn(1, 4, 10), torch.randn(1, 6, 10)  # PyTorch has larger batches in another order
+    arguments = {"d_model": 10, "nhead": 2, "dim_feedforward": 40, "dropout": 0.5, "batch_first": True}
+    everything = torch.ones(1, 4, dtype=torch.bool)
+    encoder, decoder = nn.TransformerEncoderLayer(**arguments), nn.TransformerDecoderLayer(**arguments)
+    pairs = [
+        (encoder, model.encoder[1], (said,), (said, everything)),
+        (decoder, model.decoder[1], (seen, said), (seen, said)),
+    ]
+    for layer, unit, theirs, ours in pairs:
+        fill(layer, unit, [unit.among] + ([unit.guide] if len(theirs) == 2 else []), unit.norms)
+        found = []
+        for one, given in ((layer, theirs), (unit, ours)):
+            torch.manual_seed(1)
+            found.append(one(*given))
+        torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize("unary_widths", [(), (7,), (7, 13)])

@@ -3,6 +3,7 @@
 from torch import nn
 
 
-def feed_forward(width: int, hidden_width: int) -> nn.Sequential:
-    """`W2 relu(W1 x + b1) + b2` on every token alone."""
-    return nn.Sequential(nn.Linear(width, hidden_width), nn.ReLU(), nn.Linear(hidden_width, width))
+def feed_forward(width: int, hidden_width: int, dropout: float = 0.0) -> nn.Sequential:
+    """`W2 relu(W1 x + b1) + b2` on every token alone, with so much dropout of the hidden layer."""
+    hidden = nn.Sequential(nn.ReLU(), nn.Dropout(dropout))
+    return nn.Sequential(nn.Linear(width, hidden_width), hidden, nn.Linear(hidden_width, width))

@@ -28,7 +28,8 @@ class GuidedAttention(Read):
         memory_width: width `M` of a memory token; in the paper it is `D`.
         heads: number of heads of both attentions; must divide `query_width`; default 8, the paper's choice.
         expansion: how many times as wide as a query the hidden layer is; default 4, the paper's choice.
-        dropout: probability of dropping what is added to a residual in training; default 0. The paper has 0.1.
+        dropout: probability of dropping, in training, an attention weight, an entry of the hidden layer, or of what is
+            added to a residual; default 0. The authors' code has 0.1 in all these places.
 
     Shapes:
         query `(B, T, D)`, memory `(B, N, M)`, mask `(B, N)` or `(B, T, N)` with True = takes part; query_mask `(B, T)`,
@@ -36,8 +37,9 @@ class GuidedAttention(Read):
         zero.
 
     Maps:
-        self: of the queries among each other, `(batch, heads, query, peer)`, sums to one over the peers.
-        guided: of the memory, `(batch, heads, query, key)`, sums to one over the keys.
+        self: of the queries among each other, `(batch, heads, query, peer)`, sums to one over the peers; before
+            dropout.
+        guided: of the memory, `(batch, heads, query, key)`, sums to one over the keys; before dropout.
 
     Raises:
         ValueError: the heads do not divide the width.
@@ -58,7 +60,9 @@ class GuidedAttention(Read):
     growth: ClassVar[str] = "N"
     parameter_count: ClassVar[str] = "4*(D*D + D) + 2*(D*D + D) + 2*(M*D + D) + 2*D*E + E + D + 6*D"
     letters: ClassVar[dict[str, str]] = {"D": "query_width", "M": "memory_width", "E": "hidden_width"}
-    deviations: ClassVar[tuple[str, ...]] = ()
+    deviations: ClassVar[tuple[str, ...]] = (
+        "dropout=0.1: drops weights, hidden entries and what is added to residuals, as in the authors' code",
+    )
     placement: ClassVar[str] = "stacked, between the regions of an image and an encoded question"
 
     def __init__(
@@ -69,9 +73,9 @@ class GuidedAttention(Read):
         self.memory_width = memory_width
         self.heads = heads
         self.hidden_width = expansion * query_width
-        self.among = MultiHead(query_width, query_width, query_width, heads, bias=True)
-        self.guide = MultiHead(query_width, memory_width, query_width, heads, bias=True)
-        self.feed_forward = feed_forward(query_width, self.hidden_width)
+        self.among = MultiHead(query_width, query_width, query_width, heads, True, dropout)
+        self.guide = MultiHead(query_width, memory_width, query_width, heads, True, dropout)
+        self.feed_forward = feed_forward(query_width, self.hidden_width, dropout)
         self.norms = nn.ModuleList(nn.LayerNorm(query_width) for _ in range(3))
         self.dropout = nn.Dropout(dropout)
 

@@ -22,7 +22,7 @@ class WordAttention(Attention):
         s = norm(x + heads(x, x)),  y = norm(s + W2 relu(W1 s + b1) + b2)
 
     Maps:
-        words: `(batch, heads, word, peer)`, sums to one over the peers.
+        words: `(batch, heads, word, peer)`, sums to one over the peers; before dropout.
     """
 
     name: ClassVar[str] = "word_attention"
@@ -30,8 +30,8 @@ class WordAttention(Attention):
 
     def __init__(self, width: int, heads: int, expansion: int, dropout: float) -> None:
         super().__init__()
-        self.among = MultiHead(width, width, width, heads, bias=True)
-        self.feed_forward = feed_forward(width, expansion * width)
+        self.among = MultiHead(width, width, width, heads, True, dropout)
+        self.feed_forward = feed_forward(width, expansion * width, dropout)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
         self.dropout = nn.Dropout(dropout)
 
@@ -62,7 +62,8 @@ class ModularCoAttention(Core):
         heads: default 8, the paper's.
         joint_width: width of `z`; default 1024, the paper's.
         expansion: of the units' hidden layer; default 4, the paper's.
-        dropout: in every unit; default 0.1, the paper's.
+        dropout: of attention weights, of every hidden layer and of what is added to residuals; default 0.1, as in the
+            authors' code.
     """
 
     name: ClassVar[str] = "mcan"
