@@ -193,6 +193,45 @@ def test_the_code_of_factorized_bilinear_attention_normalizes_all_tokens_togethe
         close(offer.weights[b, :, t], weights)
 
 
+def raised(vector):
+    return [number + 0.5 for number in vector]
+
+
+def slow_dropping_low_rank(module, query, memory):
+    return slow_low_rank(module, raised(query), raised(memory))
+
+
+def slow_dropping_tucker(module, query, memory):
+    scores = slow_tucker(module, raised(query), raised(memory))
+    return [score + 0.5 * sum(row) for score, row in zip(scores, module.score.tolist(), strict=True)]
+
+
+@every_mask_and_nothing
+@pytest.mark.parametrize(
+    ("slow", "mechanism", "options"),
+    [
+        (slow_dropping_low_rank, LowRankBilinearRead, {"joint_width": 11}),
+        (slow_dropping_tucker, TuckerRead, {"joint_width": 5, "rank": 3}),
+    ],
+)
+@torch.no_grad()
+def test_bilinear_readers_drop_what_is_fused_but_not_what_is_read(slow, mechanism, options, which, monkeypatch):
+    """With a half more in place of dropout, one sees where it acts."""
+    monkeypatch.setattr(nn.functional, "dropout", lambda x, p, training, inplace: x + p * training)
+    module = randomize(mechanism(Q, M, **options, dropout=0.5))
+    plain = mechanism(Q, M, **options).double()
+    plain.load_state_dict(module.state_dict())
+    query, memory, mask = make(which)
+    context, offer = offered(module, query, memory, mask)
+    for b, t in itertools.product(range(B), range(T)):
+        tokens = memory[b].tolist()
+        scores = [slow(module, query[b, t].tolist(), token) for token in tokens]
+        expected, weights = read_by(scores, tokens, pairs(mask, b)[t])
+        close(context[b, t], expected)
+        close(offer.weights[b, :, t], weights)
+    assert torch.equal(module.eval()(query, memory, mask), plain(query, memory, mask))
+
+
 def test_sizes_of_the_papers():
     """Questions of 2400, cells of 2048 channels."""
     with torch.device("meta"):

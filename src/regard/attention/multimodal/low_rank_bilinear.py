@@ -19,7 +19,7 @@ class LowRankBilinearRead(BilinearRead):
         c_t    = [Σ_n a^1_tn m_n; ...; Σ_n a^G_tn m_n]
 
     Paper: Kim, On, Lim, Kim, Ha, Zhang, "Hadamard Product for Low-rank Bilinear Pooling", ICLR 2017, its
-    attention mechanism. The dropout of the authors' code is left out.
+    attention mechanism.
 
     Args:
         query_width: width `Q` of a query, an encoded question.
@@ -27,6 +27,7 @@ class LowRankBilinearRead(BilinearRead):
         joint_width: the rank `K` of the bilinear form; default 1200, the paper's choice.
         glimpses: number of attention maps `G`; default 2, the paper's choice.
         bias: whether `U` and `V` have biases; default False: the paper omits them.
+        dropout: probability of dropping, in training, an entry of both inputs; default 0. The authors' code has 0.5.
 
     Shapes:
         query `(B, T, Q)`, memory `(B, N, M)`, mask `(B, N)` or `(B, T, N)` with True = takes part.
@@ -50,10 +51,19 @@ class LowRankBilinearRead(BilinearRead):
         "G": "glimpses",
         "K": "joint_width",
     }
-    deviations: ClassVar[tuple[str, ...]] = ("bias=True: both projections have biases, as in the authors' code",)
+    deviations: ClassVar[tuple[str, ...]] = (
+        "bias=True: both projections have biases, as in the authors' code",
+        "dropout=0.5: drops entries of both inputs, as in the authors' code",
+    )
 
     def __init__(
-        self, query_width: int, memory_width: int, joint_width: int = 1200, glimpses: int = 2, bias: bool = False
+        self,
+        query_width: int,
+        memory_width: int,
+        joint_width: int = 1200,
+        glimpses: int = 2,
+        bias: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(query_width, memory_width, glimpses)
         require_positive(joint_width=joint_width)
@@ -61,10 +71,11 @@ class LowRankBilinearRead(BilinearRead):
         self.query = nn.Linear(query_width, joint_width, bias=bias)
         self.memory = nn.Linear(memory_width, joint_width, bias=bias)
         self.score = nn.Parameter(torch.randn(glimpses, joint_width) * joint_width**-0.5)
+        self.dropout = nn.Dropout(dropout)
 
     def scores(
         self, query: Float[Tensor, "B T Q"], memory: Float[Tensor, "B N M"], mask: Bool[Tensor, "B #T N"] | None
     ) -> Float[Tensor, "B G T N"]:
-        asking = self.query(query).tanh()[:, :, None]  # (B, T, 1, K)
-        asked = self.memory(memory).tanh()[:, :, None]  # (B, N, 1, K)
+        asking = self.query(self.dropout(query)).tanh()[:, :, None]  # (B, T, 1, K)
+        asked = self.memory(self.dropout(memory)).tanh()[:, :, None]  # (B, N, 1, K)
         return functional.low_rank_scores(asking, asked, self.score)

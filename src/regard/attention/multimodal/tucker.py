@@ -20,7 +20,7 @@ class TuckerRead(BilinearRead):
         c_t      = [Σ_n a^1_tn m_n; ...; Σ_n a^G_tn m_n]
 
     Paper: Ben-younes, Cadene, Cord, Thome, "MUTAN: Multimodal Tucker Fusion for Visual Question Answering", ICCV 2017,
-    section 3. Its dropout is left out.
+    section 3.
 
     Args:
         query_width: width `Q` of a query, an encoded question.
@@ -32,6 +32,8 @@ class TuckerRead(BilinearRead):
         glimpses: number of attention maps `G`; default 2.
         bias: whether the projections and the factors of the core have biases; default False, as the equations are
             written.
+        dropout: probability of dropping, in training, an entry of both inputs and of `z`; default 0. The authors' code
+            has 0.5. With it every pair has a vector `z` of its own, and memory grows with `T·N·K`.
 
     Shapes:
         query `(B, T, Q)`, memory `(B, N, M)`, mask `(B, N)` or `(B, T, N)` with True = takes part.
@@ -60,7 +62,10 @@ class TuckerRead(BilinearRead):
         "R": "rank",
         "G": "glimpses",
     }
-    deviations: ClassVar[tuple[str, ...]] = ("bias=True: all four linear layers have biases, as in the authors' code",)
+    deviations: ClassVar[tuple[str, ...]] = (
+        "bias=True: all four linear layers have biases, as in the authors' code",
+        "dropout=0.5: drops entries of both inputs and of what is scored, as in the authors' code",
+    )
 
     def __init__(
         self,
@@ -70,6 +75,7 @@ class TuckerRead(BilinearRead):
         rank: int = 10,
         glimpses: int = 2,
         bias: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(query_width, memory_width, glimpses)
         require_positive(joint_width=joint_width, rank=rank)
@@ -80,11 +86,15 @@ class TuckerRead(BilinearRead):
         self.query_core = nn.Linear(joint_width, rank * joint_width, bias=bias)
         self.memory_core = nn.Linear(joint_width, rank * joint_width, bias=bias)
         self.score = nn.Parameter(torch.randn(glimpses, joint_width) * joint_width**-0.5)
+        self.dropout = nn.Dropout(dropout)
 
     def scores(
         self, query: Float[Tensor, "B T Q"], memory: Float[Tensor, "B N M"], mask: Bool[Tensor, "B #T N"] | None
     ) -> Float[Tensor, "B G T N"]:
         parts = (self.rank, self.joint_width)
-        asking = self.query_core(self.query(query).tanh()).unflatten(2, parts)  # (B, T, R, K)
-        asked = self.memory_core(self.memory(memory).tanh()).unflatten(2, parts)  # (B, N, R, K)
+        asking = self.query_core(self.query(self.dropout(query)).tanh()).unflatten(2, parts)  # (B, T, R, K)
+        asked = self.memory_core(self.memory(self.dropout(memory)).tanh()).unflatten(2, parts)  # (B, N, R, K)
+        if self.training and self.dropout.p:
+            fused = self.dropout(functional.low_rank_pairs(asking, asked))  # (B, T, N, K)
+            return (fused @ self.score.T).permute(0, 3, 1, 2)
         return functional.low_rank_scores(asking, asked, self.score)
