@@ -195,8 +195,9 @@ DROPS: dict[str, list[tuple[float, int]]] = {
     "show_ask_attend_answer": [(0.5, SIGHT), (0.5, WORDS), (0.5, 11), (0.5, 2 * SIGHT + WORDS), (0.5, 17)],
     "top_down_product": [(0.2, 11), (0.5, 22)],
     "mlb": [(0.5, WORDS), (0.5, 2 * SIGHT)],
-    "mutan": [(0.5, 11), (0.5, 11)],
-    "tucker": [(0.5, 11), (0.5, 11)],
+    # what is asked and seen and their fusion, first to look, then to answer
+    "mutan": [(0.5, WORDS), (0.5, SIGHT), (0.5, 11), (0.5, WORDS), (0.5, 2 * SIGHT), (0.5, 11)],
+    "tucker": [(0.5, WORDS), (0.5, SIGHT), (0.5, WORDS), (0.5, 2 * SIGHT), (0.5, 11)],
     "mfb": [(0.1, 33)],
     "mfh": [(0.1, 33), (0.1, 33)],
     "ban": [(0.5, 2 * WORDS)],

@@ -15,7 +15,7 @@ from regard.models.vqa.layers import GlimpseLinear
 
 
 class RankedFusion(nn.Module):
-    """`z = Σ_r (M_r q̃) ∘ (N_r ṽ)` with `q̃ = tanh(W_q q)`, `ṽ = tanh(W_v v)`."""
+    """`z = Σ_r (M_r q̃) ∘ (N_r ṽ)` with `q̃ = tanh(W_q q)`, `ṽ = tanh(W_v v)`; with dropout of `q`, `v` and `z`."""
 
     def __init__(self, query_width: int, sight_width: int, joint_width: int, rank: int, dropout: float) -> None:
         super().__init__()
@@ -27,9 +27,9 @@ class RankedFusion(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, question: Float[Tensor, "B Q Dq"], seen: Float[Tensor, "B Q Dv"]) -> Float[Tensor, "B Q K"]:
-        q = self.words_core(self.dropout(self.words(question).tanh())).unflatten(2, self.parts)  # (B, Q, R, K)
-        v = self.sight_core(self.dropout(self.sight(seen).tanh())).unflatten(2, self.parts)
-        return functional.low_rank_fusion(q, v)
+        q = self.words_core(self.words(self.dropout(question)).tanh()).unflatten(2, self.parts)  # (B, Q, R, K)
+        v = self.sight_core(self.sight(self.dropout(seen)).tanh()).unflatten(2, self.parts)
+        return self.dropout(functional.low_rank_fusion(q, v))
 
 
 class Mutan(AttendAndFuse):
@@ -46,7 +46,8 @@ class Mutan(AttendAndFuse):
         joint_width: widths of the factors, the paper's t; default 360, as where the paper compares fusions.
         rank: rank of a slice of the core; default 10, as there.
         glimpses: default 2.
-        dropout: of the factors; default 0.5, as in the authors' code.
+        dropout: of what either fusion takes and gives, but not of the factors between; default 0.5, as in the authors'
+            code.
         linear_per_glimpse: whether `W_v` is a layer for each glimpse, to its share of the width, as there; default
             False: one for all.
     """
@@ -64,7 +65,7 @@ class Mutan(AttendAndFuse):
         dropout: float = 0.5,
         linear_per_glimpse: bool = False,
     ) -> None:
-        read = TuckerRead(words_width, sight_width, joint_width, rank, glimpses)
+        read = TuckerRead(words_width, sight_width, joint_width, rank, glimpses, dropout=dropout)
         fuse = RankedFusion(words_width, read.context_width, joint_width, rank, dropout)
         super().__init__(read, fuse, joint_width)
         if linear_per_glimpse:
@@ -74,26 +75,31 @@ class Mutan(AttendAndFuse):
 class FullCoreRead(BilinearRead):
     """`a^g = softmax over n of q̃ᵀ T_g ṽ_n` with `q̃ = tanh(W_q q)`, `ṽ_n = tanh(W_m m_n)`, a full matrix a glimpse.
 
-    The linear form that a glimpse takes of `q̃ᵀ T ṽ_n`, of which each entry has a matrix, is one matrix again.
+    The linear form that a glimpse takes of `q̃ᵀ T ṽ_n`, of which each entry has a matrix, is one matrix again. With
+    dropout of `q` and `m_n`.
     """
 
     name: ClassVar[str] = "full_tucker"
 
-    def __init__(self, query_width: int, memory_width: int, joint_width: int, glimpses: int) -> None:
+    def __init__(self, query_width: int, memory_width: int, joint_width: int, glimpses: int, dropout: float) -> None:
         super().__init__(query_width, memory_width, glimpses)
         self.query = nn.Linear(query_width, joint_width, bias=False)
         self.memory = nn.Linear(memory_width, joint_width, bias=False)
         self.core = nn.Parameter(torch.randn(glimpses, joint_width, joint_width) / joint_width)
+        self.dropout = nn.Dropout(dropout)
 
     def scores(
         self, query: Float[Tensor, "B T Q"], memory: Float[Tensor, "B N M"], mask: Bool[Tensor, "B #T N"] | None
     ) -> Float[Tensor, "B G T N"]:
-        asking = self.query(query).tanh()[:, None] @ self.core  # (B, G, T, K)
-        return asking @ self.memory(memory).tanh().transpose(1, 2)[:, None]
+        asking = self.query(self.dropout(query)).tanh()[:, None] @ self.core  # (B, G, T, K)
+        return asking @ self.memory(self.dropout(memory)).tanh().transpose(1, 2)[:, None]
 
 
 class FullCoreFusion(nn.Module):
-    """`z_o = q̃ᵀ T_o ṽ` with `q̃ = tanh(W_q q)`, `ṽ = tanh(W_v v)`: Tucker's decomposition with a full core."""
+    """`z_o = q̃ᵀ T_o ṽ` with `q̃ = tanh(W_q q)`, `ṽ = tanh(W_v v)`: Tucker's decomposition with a full core.
+
+    With dropout of `q`, `v` and `z`.
+    """
 
     def __init__(self, query_width: int, sight_width: int, joint_width: int, dropout: float) -> None:
         super().__init__()
@@ -104,8 +110,8 @@ class FullCoreFusion(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, question: Float[Tensor, "B Q Dq"], seen: Float[Tensor, "B Q Dv"]) -> Float[Tensor, "B Q K"]:
-        q, v = self.dropout(self.words(question).tanh()), self.dropout(self.sight(seen).tanh())
-        return torch.einsum("bqi,oij,bqj->bqo", q, self.core, v)
+        q, v = self.words(self.dropout(question)).tanh(), self.sight(self.dropout(seen)).tanh()
+        return self.dropout(torch.einsum("bqi,oij,bqj->bqo", q, self.core, v))
 
 
 class Tucker(AttendAndFuse):
@@ -120,7 +126,7 @@ class Tucker(AttendAndFuse):
         words_width: width of the questions.
         joint_width: widths of the factors; default 160, the paper's.
         glimpses: default 2.
-        dropout: of the factors; default 0.5.
+        dropout: of what either fusion takes, and of what is classified, as of `Mutan`; default 0.5.
     """
 
     name: ClassVar[str] = "tucker"
@@ -129,5 +135,5 @@ class Tucker(AttendAndFuse):
     def __init__(
         self, sight_width: int, words_width: int, joint_width: int = 160, glimpses: int = 2, dropout: float = 0.5
     ) -> None:
-        read = FullCoreRead(words_width, sight_width, joint_width, glimpses)
+        read = FullCoreRead(words_width, sight_width, joint_width, glimpses, dropout)
         super().__init__(read, FullCoreFusion(words_width, read.context_width, joint_width, dropout), joint_width)
