@@ -194,8 +194,8 @@ DROPS: dict[str, list[tuple[float, int]]] = {
     # before every layer: of cells, question and scores, then the classifier's
     "show_ask_attend_answer": [(0.5, SIGHT), (0.5, WORDS), (0.5, 11), (0.5, 2 * SIGHT + WORDS), (0.5, 17)],
     "top_down_product": [(0.2, 11), (0.5, 22)],
-    "mlb": [(0.5, WORDS), (0.5, 2 * SIGHT)],
-    # what is asked and seen and their fusion, first to look, then to answer
+    # what is asked, what is seen and their fusion, to look (where only MUTAN drops the third), then to answer
+    "mlb": [(0.5, WORDS), (0.5, SIGHT), (0.5, WORDS), (0.5, 2 * SIGHT), (0.5, 11)],
     "mutan": [(0.5, WORDS), (0.5, SIGHT), (0.5, 11), (0.5, WORDS), (0.5, 2 * SIGHT), (0.5, 11)],
     "tucker": [(0.5, WORDS), (0.5, SIGHT), (0.5, WORDS), (0.5, 2 * SIGHT), (0.5, 11)],
     "mfb": [(0.1, 33)],

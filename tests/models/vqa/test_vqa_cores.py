@@ -376,11 +376,11 @@ def test_the_low_rank_model_multiplies_what_tanh_leaves() -> None:
             layer.weight @ weighed([read.score[g] @ x for x in hidden], v) + layer.bias
             for g, layer in enumerate(fuse.sight.layers)
         ]
-        return torch.tanh(fuse.words(q)) * torch.tanh(torch.cat(parts))
+        asked = torch.tanh(fuse.words(q)).split(11)  # the question's own layer for each glimpse, too
+        return torch.cat([words * torch.tanh(part) for words, part in zip(asked, parts, strict=True)])
 
-    one_at_a_time("mlb", per_glimpse, joint_width=15, glimpses=3, linear_per_glimpse=True)
-    with pytest.raises(UserError, match="3 glimpses cannot share a width of 11"):
-        core("mlb", glimpses=3, linear_per_glimpse=True)
+    one_at_a_time("mlb", per_glimpse, glimpses=3, linear_per_glimpse=True)
+    assert core("mlb", glimpses=3, linear_per_glimpse=True).classifier(5).in_features == 33
 
 
 def test_mutan_is_tuckers_decomposition_whose_core_has_slices_of_a_rank() -> None:
@@ -407,6 +407,8 @@ def test_mutan_is_tuckers_decomposition_whose_core_has_slices_of_a_rank() -> Non
     nn.init.zeros_(model.fuse.sight_core.bias)
     one_at_a_time(model, mutan)
     assert isinstance(core("mutan", joint_width=12, linear_per_glimpse=True).fuse.sight, GlimpseLinear)
+    with pytest.raises(UserError, match="3 glimpses cannot share a width of 11"):
+        core("mutan", glimpses=3, linear_per_glimpse=True)
 
 
 def test_tucker_has_the_whole_core() -> None:

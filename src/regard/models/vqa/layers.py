@@ -48,7 +48,7 @@ class GatedTanh(nn.Module):
 
 
 class GlimpseLinear(nn.Module):
-    """A linear layer for each glimpse, to its share of the width: `[W_1 v_1 + b_1; ...; W_G v_G + b_G]`.
+    """A linear layer for each glimpse, to its share of a width: `[W_1 v_1 + b_1; ...; W_G v_G + b_G]`.
 
     Args:
         width: width of all glimpses side by side.

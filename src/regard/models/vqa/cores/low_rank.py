@@ -12,7 +12,10 @@ from regard.models.vqa.layers import GlimpseLinear
 
 
 class LowRankFusion(nn.Module):
-    """`z = tanh(U q) ∘ tanh(V v)`: a bilinear form of rank `K` for each answer, once a linear layer follows."""
+    """`z = tanh(U q) ∘ tanh(V v)`: a bilinear form of rank `K` for each answer, once a linear layer follows.
+
+    With dropout of `q`, `v` and `z`.
+    """
 
     def __init__(self, query_width: int, sight_width: int, joint_width: int, dropout: float) -> None:
         super().__init__()
@@ -21,7 +24,8 @@ class LowRankFusion(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, question: Float[Tensor, "B Q Dq"], seen: Float[Tensor, "B Q Dv"]) -> Float[Tensor, "B Q K"]:
-        return self.words(self.dropout(question)).tanh() * self.sight(self.dropout(seen)).tanh()
+        z = self.words(self.dropout(question)).tanh() * self.sight(self.dropout(seen)).tanh()
+        return self.dropout(z)
 
 
 class LowRank(AttendAndFuse):
@@ -38,9 +42,9 @@ class LowRank(AttendAndFuse):
         words_width: width of the questions.
         joint_width: rank of both bilinear forms; default 1200, the paper's.
         glimpses: default 2, the paper's.
-        dropout: of what is fused; default 0.5, the paper's.
-        linear_per_glimpse: whether `V'` is a layer for each glimpse, to its share of the width, as in the code of
-            Ben-younes et al., ICCV 2017; default False: one for all.
+        dropout: of what either fusion takes, and of what is classified; default 0.5, as in the authors' code.
+        linear_per_glimpse: whether `V'` is a layer for each glimpse, to a `z` of its own of this rank, as in the
+            authors' code; `z` is then so many times as wide. Default False: one for all, as in the paper.
     """
 
     name: ClassVar[str] = "mlb"
@@ -55,8 +59,9 @@ class LowRank(AttendAndFuse):
         dropout: float = 0.5,
         linear_per_glimpse: bool = False,
     ) -> None:
-        read = LowRankBilinearRead(words_width, sight_width, joint_width, glimpses)
-        fuse = LowRankFusion(words_width, read.context_width, joint_width, dropout)
-        super().__init__(read, fuse, joint_width)
+        read = LowRankBilinearRead(words_width, sight_width, joint_width, glimpses, dropout=dropout)
+        whole = glimpses * joint_width if linear_per_glimpse else joint_width
+        fuse = LowRankFusion(words_width, read.context_width, whole, dropout)
+        super().__init__(read, fuse, whole)
         if linear_per_glimpse:
-            fuse.sight = GlimpseLinear(read.context_width, joint_width, glimpses)
+            fuse.sight = GlimpseLinear(read.context_width, whole, glimpses)
