@@ -206,10 +206,16 @@ def slow_dropping_tucker(module, query, memory):
     return [score + 0.5 * sum(row) for score, row in zip(scores, module.score.tolist(), strict=True)]
 
 
+def slow_dropping_factorized(module, query, memory):
+    pooled = [number + 0.5 * module.factors for number in factorized(module, query, memory)]
+    return slow_scoring(module.score, unit(root(pooled)))
+
+
 @every_mask_and_nothing
 @pytest.mark.parametrize(
     ("slow", "mechanism", "options"),
     [
+        (slow_dropping_factorized, FactorizedBilinearRead, {"joint_width": 5, "factors": 3, "hidden_width": 11}),
         (slow_dropping_low_rank, LowRankBilinearRead, {"joint_width": 11}),
         (slow_dropping_tucker, TuckerRead, {"joint_width": 5, "rank": 3}),
     ],

@@ -20,6 +20,7 @@ OTHER: dict[str, object] = {
     "activation": "relu",
     "arguments": {"hidden_width": 13},
     "attention_dropout": 0.75,
+    "bias": True,
     "blocks": 3,
     "cells": 16,
     "channels": 13,
@@ -59,6 +60,7 @@ OTHER: dict[str, object] = {
     "temperature": 0.5,
     "token_width": 13,
     "unary_widths": (13, 17),
+    "variant": "code",
     "width": 18,
     "words": VOCABULARY,
 }
@@ -198,8 +200,8 @@ DROPS: dict[str, list[tuple[float, int]]] = {
     "mlb": [(0.5, WORDS), (0.5, SIGHT), (0.5, WORDS), (0.5, 2 * SIGHT), (0.5, 11)],
     "mutan": [(0.5, WORDS), (0.5, SIGHT), (0.5, 11), (0.5, WORDS), (0.5, 2 * SIGHT), (0.5, 11)],
     "tucker": [(0.5, WORDS), (0.5, SIGHT), (0.5, WORDS), (0.5, 2 * SIGHT), (0.5, 11)],
-    "mfb": [(0.1, 33)],
-    "mfh": [(0.1, 33), (0.1, 33)],
+    "mfb": [(0.1, 11), (0.1, 33)],  # three products of 11 each, to look, then to answer
+    "mfh": [(0.1, 11), (0.1, 33), (0.1, 33)],
     "ban": [(0.5, 2 * WORDS)],
     # sum, hidden layer and sum in SA, one sum more in SGA, and what flattens either side; the weights' is in a kernel
     "mcan": [(0.1, 10), (0.1, 40), (0.1, 10)] * 2 + [(0.1, 10), (0.1, 10), (0.1, 40), (0.1, 10)] * 2 + [(0.1, 10)] * 2,

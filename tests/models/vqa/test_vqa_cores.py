@@ -443,13 +443,17 @@ def test_compact_bilinear_pooling_is_the_sketch_of_the_outer_product() -> None:
         one_at_a_time("mcb", compact)
 
 
+@pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize(("name", "order"), [("mfb", 1), ("mfh", 2)])
-def test_factorized_pooling_sums_factors_and_chains_blocks(name: str, order: int) -> None:
+def test_factorized_pooling_sums_factors_and_chains_blocks(name: str, order: int, together: bool) -> None:
     def factorized(model, v, h, q):
         first, _, _, second = model.question.read.score
         scores = [second(torch.relu(first(word))) for word in h]
         asked = torch.cat([weighed([score[g] for score in scores], h) for g in range(2)])
-        pooled = [rooted((model.read.query(asked) * model.read.memory(token)).reshape(3, 11).sum(0)) for token in v]
+        ask, see = model.read.query, model.read.memory
+        assert (ask.bias is not None) == together
+        sums = [(ask(asked) * see(token)).reshape(3, 11).sum(0) for token in v]
+        pooled = rooted(torch.cat(sums)).split(11) if together else [rooted(x) for x in sums]
         scores = [model.read.score(x) for x in pooled]
         seen = torch.cat([weighed([score[g] for score in scores], v) for g in range(2)])
         parts, before = [], torch.ones(33, dtype=torch.float64)
@@ -459,7 +463,7 @@ def test_factorized_pooling_sums_factors_and_chains_blocks(name: str, order: int
         assert len(parts) == order
         return torch.cat(parts)
 
-    one_at_a_time(name, factorized)
+    one_at_a_time(name, factorized, **({"bias": True, "variant": "code"} if together else {}))
 
 
 def test_block_fusion_has_a_core_of_blocks_on_its_superdiagonal() -> None:

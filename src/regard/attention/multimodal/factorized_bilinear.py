@@ -24,7 +24,7 @@ class FactorizedBilinearRead(BilinearRead):
     Every pair has a vector `z` of its own, so that memory grows with `T·N·K`.
 
     Paper: Yu, Yu, Fan, Tao, "Multi-modal Factorized Bilinear Pooling with Co-attention Learning for Visual Question
-    Answering", ICCV 2017. Its dropout is left out.
+    Answering", ICCV 2017.
 
     Args:
         query_width: width `Q` of a query, an encoded question.
@@ -35,6 +35,8 @@ class FactorizedBilinearRead(BilinearRead):
         glimpses: number of attention maps `G`; default 2.
         bias: whether `U` and `V` have biases; default False, as the equation is written.
         variant: `"paper"`, the default, as above; `"code"`, the l2 norm is over all tokens of a query together.
+        dropout: probability of dropping, in training, an entry of the products that are summed; default 0. The authors'
+            code has 0.1. With it every pair has all its `k` products, and memory grows with `T·N·k·K`.
 
     Shapes:
         query `(B, T, Q)`, memory `(B, N, M)`, mask `(B, N)` or `(B, T, N)` with True = takes part.
@@ -70,6 +72,7 @@ class FactorizedBilinearRead(BilinearRead):
     deviations: ClassVar[tuple[str, ...]] = (
         "bias=True: both projections have biases, as in the authors' code",
         'variant="code": the l2 norm is over all tokens of a query together, as in the authors\' code',
+        "dropout=0.1: drops entries of the products that are summed, as in the authors' code",
     )
 
     def __init__(
@@ -82,6 +85,7 @@ class FactorizedBilinearRead(BilinearRead):
         glimpses: int = 2,
         bias: bool = False,
         variant: Variant = "paper",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(query_width, memory_width, glimpses)
         require_positive(joint_width=joint_width, factors=factors, hidden_width=hidden_width)
@@ -94,13 +98,18 @@ class FactorizedBilinearRead(BilinearRead):
         self.query = nn.Linear(query_width, factors * joint_width, bias=bias)
         self.memory = nn.Linear(memory_width, factors * joint_width, bias=bias)
         self.score = scoring(joint_width, hidden_width, glimpses)
+        self.dropout = nn.Dropout(dropout)
 
     def scores(
         self, query: Float[Tensor, "B T Q"], memory: Float[Tensor, "B N M"], mask: Bool[Tensor, "B #T N"] | None
     ) -> Float[Tensor, "B G T N"]:
         parts = (self.factors, self.joint_width)
         asking, asked = self.query(query).unflatten(2, parts), self.memory(memory).unflatten(2, parts)
-        root = functional.signed_root(functional.low_rank_pairs(asking, asked))  # (B, T, N, K)
+        if self.training and self.dropout.p:
+            pooled = self.dropout(asking[:, :, None] * asked[:, None]).sum(3)  # (B, T, N, K)
+        else:
+            pooled = functional.low_rank_pairs(asking, asked)
+        root = functional.signed_root(pooled)
         if self.variant == "code":
             if mask is not None:  # what takes no part is no part of the norm
                 root = root * mask[..., None]

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from regard import functional
 from regard.attention import FactorizedBilinearRead
 from regard.attention.contract import Paper
+from regard.attention.multimodal.factorized_bilinear import Variant
 from regard.models.vqa.core import Loss
 from regard.models.vqa.cores.bilinear import AttendAndFuse
 from regard.models.vqa.layers import QuestionAttention
@@ -62,7 +63,10 @@ class Factorized(AttendAndFuse):
         factors: the paper's k; default 5.
         hidden_width: of both scoring networks; default 512, as in the authors' code.
         glimpses: of words and picture each; default 2.
-        dropout: of the products of factors; default 0.1, the paper's.
+        dropout: of the products of factors, in the attention too; default 0.1, the paper's.
+        bias: whether the factors of the attention have biases, as those behind it do; default False, as the equation is
+            written. The authors' code has them.
+        variant: of the attention's l2 norm, as of `FactorizedBilinearRead`; default "paper".
 
     Class attributes:
         order: how many blocks of factors are chained; 1 here.
@@ -83,9 +87,13 @@ class Factorized(AttendAndFuse):
         hidden_width: int = 512,
         glimpses: int = 2,
         dropout: float = 0.1,
+        bias: bool = False,
+        variant: Variant = "paper",
     ) -> None:
         question = QuestionAttention(words_width, hidden_width, glimpses)
-        read = FactorizedBilinearRead(question.width, sight_width, joint_width, factors, hidden_width, glimpses)
+        read = FactorizedBilinearRead(
+            question.width, sight_width, joint_width, factors, hidden_width, glimpses, bias, variant, dropout
+        )
         fuse = FactorizedFusion(question.width, read.context_width, joint_width, factors, self.order, dropout)
         super().__init__(read, fuse, self.order * joint_width, question)
 
@@ -95,13 +103,15 @@ class HighOrder(Factorized):
 
         z = [l2(√±(Σ_i e^1_i)); l2(√±(Σ_i e^2_i))]        with e^1 = U^1 q ∘ V^1 v and e^2 = U^2 q ∘ V^2 v ∘ e^1
 
-    All else is `Factorized`, the attention too, as in the released code (openvqa).
+    All else is `Factorized`, the attention too: of one block, as in the released code (openvqa), whose biases and one
+    l2 norm over all tokens are `bias=True` and `variant="code"`.
 
     Paper: Yu, Yu, Xiang, Fan, Tao, "Beyond Bilinear: Generalized Multimodal Factorized High-Order Pooling for Visual
     Question Answering", TNNLS 2018.
 
     Args:
-        sight_width, words_width, joint_width, factors, hidden_width, glimpses, dropout: as of `Factorized`.
+        sight_width, words_width, joint_width, factors, hidden_width, glimpses, dropout, bias, variant: as of
+            `Factorized`.
     """
 
     name: ClassVar[str] = "mfh"
