@@ -33,6 +33,7 @@ OTHER: dict[str, object] = {
     "expansion": 3,
     "f_widths": (29,),
     "factors": 7,
+    "fused_width": 17,
     "g_widths": (29, 31),
     "gate": True,
     "glimpses": 4,
@@ -145,7 +146,7 @@ SHARED: dict[str, dict[str, tuple[str, ...]]] = {
         "joint_width": ("read", "fuse"),
         "blocks": ("read", "fuse"),
         "rank": ("read", "fuse"),
-        "hidden_width": ("question",),
+        "hidden_width": ("question", "read"),
         "glimpses": ("question", "read"),
     },
 }
@@ -202,6 +203,7 @@ DROPS: dict[str, list[tuple[float, int]]] = {
     "tucker": [(0.5, WORDS), (0.5, SIGHT), (0.5, WORDS), (0.5, 2 * SIGHT), (0.5, 11)],
     "mfb": [(0.1, 11), (0.1, 33)],  # three products of 11 each, to look, then to answer
     "mfh": [(0.1, 11), (0.1, 33), (0.1, 33)],
+    "block": [(0.1, 15)] * 4,  # question and sight, to look, then to answer
     "ban": [(0.5, 2 * WORDS)],
     # sum, hidden layer and sum in SA, one sum more in SGA, and what flattens either side; the weights' is in a kernel
     "mcan": [(0.1, 10), (0.1, 40), (0.1, 10)] * 2 + [(0.1, 10), (0.1, 10), (0.1, 40), (0.1, 10)] * 2 + [(0.1, 10)] * 2,

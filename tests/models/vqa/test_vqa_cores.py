@@ -485,6 +485,39 @@ def test_block_fusion_has_a_core_of_blocks_on_its_superdiagonal() -> None:
     torch.testing.assert_close(fuse(q, v)[0, 0].detach(), expected)
 
 
+def test_block_looks_at_every_token_by_a_network_over_its_fusion_with_the_question() -> None:
+    def superdiagonal(fuse, q: Tensor, v: Tensor) -> Tensor:
+        parts = []
+        for p, (a, b) in enumerate(zip(fuse.words(q).split(3), fuse.sight(v).split(3), strict=True)):
+            total = torch.zeros(3, dtype=torch.float64)
+            for r in range(2):
+                one, other = (
+                    core.weight[p, r] @ x + core.bias[r, 3 * p : 3 * p + 3]
+                    for core, x in ((fuse.words_core, a), (fuse.sight_core, b))
+                )
+                total = total + one * other
+            parts.append(rooted(total))
+        return torch.cat(parts)
+
+    def block(model, v, h, q):
+        first, _, _, second = model.question.read.score
+        scores = [second(torch.relu(first(word))) for word in h]
+        asked = torch.cat([weighed([score[g] for score in scores], h) for g in range(2)])
+        hidden, _, glimpse = model.read.score
+        assert (model.read.output.out_features, hidden.out_features) == (13, 11)
+        scores = [
+            glimpse.weight @ torch.relu(hidden(model.read.output(superdiagonal(model.read.fuse, asked, token))))
+            for token in v
+        ]
+        seen = torch.cat([weighed([score[g] for score in scores], v) for g in range(2)])
+        return superdiagonal(model.fuse, asked, seen)
+
+    one_at_a_time("block", block)
+    for unequal in ({"blocks": 4}, {"blocks": 0}):
+        with pytest.raises(ValueError, match="blocks"):
+            core("block", **unequal)
+
+
 def test_bilinear_attention_adds_what_all_pairs_give_glimpse_after_glimpse() -> None:
     def ban(model, v, h, q):
         read = model.read

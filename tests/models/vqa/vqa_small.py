@@ -45,7 +45,7 @@ SMALL: dict[str, dict[str, object]] = {
     "mcb": {"sketch_width": 23, "hidden_width": 11},
     "mfb": {"joint_width": 11, "factors": 3, "hidden_width": 17},
     "mfh": {"joint_width": 11, "factors": 3, "hidden_width": 17},
-    "block": {"joint_width": 15, "blocks": 5, "rank": 2, "hidden_width": 11},
+    "block": {"joint_width": 15, "blocks": 5, "rank": 2, "hidden_width": 11, "fused_width": 13},
     "ban": {"hidden_width": 11, "glimpses": 3},
     "mcan": {"width": 10, "layers": 2, "heads": 2, "joint_width": 11},
     "relation_network": {"g_widths": (11, 17, 19), "f_widths": (13, 23)},

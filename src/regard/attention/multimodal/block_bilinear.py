@@ -29,7 +29,8 @@ class BlockBilinearRead(BilinearRead):
         query_width: width `Q` of a query, an encoded question.
         memory_width: width `M` of a memory token, a region of an image.
         joint_width: the widths `K` of `q̃`, `m̃` and `z`; default 1600, as in the authors' code. `blocks` divides it.
-        blocks: how many parts `P`; default 20, as in the authors' code.
+        blocks: how many parts `P`; default 20, as in the authors' code, whose options for visual question answering have
+            18, the last one narrower.
         rank: the rank `R` of a slice of a block; default 15, as in the authors' code.
         glimpses: number of attention maps `G`; default 2.
         bias: whether the projections and the factors of the blocks have biases; default False, as the equations are
@@ -83,15 +84,10 @@ class BlockBilinearRead(BilinearRead):
         normalize: bool = False,
     ) -> None:
         super().__init__(query_width, memory_width, glimpses)
-        require_positive(joint_width=joint_width, blocks=blocks, rank=rank)
-        if joint_width % blocks:
-            raise ValueError(
-                f"{blocks} blocks do not divide joint_width={joint_width}: choose blocks that do, "
-                f"or joint_width={-(-joint_width // blocks) * blocks}."
-            )
+        require_positive(rank=rank)
         self.joint_width = joint_width
         self.blocks = blocks
-        self.block_width = joint_width // blocks
+        self.block_width = part_width(joint_width, blocks)
         self.rank = rank
         self.normalize = normalize
         self.query = nn.Linear(query_width, joint_width, bias=bias)
@@ -109,6 +105,21 @@ class BlockBilinearRead(BilinearRead):
         root = functional.signed_root(functional.low_rank_pairs(asking, asked))  # (B, T, N, K)
         fused = F.normalize(root.unflatten(3, (self.blocks, -1)), dim=4, eps=1e-6).flatten(3)  # (B, T, N, K)
         return (fused @ self.score.T).permute(0, 3, 1, 2)
+
+
+def part_width(joint_width: int, blocks: int) -> int:
+    """The width of each of so many parts.
+
+    Raises:
+        ValueError: there are none, or they are not of one width.
+    """
+    require_positive(joint_width=joint_width, blocks=blocks)
+    if joint_width % blocks:
+        raise ValueError(
+            f"{blocks} blocks do not divide joint_width={joint_width}: choose blocks that do, "
+            f"or joint_width={-(-joint_width // blocks) * blocks}."
+        )
+    return joint_width // blocks
 
 
 class BlockLinear(nn.Module):
