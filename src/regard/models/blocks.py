@@ -1,6 +1,6 @@
 """Pre-norm blocks of a transformer: tokens that read each other, and queries that read a memory."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from jaxtyping import Bool, Float
@@ -10,10 +10,10 @@ from regard.attention import MultiHeadSelfAttention
 from regard.attention.arguments import choose_heads
 
 
-def feed_forward(width: int, expansion: int) -> nn.Sequential:
-    """`W2 gelu(W1 norm(x))`, with a hidden layer `expansion` times as wide."""
+def feed_forward(width: int, expansion: int, activation: Callable[[], nn.Module] = nn.GELU) -> nn.Sequential:
+    """`W2 gelu(W1 norm(x))`, or with another activation; the hidden layer is `expansion` times as wide."""
     return nn.Sequential(
-        nn.LayerNorm(width), nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width)
+        nn.LayerNorm(width), nn.Linear(width, expansion * width), activation(), nn.Linear(expansion * width, width)
     )
 
 
@@ -25,13 +25,21 @@ class Block(nn.Module):
         heads: number of heads; default the largest divisor of the width up to 8.
         expansion: how many times as wide the hidden layer is.
         dropout: of what is added.
+        activation: of the hidden layer.
     """
 
-    def __init__(self, width: int, heads: int | None = None, expansion: int = 4, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int | None = None,
+        expansion: int = 4,
+        dropout: float = 0.0,
+        activation: Callable[[], nn.Module] = nn.GELU,
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.attention = MultiHeadSelfAttention(width, choose_heads(width, heads, 8))
-        self.mlp = feed_forward(width, expansion)
+        self.mlp = feed_forward(width, expansion, activation)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N D"]:

@@ -404,6 +404,16 @@ def _modality(tokens: Tensor):
     return Modality(tokens[None], torch.ones(1, len(tokens), dtype=torch.bool))
 
 
+def sinusoids(n: int, pairs: int) -> Tensor:
+    angles = [n / 10000 ** (i / pairs) for i in range(pairs)]
+    return torch.tensor([*map(math.sin, angles), *map(math.cos, angles)], dtype=torch.float64)
+
+
+def normal(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    apart = x - x.mean(1, keepdim=True)
+    return apart / (apart.square().mean(1, keepdim=True) + norm.eps).sqrt() * norm.weight + norm.bias
+
+
 def test_directed_pairs_feed_every_target_from_every_source() -> None:
     fusion = double(DirectedPairs(WIDTHS, CLASSES, 6, layers=2, heads=3, last_layers=1))
     tokens, _, _ = given()
@@ -413,16 +423,8 @@ def test_directed_pairs_feed_every_target_from_every_source() -> None:
         x = {}
         for m, name in enumerate(names):
             keep = there(row, name)
-            place = torch.tensor(
-                [
-                    [math.sin(n / 10000 ** (i / 3)) for i in range(3)]
-                    + [math.cos(n / 10000 ** (i / 3)) for i in range(3)]
-                    for n in keep
-                ],
-                dtype=torch.float64,
-            )
             if keep:
-                x[name] = fusion.project[m](tokens[name][row][keep]) + place
+                x[name] = fusion.project[m](tokens[name][row][keep]) + torch.stack([sinusoids(n, 3) for n in keep])
         collected = []
         for t, target in enumerate(names):
             if target not in x:
@@ -433,9 +435,13 @@ def test_directed_pairs_feed_every_target_from_every_source() -> None:
                 y = x[target][None]
                 for layer in fusion.pairs[t][pair] if source in x else ():
                     y = layer(y, x[source][None])
-                parts.append(y[0])
-            z = torch.cat(parts, 1)
-            collected.append(through(fusion.last[t][0], z, list(range(len(z))))[-1])
+                parts.append(normal(fusion.pair_norms[t][pair], y[0]) if source in x else y[0])
+            z = torch.cat(parts, 1) + torch.stack([sinusoids(n, 6) for n in there(row, target)])
+            block = fusion.last[t][0]
+            z = z + attended(block.attention, normal(block.norm, z), list(range(len(z))))
+            _, first, _, second = block.mlp
+            z = z + (normal(block.mlp[0], z) @ first.weight.T + first.bias).clamp(min=0) @ second.weight.T + second.bias
+            collected.append(normal(fusion.last_norms[t], z)[-1])
         z = torch.cat(collected)
         hidden = torch.relu(fusion.mix[0].weight @ z + fusion.mix[0].bias)
         expected.append(fusion.classify(z + fusion.mix[3].weight @ hidden + fusion.mix[3].bias))

@@ -19,8 +19,8 @@ from regard.models.fusion.outcome import Outcome
 class DirectedPairs(Fusion):
     """MulT: a crossmodal transformer for every ordered pair of modalities, then one over what each has collected.
 
-        z_{s→t} = crossmodal layers from x_t, each reading x_s      for every target t and source s ≠ t
-        z_t     = transformer([z_{s→t} for every s], side by side), its last token
+        z_{s→t} = norm(crossmodal layers from x_t, each reading x_s)      for every target t and source s ≠ t
+        z_t     = norm(transformer([z_{s→t} for every s], side by side, plus places)), its last token
         logits  = L(z + W_2 relu(W_1 z)) with z = [z_1; ...; z_M]
 
     where `x_m` are the tokens at the fusion's width plus sinusoids of their places. A pair whose source is missing
@@ -28,13 +28,17 @@ class DirectedPairs(Fusion):
 
     Paper: Tsai, Bai, Liang, Kolter, Morency, Salakhutdinov, "Multimodal Transformer for Unaligned Multimodal Language
     Sequences", ACL 2019, figure 2. Its projection is a convolution over time; here, over any tokens, of size one, as
-    in the authors' code; the code's causal mask is left out.
+    in the authors' code. From there are also: the residuals, which go around the normalisations, where equation 4 adds
+    what is normalised; the norm behind every transformer, the places and the ReLU in the last ones. Left out of it are
+    the causal mask, the factor `√width` of the tokens before places are added, and all dropout but that of the hidden
+    layer before the logits. Its sinusoids have places that count from one and slightly other wave lengths.
 
     Args:
         widths, outcome, width, dropout: as every `Fusion`.
-        layers: of each crossmodal transformer; the paper has 4 or 5.
+        layers: of each crossmodal transformer; default 2. The paper has 4 or 5.
         heads: of each attention; default the largest divisor of the width up to 8.
-        last_layers: of the transformer over what a target has collected; the authors' code has 3.
+        last_layers: of the transformer over what a target has collected; default 1. The authors' code has as many as
+            `layers`, and no fewer than 3.
     """
 
     name: ClassVar[str] = "directed_pairs"
@@ -66,9 +70,13 @@ class DirectedPairs(Fusion):
             )
             for sources in self.sources
         )
+        self.pair_norms = nn.ModuleList(nn.ModuleList(nn.LayerNorm(width) for _ in sources) for sources in self.sources)
+        last_heads = heads * max(1, count - 1)
         self.last = nn.ModuleList(
-            nn.ModuleList(Block(collected, heads * max(1, count - 1)) for _ in range(last_layers)) for _ in self.widths
+            nn.ModuleList(Block(collected, last_heads, activation=nn.ReLU) for _ in range(last_layers))
+            for _ in self.widths
         )
+        self.last_norms = nn.ModuleList(nn.LayerNorm(collected) for _ in self.widths)
         whole = collected * count
         self.mix = nn.Sequential(nn.Linear(whole, whole), nn.ReLU(), self.dropout, nn.Linear(whole, whole))
         self.classify = nn.Linear(whole, self.outcome.size)
@@ -80,20 +88,23 @@ class DirectedPairs(Fusion):
             tokens.append(x + places(x.shape[1], self.width, x))
         collected = []
         for target, sources in enumerate(self.sources):
+            stacks = zip(sources, self.pairs[target], self.pair_norms[target], strict=True)  # pyright: ignore
             parts = [
-                self.feed(self.pairs[target][pair], tokens[target], tokens[source], modalities[source].mask)  # pyright: ignore
-                for pair, source in enumerate(sources)
+                self.feed(layers, norm, tokens[target], tokens[source], modalities[source].mask)
+                for source, layers, norm in stacks
             ] or [tokens[target]]
             x = torch.cat(parts, 2)
+            x = x + places(x.shape[1], x.shape[2], x)
             for block in self.last[target]:  # pyright: ignore[reportGeneralTypeIssues]
                 x = block(x, modalities[target].mask)
-            collected.append(last_token(x, modalities[target].mask))
+            collected.append(last_token(self.last_norms[target](x), modalities[target].mask))
         z = torch.cat(collected, 1)
         return self.classify(z + self.mix(z))
 
     @staticmethod
     def feed(
         layers: nn.ModuleList,
+        norm: nn.Module,
         target: Float[Tensor, "B T W"],
         source: Float[Tensor, "B N W"],
         mask: Bool[Tensor, "B N"],
@@ -102,7 +113,7 @@ class DirectedPairs(Fusion):
         x = target
         for layer in layers:
             x = layer(x, source, mask)
-        return torch.where(mask.any(1)[:, None, None], x, target)
+        return torch.where(mask.any(1)[:, None, None], norm(x), target)
 
 
 def last_token(x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"]) -> Float[Tensor, "B D"]:
