@@ -29,8 +29,8 @@ class BlockBilinearRead(BilinearRead):
         query_width: width `Q` of a query, an encoded question.
         memory_width: width `M` of a memory token, a region of an image.
         joint_width: the widths `K` of `q̃`, `m̃` and `z`; default 1600, as in the authors' code. `blocks` divides it.
-        blocks: how many parts `P`; default 20, as in the authors' code, whose options for visual question answering have
-            18, the last one narrower.
+        blocks: how many parts `P`; default 20, as in the authors' code, whose options for visual question answering
+            have 18, the last one narrower.
         rank: the rank `R` of a slice of a block; default 15, as in the authors' code.
         glimpses: number of attention maps `G`; default 2.
         bias: whether the projections and the factors of the blocks have biases; default False, as the equations are
