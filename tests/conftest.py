@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from types import FunctionType
 
 import jaxtyping
@@ -19,6 +20,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 def seed() -> None:
     """Every test draws the same numbers, alone or among others."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tiny models of `transformers`, see `small_checkpoints`."""
+    from small_checkpoints import write_checkpoints
+
+    return write_checkpoints(tmp_path_factory.mktemp("checkpoints"))
 
 
 @pytest.fixture

@@ -1,13 +1,13 @@
-"""What several tests of models of questions need."""
+"""Tiny checkpoints of Hugging Face, each in a folder as the hub has them."""
 
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
 WORDS = [*SPECIAL, "what", "color", "is", "the", "cat", "red", "two", "no", "yes"]
+WORDS += ["shape", "it", "green", "blue", "square", "disc"]
 
 
 def write_tokenizer(folder: Path) -> None:
@@ -23,9 +23,8 @@ def write_tokenizer(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
 
 
-@pytest.fixture(scope="session")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A tiny ViLT, BLIP and BERT, each in a folder as the hub has them."""
+def write_checkpoints(folder: Path) -> dict[str, Path]:
+    """A tiny ViLT, BLIP and BERT; and a ViLT and a BLIP that were trained on other things than questions."""
     import transformers as hf
 
     torch.manual_seed(0)
@@ -43,7 +42,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ),
         "bert": hf.BertModel(hf.BertConfig(**tiny, **text)),
     }
-    folders = {name: tmp_path_factory.mktemp(name) for name in made}
+    made["masked"] = hf.ViltForMaskedLM(hf.ViltConfig(**tiny, **text, image_size=12, patch_size=4))
+    made["captions"] = hf.BlipForConditionalGeneration(made["blip"].config)
+    folders = {name: folder / name for name in made}
     for name, model in made.items():
         model.save_pretrained(folders[name])
         write_tokenizer(folders[name])
