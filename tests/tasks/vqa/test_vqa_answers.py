@@ -16,6 +16,7 @@ from regard.tasks.vqa import (
     sampled_cross_entropy,
     soft_binary_cross_entropy,
     vqa_accuracy,
+    weighted_likelihood,
 )
 from regard.tasks.vqa.answers import UNKNOWN, Score, answer_form
 
@@ -166,3 +167,11 @@ def test_divergence_is_the_mean_cross_entropy_less_the_entropy() -> None:
         if share > 0
     ]
     assert distribution_divergence(logits, shares).item() == pytest.approx(sum(terms) / 2, rel=1e-5)
+
+
+def test_weighted_likelihood_is_what_each_person_said_by_how_unlikely_it_was_found() -> None:
+    likelihoods = -torch.rand(2, 3)
+    shares = torch.tensor([[0.5, 0.25, 0.0], [0.0, 0.0, 1.0]])
+    wanted = -(0.5 * likelihoods[0, 0] + 0.25 * likelihoods[0, 1] + likelihoods[1, 2]) / 2
+    torch.testing.assert_close(weighted_likelihood(likelihoods, shares), wanted)
+    assert weighted_likelihood(likelihoods[:0], shares[:0]) == 0

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn.functional import softplus
 
 from regard.errors import UserError
-from regard.models.vqa import Recipe, load
+from regard.models.vqa import Recipe, cores, load
+from regard.models.vqa.core import Loss
 from regard.tasks.task import Task
 from regard.tasks.vqa import seeing
 from regard.tasks.vqa.accuracy import vqa_accuracy
@@ -22,6 +24,7 @@ from regard.tasks.vqa.answers import (
     distribution_divergence,
     sampled_cross_entropy,
     soft_binary_cross_entropy,
+    weighted_likelihood,
 )
 from regard.tasks.vqa.asked import MOST
 from regard.tasks.vqa.outcomes import Prior, kind_of, measure_of, outcomes
@@ -365,13 +368,10 @@ def test_published_weights_are_trained_on_more_slowly(folder: Path, monkeypatch:
     assert VisualQuestions(own(folder).read(), recipe=recipe(), learning_rate=3e-3).learning_rate() == 3e-3
 
 
-def test_a_whole_model_is_trained_on_more_slowly(
-    folder: Path, task: VisualQuestions, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = task.model("concatenation", 0)  # in the place of one that would have to be fetched
-    monkeypatch.setattr(VisualQuestions, "model", lambda *_: model)
-    whole = VisualQuestions(own(folder).read(), recipe=Recipe("vilt", size=19, question="a checkpoint"))
-    assert whole.learning_rate() == 1e-4
+def test_a_whole_model_is_trained_on_more_slowly(folder: Path, checkpoints: dict[str, Path]) -> None:
+    for core in ("vilt", "blip"):
+        whole = VisualQuestions(own(folder).read(), recipe=Recipe(core, size=12, question=str(checkpoints[core])))
+        assert whole.learning_rate() == 1e-4
 
 
 # Targets
@@ -391,6 +391,7 @@ def test_losses_are_those_of_the_papers_with_the_targets_of_the_vocabulary() -> 
     )
     torch.testing.assert_close(targets.loss("soft", logits, rows), soft_binary_cross_entropy(logits, scores))
     torch.testing.assert_close(targets.loss("distribution", logits, rows), distribution_divergence(logits, shares))
+    torch.testing.assert_close(targets.loss("likelihood", logits, rows), weighted_likelihood(logits, shares))
     torch.manual_seed(7)
     one = targets.loss("sampled", logits, rows)
     torch.manual_seed(7)
@@ -436,12 +437,29 @@ def test_options_are_for_their_own_core_alone(folder: Path) -> None:
         task.check("vilt")
 
 
-@pytest.mark.parametrize(
-    ("core", "loss"), [("question_only", "consensus"), ("top_down_product", "soft"), ("mfb", "distribution")]
-)
-def test_every_core_trains_with_the_loss_of_its_paper(task: VisualQuestions, core: str, loss: Any) -> None:
+# What each core's paper says, or, of one about something else, what its data have: one answer a question.
+LOSSES: dict[Loss, str] = {
+    "consensus": "question_only image_only concatenation product flattened reader find_then_move question_spatial "
+    "question_channel question_channel_spatial question_hard image_guided alternating_co_attention "
+    "hierarchical_co_attention dual_attention relation_network film mac entity_stream hard_entity_stream "
+    "cross_attention perceiver query_former",
+    "sampled": "stacked_attention mlb mutan tucker mcb block",
+    "distribution": "show_ask_attend_answer mfb mfh",
+    "soft": "top_down top_down_product ban mcan",
+}
+
+
+def test_every_core_says_the_loss_of_its_paper() -> None:
+    wanted = {core: loss for loss, names in LOSSES.items() for core in names.split()}
+    assert {name: core.loss for name, core in cores.items()} == wanted
+
+
+@pytest.mark.parametrize("core", ["question_only", "stacked_attention", "mfb", "top_down_product"])
+def test_a_model_trains_with_the_loss_of_its_core(task: VisualQuestions, core: str) -> None:
+    loss = next(loss for loss, names in LOSSES.items() if core in names.split())
     model = task.model(core, 0).eval()
     batch = next(iter(task.batches(0, 0, 0.0)))
+    torch.manual_seed(1)
     wanted = Targets.of(task.training.questions, task.answers).loss(
         loss, task.training.ask(model, batch), batch.questions
     )
@@ -450,6 +468,30 @@ def test_every_core_trains_with_the_loss_of_its_paper(task: VisualQuestions, cor
     torch.testing.assert_close(found, wanted)
     found.backward()
     assert all(weight.grad is not None for weight in model.words.parameters())
+
+
+def test_vilt_scores_each_answer_alone_and_blip_learns_to_say_what_people_said(
+    folder: Path, checkpoints: dict[str, Path]
+) -> None:
+    questions = Source(folder / "asked.json", folder, folder / "answered.json").read()
+    for core in ("vilt", "blip"):
+        task = VisualQuestions(questions, recipe=Recipe(core, size=12, question=str(checkpoints[core])), batch=3)
+        model = task.model(core, 0).eval()
+        batch = next(iter(task.batches(0, 0, 0.0)))
+        given = task.training.ask(model, batch)
+        total = torch.zeros(())
+        for at, number in enumerate(batch.questions.tolist()):
+            people = task.training.questions[number].answers
+            if core == "vilt":
+                right = torch.tensor([vqa_accuracy(answer, people) for answer in task.answers.answers])
+                total += (softplus(given[at]) - right * given[at]).sum()
+            else:  # one in ten said what cannot be chosen
+                known = [label for answer in people if (label := task.answers.label(answer)) >= 0]
+                assert len(known) == 9
+                total -= given[at, known].sum() / 10
+        found = task.loss(model, batch)
+        torch.testing.assert_close(found, total / len(batch.questions))
+        found.backward()
 
 
 def test_regions_from_files_take_the_place_of_pictures(folder: Path, tmp_path: Path) -> None:

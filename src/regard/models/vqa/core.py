@@ -10,10 +10,10 @@ from regard.attention.contract import Paper
 from regard.models.vqa.sight import Sight
 from regard.models.vqa.words import Words
 
-Loss = Literal["consensus", "sampled", "distribution", "soft"]
-"""What a classifier is trained with: cross entropy with the one answer that most people gave; or with one drawn from
-theirs; the divergence from the distribution of all; or binary cross entropy with the score that each would earn.
-`regard.tasks.vqa.answers` has all four."""
+Loss = Literal["consensus", "sampled", "distribution", "soft", "likelihood"]
+"""What a model is trained with: cross entropy with the one answer that most people gave; or with one drawn from theirs;
+the divergence from the distribution of all; binary cross entropy with the score that each would earn; or, of a model
+that says its answers word by word, how unlikely it finds what people said. `regard.tasks.vqa.answers` has all five."""
 
 
 class Core(nn.Module):

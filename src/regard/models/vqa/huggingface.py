@@ -84,6 +84,7 @@ class ViltAnswering(Answering):
         self.model = model
         self.config = config
         self.attention = PictureAttention()
+        self.loss = "soft"
         self.independent = True
         self.longest = config.max_position_embeddings
 
@@ -144,7 +145,8 @@ class BlipAnswering(Answering):
         logit of an answer = Σ_k log p(word k of it; the words before, the question, the picture)
 
     A decoder could say anything; among given answers, as here, the paper ranks them likewise. Every question is decoded
-    with every answer: give some hundreds, not all of a language.
+    with every answer: give some hundreds, not all of a language. It is trained as the paper trains it, on the words of
+    the answers that people gave, weighted by how many gave each.
 
     Paper: Li, Li, Xiong, Hoi, "BLIP: Bootstrapping Language-Image Pre-training for Unified Vision-Language
     Understanding and Generation", ICML 2022, section 5.4.
@@ -181,6 +183,7 @@ class BlipAnswering(Answering):
         self.config: Any = model.config  # `Any`: as in ViltAnswering
         self.attention = PictureAttention()
         self.register_buffer("answer_words", answer_words)
+        self.loss = "likelihood"
         self.independent = False
         self.longest = self.config.text_config.max_position_embeddings
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from regard.attention import ShapeError
 from regard.errors import UserError
 from regard.models.vqa.answer import Answer
-from regard.models.vqa.core import Core
+from regard.models.vqa.core import Core, Loss
 from regard.models.vqa.sight import Regions, Sight
 from regard.models.vqa.vocabulary import WordVocabulary
 from regard.models.vqa.words import Words
@@ -39,11 +39,13 @@ class Answering(nn.Module):
             default None: it is given just that.
 
     Attributes:
+        loss: what it is trained with: that of its paper.
         independent: whether each answer was trained to be right or wrong by itself, and not as one of all.
         longest: how many words of a question it can read; None: any number.
         recipe: what it is made of, if `recipe.build` made it.
     """
 
+    loss: Loss
     independent: bool
     longest: int | None = None
     recipe: "Recipe | None" = None
@@ -170,6 +172,7 @@ class VisualQuestionAnswering(Answering):
         self.words = words
         self.core = core
         self.classifier = core.classifier(classifier) if isinstance(classifier, int) else classifier
+        self.loss = core.loss
         self.independent = core.loss == "soft"
         self.longest = getattr(words, "longest", None)
 

@@ -14,6 +14,7 @@ from regard.tasks.vqa.answers import (
     distribution_divergence,
     sampled_cross_entropy,
     soft_binary_cross_entropy,
+    weighted_likelihood,
 )
 from regard.tasks.vqa.formats import clevr, gqa, textvqa, visual_genome, vqa
 from regard.tasks.vqa.predictions import write_clevr, write_gqa, write_vqa
@@ -56,6 +57,7 @@ __all__ = [
     "visual_genome",
     "vqa",
     "vqa_accuracy",
+    "weighted_likelihood",
     "write_clevr",
     "write_gqa",
     "write_vqa",

@@ -202,3 +202,15 @@ def distribution_divergence(
     are taken as they are, count / 10 in MFB, so that a question counts less the fewer of its answers are known.
     """
     return functional.kl_div(functional.log_softmax(logits, 1), shares, reduction="batchmean")
+
+
+def weighted_likelihood(
+    likelihoods: Float[Tensor, "B answers"], shares: Float[Tensor, "B answers"]
+) -> Float[Tensor, ""]:
+    """A language model's loss of each answer, times the share of people who gave it, mean over the questions: BLIP.
+
+    Likelihoods are those of the words, logarithms, and are not normalised over the answers: what nobody gave does not
+    count, and a question counts less the fewer of its answers are known. The authors' code smooths the labels of the
+    words by 0.1 too, which their paper does not tell, and this does not.
+    """
+    return -(likelihoods * shares).sum() / max(len(likelihoods), 1)

@@ -18,6 +18,7 @@ from regard.tasks.vqa.answers import (
     distribution_divergence,
     sampled_cross_entropy,
     soft_binary_cross_entropy,
+    weighted_likelihood,
 )
 from regard.tasks.vqa.outcomes import PEOPLE
 from regard.tasks.vqa.question import Question
@@ -80,6 +81,8 @@ class Targets:
         wide = wide.scatter_add(1, labels.clamp(min=0), values).to(logits.device)
         if name == "soft":
             return soft_binary_cross_entropy(logits, wide)
+        if name == "likelihood":
+            return weighted_likelihood(logits, wide)
         return sampled_cross_entropy(logits, wide) if name == "sampled" else distribution_divergence(logits, wide)
 
 

@@ -15,8 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from regard.errors import UserError
-from regard.models.vqa import Answering, Core, Look, Recipe, WordVocabulary, build, save
-from regard.models.vqa.core import Loss
+from regard.models.vqa import Answering, Look, Recipe, WordVocabulary, build, save
 from regard.models.vqa.model import Vocabulary
 from regard.models.vqa.parts import REGIONS, WHOLE, encoders
 from regard.models.vqa.view import View
@@ -68,7 +67,7 @@ class VisualQuestions:
     which does not depend on the seed, so that all models of a run are measured on the same questions, and know the
     same words and answers: those of the training part alone. What cannot be answered with them counts as wrong.
 
-    A model learns with the loss that the paper of its core used. Training pictures may be varied, alike for all
+    A model learns with the loss that its paper used. Training pictures may be varied, alike for all
     variants and for all questions about a picture, but never mirrored, which would make lies of left and right. What a
     frozen encoder makes of a picture is computed once and kept, see `seeing.Features`.
 
@@ -242,8 +241,8 @@ class VisualQuestions:
             part.features(model, told)
 
     def loss(self, model: Answering, batch: Batch) -> Tensor:
-        """The loss that the paper of the model's core used."""
-        return self._targets.loss(loss_of(model), self.training.ask(model, batch), batch.questions)
+        """The loss that the paper of the model used."""
+        return self._targets.loss(model.loss, self.training.ask(model, batch), batch.questions)
 
     def learning_rate(self) -> float:
         """For AdamW."""
@@ -363,12 +362,6 @@ def split(questions: Questions, test_share: float, validation_share: float) -> d
         found[name] = questions.select(sorted(index for some in mixed[start:end] for index in some))
         start = end
     return found
-
-
-def loss_of(model: Answering) -> Loss:
-    """What the paper of a model trained with."""
-    core = getattr(model, "core", None)
-    return core.loss if isinstance(core, Core) else "soft" if model.independent else "consensus"
 
 
 def _words(recipe: Recipe, questions: Questions, glove: Path | None) -> WordVocabulary | None:
