@@ -1,6 +1,7 @@
 """Vision-language models of `transformers`, with the interface of all others: asked, answering, and watched."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -62,10 +63,15 @@ class ViltAnswering(Answering):
         answers: the answers' texts; default the labels of the model's configuration.
         view: as of `Answering`; what `model` was trained to take: a picture whose sides are multiples of its patches'.
 
+    Attributes:
+        fresh: the names of the weights that `fetch` did not find in the checkpoint.
+
     Shapes:
         pictures `(B, 3, H, W)`, questions `(B, L)` or `(B, Q, L)`, mask of their shape with True = a word.
         Gives the answers' logits `(B, answers)` or `(B, Q, answers)`.
     """
+
+    fresh: Sequence[str] = ()
 
     def __init__(
         self,
@@ -106,11 +112,13 @@ class ViltAnswering(Answering):
         config = fetched("AutoConfig", checkpoint)
         own = [config.id2label[at] for at in sorted(config.id2label)]
         other = {"id2label": dict(enumerate(answers)), "ignore_mismatched_sizes": True} if answers else {}
-        model = fetched(
+        model, fresh = _with_weights(
             "ViltForQuestionAnswering", checkpoint, weights, **(other if list(answers or own) != own else {})
         )
         _require_patches(view.size, config.patch_size)
-        return cls(model, tokenizer_of(checkpoint), answers, view)
+        answering = cls(model, tokenizer_of(checkpoint), answers, view)
+        answering.fresh = fresh
+        return answering
 
     def see(self, pictures: Float[Tensor, "B 3 H W"]) -> Sight:
         parts = self.model.vilt.embeddings
@@ -159,12 +167,16 @@ class BlipAnswering(Answering):
         answers: the answers' texts; only `answer` needs them.
         view: as of `Answering`.
 
+    Attributes:
+        fresh: as of `ViltAnswering`.
+
     Shapes:
         pictures `(B, 3, H, W)`, questions `(B, L)` or `(B, Q, L)`, mask of their shape with True = a word.
         Gives the answers' log-likelihoods `(B, answers)` or `(B, Q, answers)`.
     """
 
     answer_words: Int[Tensor, "answers K"]
+    fresh: Sequence[str] = ()
 
     def __init__(
         self,
@@ -202,14 +214,16 @@ class BlipAnswering(Answering):
         """
         if not answers:
             raise UserError("BLIP ranks answers and has none of its own: give at least one")
-        model = fetched("BlipForQuestionAnswering", checkpoint, weights)
+        model, fresh = _with_weights("BlipForQuestionAnswering", checkpoint, weights)
         _require_patches(view.size, model.config.vision_config.patch_size)
         tokenizer, text = tokenizer_of(checkpoint), model.config.text_config
         said = [
             torch.tensor([text.bos_token_id, *tokenizer.encode(answer, add_special_tokens=False), text.sep_token_id])
             for answer in answers
         ]
-        return cls(model, pad_sequence(said, True, text.pad_token_id), tokenizer, answers, view)
+        answering = cls(model, pad_sequence(said, True, text.pad_token_id), tokenizer, answers, view)
+        answering.fresh = fresh
+        return answering
 
     def see(self, pictures: Float[Tensor, "B 3 H W"]) -> Sight:
         side = self.config.vision_config.patch_size
@@ -267,7 +281,7 @@ def fetched(kind: str, checkpoint: str | Path, weights: bool = True, **arguments
 
     make: Any = getattr(transformers, kind)
     hub = "checkpoints come from the Hugging Face Hub, its cache on this machine (HF_HOME), or a folder"
-    with one_line(f"{str(checkpoint)!r} cannot be had, and {hub}"):
+    with one_line(f"{str(checkpoint)!r} cannot be had, and {hub}"), _quiet():
         if weights:
             return make.from_pretrained(checkpoint, **arguments)
         config = transformers.AutoConfig.from_pretrained(checkpoint, **arguments)
@@ -295,6 +309,34 @@ def colours_of(
         return {"mean": list(mean), "deviation": list(deviation)}
     settings = fetched("AutoImageProcessor", checkpoint)
     return {"mean": list(mean or settings.image_mean), "deviation": list(deviation or settings.image_std)}
+
+
+# `Any`: as of `fetched`.
+def _with_weights(kind: str, checkpoint: str | Path, weights: bool, **arguments: Any) -> tuple[Any, list[str]]:
+    """A model, and the names of the weights that its checkpoint lacks, which are random then."""
+    if not weights:
+        return fetched(kind, checkpoint, False, **arguments), []
+    model, report = fetched(kind, checkpoint, output_loading_info=True, **arguments)
+    return model, sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the tables and bars that transformers shows of every loading; those of a download stay."""
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils import logging as theirs
+
+    level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity_error()
+    if bars:
+        theirs.disable_progress_bar()
+        enable_progress_bars()
+    try:
+        yield
+    finally:
+        theirs.set_verbosity(level)
+        if bars:
+            theirs.enable_progress_bar()
 
 
 def _require_patches(size: int, patch: int) -> None:
