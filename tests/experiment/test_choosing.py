@@ -128,3 +128,62 @@ def test_a_run_whose_questions_have_changed_is_not_opened(
         UserError, match=r"has changed since it was trained \(21 questions [0-9a-f]{12} then, \d\d quest"
     ):
         reopened(settings, "cpu", tmp_path)
+
+
+def test_a_whole_model_beside_others_has_the_same_questions_in_the_same_order(
+    asked: Asked, checkpoints: dict[str, Path]
+) -> None:
+    names = ("vilt", "mlb")
+    mixed = replace(asked, attention=names, size=12, batch=2, frozen=True, question=f"vilt={checkpoints['vilt']}")
+    chosen = choose(mixed, lambda _: Path())
+    # `Any`: of a task no more is known than what all have.
+    mine: Any = chosen.task_of("vilt")
+    other: Any = chosen.task_of("mlb")
+    assert (mine.recipe.core, other.recipe.core, chosen.task is other) == ("vilt", "mlb", True)
+    assert mine.answers.answers == other.answers.answers
+    for part in ("training", "validation", "test"):
+        assert list(getattr(mine, part).questions) == list(getattr(other, part).questions)
+    for seed, epoch in ((0, 0), (0, 1), (1, 0)):
+        order = [
+            [(batch.pictures.tolist(), batch.questions.tolist()) for batch in task.batches(seed, epoch, 0.0)]
+            for task in (mine, other)
+        ]
+        assert order[0] == order[1]
+    settings = kept(mixed)
+    assert settings == {**kept(replace(mixed, attention=names[::-1])), "attention": list(names)}
+    assert reopened(settings, "cpu", Path()).recipe.core == "mlb"  # type: ignore[attr-defined]
+
+
+def test_models_that_cannot_be_asked_the_same_are_not_compared(
+    asked: Asked, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "regions").mkdir()
+    for number in range(7):
+        given = {"x": np.ones((2, 5)), "bbox": np.array([[0, 0, 9, 9]] * 2), "image_w": 15, "image_h": 15}
+        np.savez(tmp_path / "regions" / f"{number}.npz", **given)
+    mixed = replace(
+        asked, attention=("mlb", "vilt"), size=None, regions=Path("regions"), question=f"vilt={checkpoints['vilt']}",
+        skip_bad=True,
+    )  # fmt: skip
+    assert choose(mixed, lambda _: Path()).task_of("vilt").view is not None  # type: ignore[attr-defined]
+    (tmp_path / "photos" / "3.png").write_bytes(b"")  # whose regions are there still
+    with pytest.raises(UserError, match=r"can be read by mlb and not by vilt.*leave those pictures out"):
+        choose(mixed, lambda _: Path())
+
+
+READERS: dict[str, tuple[str, str, str]] = {
+    "of a model in parts": ("gru", "mlb", "gru"),
+    "of a whole one": ("a/b", "vilt", "a/b"),
+    "of a whole one by its name": ("vilt=a/b", "vilt", "a/b"),
+    "of one beside it": ("vilt=a/b", "mlb", "lstm"),
+    "of each": ("bert, vilt=a/b ,blip=c", "blip", "c"),
+    "of those beside them": ("vilt=a/b,blip=c,bert", "mlb", "bert"),
+    "of one that is not named": ("vilt=a/b,c", "blip", "c"),
+    "with a comma in its name": ("a,b", "mlb", "a,b"),
+}
+
+
+@pytest.mark.parametrize("case", READERS)
+def test_what_reads_the_questions_is_told_for_each_model(case: str) -> None:
+    given, core, reader = READERS[case]
+    assert recipe_of(Asked(question=given), core).question == reader

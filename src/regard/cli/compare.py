@@ -59,7 +59,7 @@ def compare(
         int | None,
         typer.Option(
             help="How long each variant trains. Default 32 on digit scenes, 20 on sort-of-clevr, 10 on pictures; with "
-            "questions 8 to 100, some 1,200 steps.",
+            "questions 8 to 100, some 1,200 steps. 0: measure vilt and blip as they came.",
             rich_help_panel=TRAINING,
         ),
     ] = None,
@@ -125,6 +125,8 @@ def compare(
       regard compare --data flowers --attention se,cbam --at branch --seeds 5
 
       regard compare --data photos --questions questions.csv --attention question_only,stacked_attention,mcan
+
+      regard compare --data photos --questions questions.csv --attention mcan,vilt --question vilt=CHECKPOINT
     """
     from rich.console import Console
 

@@ -67,7 +67,8 @@ Reader = Annotated[
     str,
     typer.Option(
         "--question",
-        help="What reads questions: lstm, gru, bag, or an encoder of Hugging Face, by name or folder.",
+        help="What reads questions: lstm, gru, bag, or an encoder of Hugging Face, by name or folder; of vilt or blip, "
+        "their checkpoint. Beside other models: vilt=CHECKPOINT,blip=CHECKPOINT, and what reads for those.",
         rich_help_panel=MODEL,
     ),
 ]

@@ -63,7 +63,10 @@ def vqa(
     skip_bad: options.SkipBad = False,
     epochs: Annotated[
         int | None,
-        typer.Option(help="How long to train. Default: 8 to 100 epochs, some 1,200 steps.", rich_help_panel=TRAINING),
+        typer.Option(
+            help="How long to train. Default: 8 to 100 epochs, some 1,200 steps. 0: measure vilt or blip as it came.",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
     minutes: options.Minutes = None,
     size: Annotated[
@@ -94,6 +97,9 @@ def vqa(
     which `regard ask`, `regard evaluate` and `regard export` read, with its answers to the questions held out. Training
     that was broken off, in whatever way, goes on with the same command. Another --model of the same run joins it.
 
+    With --epochs 0 a checkpoint of ViLT or BLIP is not trained, but measured as it came: ViLT by its own answers, BLIP,
+    which has none, by how it ranks those of the training questions.
+
     Examples:
 
       regard train vqa photos questions.csv
@@ -101,6 +107,8 @@ def vqa(
       regard train vqa photos questions.csv --model mcan --option layers=2 --pretrained --frozen
 
       regard train vqa coco/train2014 questions.json --annotations annotations.json --model ban --pretrained --frozen
+
+      regard train vqa photos questions.csv --model vilt --question dandelin/vilt-b32-finetuned-vqa --epochs 0
 
       regard train vqa sort-of-clevr --model relation_network --minutes 60
     """

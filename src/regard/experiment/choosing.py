@@ -47,6 +47,7 @@ class Asked:
     augmentation: str | None = None
     minimum: int | None = None
     learning_rate: float | None = None
+    epochs: int | None = None
 
     def refuse(self, whose: str, *names: str) -> None:
         """Refuse what does not belong to a task: anything but the default under these names.
@@ -58,6 +59,10 @@ class Asked:
             if (value := getattr(self, name)) != getattr(Asked(), name):
                 shown = "" if value is True or isinstance(value, Mapping) else f" {getattr(value, 'questions', value)}"
                 raise UserError(f"--{name.replace('_', '-')}{shown} means nothing to {whose}: leave it out")
+
+    def for_whole(self) -> "Asked":
+        """The same for a model that sees and reads in its own way, beside others of which the rest is asked."""
+        return replace(self, **{name: getattr(Asked(), name) for name in _of_parts})
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ class Chosen:
         epochs: how long a variant trains unless something else is asked for.
         name: of the run, likewise.
         options: what must be the same for a run to go on, beside what all tasks have.
+        others: the same task as variants take it that see and read in a way of their own, by their names.
     """
 
     task: "Task"
@@ -79,6 +85,11 @@ class Chosen:
     epochs: int
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    others: "Mapping[str, Task]" = field(default_factory=dict)
+
+    def task_of(self, variant: str) -> "Task":
+        """The task as a variant takes it."""
+        return self.others.get(variant, self.task)
 
 
 def choose(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
@@ -95,9 +106,11 @@ def choose(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
         kind = GENERATED["digit-scenes" if asked.data is None else str(asked.data)]
     else:
         kind = _pictures if asked.questions is None else _visual_questions
+    if asked.epochs == 0:
+        _require_pretrained(asked.attention or ())
     chosen = kind(asked, folder)
     for one in chosen.attention:
-        chosen.task.check(one)
+        chosen.task_of(one).check(one)
     return chosen
 
 
@@ -147,6 +160,7 @@ def _pictures(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
 
 
 def _visual_questions(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
+    from regard.models.vqa.parts import WHOLE
     from regard.tasks.vqa.task import VARIANTS, VisualQuestions
 
     whose = "questions about pictures"
@@ -155,27 +169,46 @@ def _visual_questions(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
         raise UserError(f"{whose} need both: give a folder of pictures, and a file of questions about them")
     names = asked.attention or VARIANTS
     name = _called(asked.data)
-    recipe = recipe_of(asked, _only(names) if asked.options else next(iter(names)))
-    task = VisualQuestions(
-        asked.questions.read(skip_bad=asked.skip_bad),
-        test=None if asked.test is None else asked.test.read(skip_bad=asked.skip_bad),
-        recipe=recipe,
-        minimum=asked.minimum,
-        glove=asked.glove,
-        regions=asked.regions,
-        augmentation=asked.augmentation,
-        batch=asked.batch,
-        learning_rate=asked.learning_rate,
-        skip_bad=asked.skip_bad,
-        folder=folder(name),
-        device=asked.device,
-    )
+    first = _only(names) if asked.options else next((one for one in names if one not in WHOLE), names[0])
+    whole = [one for one in names if one in WHOLE and one != first]
+    if whole:
+        _require_checkpoints(asked.question, names)
+    recipes = {one: recipe_of(asked if one == first else asked.for_whole(), one) for one in (first, *whole)}
+    questions = asked.questions.read(skip_bad=asked.skip_bad)
+    test = None if asked.test is None else asked.test.read(skip_bad=asked.skip_bad)
+
+    def taken(one: str) -> VisualQuestions:
+        """The task as a kind of model takes it: its split, answers, order and seeds are those of all."""
+        mine = asked if one == first else asked.for_whole()
+        return VisualQuestions(
+            questions,
+            test=test,
+            recipe=recipes[one],
+            minimum=mine.minimum,
+            glove=mine.glove,
+            regions=mine.regions,
+            augmentation=mine.augmentation,
+            batch=mine.batch,
+            learning_rate=mine.learning_rate,
+            skip_bad=mine.skip_bad,
+            folder=folder(name),
+            device=mine.device,
+            untrained=mine.epochs == 0,
+        )
+
     pictures = asked.questions.pictures
-    rows = (
-        _rows(task.training.questions, pictures),
-        _rows(task.validation.questions, pictures),
-        _rows(task.test.questions, pictures if asked.test is None else asked.test.pictures),
-    )
+    elsewhere = pictures if asked.test is None else asked.test.pictures
+
+    def contents(task: VisualQuestions) -> str:
+        parts = ((task.training, pictures), (task.validation, pictures), (task.test, elsewhere))
+        return _contents("questions", itertools.chain(*(_rows(part.questions, place) for part, place in parts)))
+
+    task, others = taken(first), {one: taken(one) for one in whole}
+    if any(contents(one) != contents(task) for one in others.values()):
+        raise UserError(
+            f"some pictures of {pictures} can be read by {first} and not by {', '.join(others)}, or the "
+            "other way round, so that they would be asked other questions: leave those pictures out"
+        )
     options = {
         "questions": asked.questions.as_json(),
         "test": None if asked.test is None else asked.test.as_json(),
@@ -183,7 +216,7 @@ def _visual_questions(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
         "regions": _whole(asked.regions),
         "augmentation": task.augmentation,
         "options": dict(asked.options),
-        "contents": _contents("questions", itertools.chain(*rows)),
+        "contents": contents(task),
         **{
             name: getattr(asked, name)
             for name in (
@@ -191,7 +224,7 @@ def _visual_questions(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
             )
         },
     }  # fmt: skip
-    return Chosen(task, names, recipe.size, task.epochs, name, options)
+    return Chosen(task, names, recipes[first].size, task.epochs, name, options, others)
 
 
 GENERATED: Mapping[str, Callable[[Asked, Callable[[str], Path]], Chosen]] = {
@@ -210,8 +243,9 @@ def recipe_of(asked: Asked, core: str) -> "Recipe":
     from regard.models.vqa import Recipe
     from regard.models.vqa.parts import DETECTOR, REGIONS, WHOLE, backbones, encoders
 
+    asked = replace(asked, question=_reader(asked.question, core))
     if core in WHOLE:
-        asked.refuse(f"model {core!r}, which is whole", "backbone", "pretrained", "frozen", "regions", "glove", "width")
+        asked.refuse(f"model {core!r}, which is whole", *_of_parts)
         return Recipe(core, asked.options, size=asked.size or 384, question=asked.question)
     if asked.regions:
         asked.refuse("region features, which are read from a file", "backbone", "pretrained", "frozen", "size")
@@ -232,6 +266,7 @@ def reopened(settings: Mapping[str, Any], device: str, folder: Path) -> "Task":
     Raises:
         UserError: its data is not there any more, or has changed, so that what was held out of it is not known.
     """
+    from regard.models.vqa.parts import WHOLE
     from regard.tasks.vqa.source import Source
 
     def known(name: str, value: Any) -> Any:
@@ -242,8 +277,9 @@ def reopened(settings: Mapping[str, Any], device: str, folder: Path) -> "Task":
     names = [one.name for one in fields(Asked) if settings.get(one.name) is not None]
     asked = Asked(**{name: known(name, settings[name]) for name in names})
     data = Path(settings["task"]) if settings["task"] in GENERATED else asked.data
-    # One variant is enough to have the task, and options are for one alone.
-    first = None if asked.attention is None else asked.attention[:1]
+    # One variant is enough to have the task, and options are for one alone. The settings are those of a model in parts,
+    # where there is one.
+    first = None if asked.attention is None else tuple(sorted(asked.attention, key=lambda name: name in WHOLE))[:1]
     size = None if asked.regions else asked.size
     again = choose(replace(asked, data=data, device=device, attention=first, size=size), lambda _: folder)
     then, now = (one.get("contents") for one in (settings, again.options))
@@ -253,6 +289,63 @@ def reopened(settings: Mapping[str, Any], device: str, folder: Path) -> "Task":
             "not known any more: give the files that it is to be evaluated on, or train anew"
         )
     return again.task
+
+
+def _reader(question: str, core: str) -> str:
+    """What reads the questions of a model, of `lstm`, or `lstm,vilt=CHECKPOINT`.
+
+    Raises:
+        UserError: it needs a checkpoint, and there is none for it; or there are several for one.
+    """
+    from regard.models.vqa.parts import WHOLE, encoders
+
+    checkpoints, others = _readers(question)
+    if len(others) > 1:
+        raise UserError(f"--question {question}: expected what reads questions once, and {', '.join(others)} are given")
+    if core not in WHOLE:
+        return others[0] if others else Asked().question
+    found = checkpoints.get(core, *others)
+    if found is None or found in encoders:
+        raise UserError(
+            f"model {core!r} comes from a checkpoint of Hugging Face, and none is given: say which, by name or folder, "
+            "--question CHECKPOINT"
+        )
+    return found
+
+
+def _readers(question: str) -> tuple[dict[str, str], list[str]]:
+    """The checkpoints of models that are whole, by their names, and what reads the questions of all others."""
+    from regard.models.vqa.parts import WHOLE
+
+    named = [part.strip().partition("=") for part in question.split(",")]
+    checkpoints = {name: checkpoint for name, _, checkpoint in named if name in WHOLE and checkpoint}
+    # A folder may have commas in its name.
+    return (checkpoints, ["".join(one) for one in named if one[0] not in WHOLE]) if checkpoints else ({}, [question])
+
+
+def _require_checkpoints(question: str, names: Sequence[str]) -> None:
+    """Refuse models beside others for which it is not said whose checkpoint is which."""
+    from regard.models.vqa.parts import WHOLE
+
+    whole, given = [one for one in names if one in WHOLE], _readers(question)[0]
+    if missing := [one for one in whole if one not in given]:
+        wanted = ",".join(f"{one}=CHECKPOINT" for one in whole)
+        raise UserError(
+            f"{missing[0]!r} is compared with models that read in another way, and --question {question} does not say "
+            f"what is its checkpoint: give --question {wanted}, and with a comma what reads for the others, if not lstm"
+        )
+
+
+def _require_pretrained(names: Sequence[str]) -> None:
+    """Refuse to measure without training what knows nothing before it."""
+    from regard.models.vqa.parts import WHOLE
+
+    if not names or not set(names) <= set(WHOLE):
+        fresh = ", ".join(one for one in names if one not in WHOLE) or "those of this task"
+        raise UserError(
+            f"--epochs 0 measures models as they came, and {fresh} would know nothing: give at least 1, or "
+            f"{' or '.join(WHOLE)} alone, with their checkpoint"
+        )
 
 
 def _contents(what: str, rows: Iterable[object]) -> str:
@@ -294,6 +387,7 @@ def _whole(path: Path | None) -> str | None:
 
 
 _of_pictures = ("backbone", "pretrained", "at", "start", "skip_bad")
+_of_parts = ("backbone", "pretrained", "frozen", "regions", "glove", "width")
 _of_questions = (
     "questions", "test", "frozen", "question", "width", "options", "glove", "regions", "augmentation", "minimum",
     "learning_rate",

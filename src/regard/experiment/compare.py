@@ -64,7 +64,8 @@ def compare(
         test: other questions to test on; default a fifth of the pictures.
         seeds: from how many seeds each variant is trained; those of one seed share data, order and initial values.
         epochs: how long each trains; default 32 (digit scenes), 20 (sort-of-CLEVR), 10 (pictures by class), or, with
-            questions, 8 to 100 epochs: some 1,200 steps.
+            questions, 8 to 100 epochs: some 1,200 steps. With 0, `vilt` or `blip` is measured as it came, by its own
+            answers, of which BLIP has none: it ranks those of the training questions.
         minutes: the same in minutes of training a variant, instead of `epochs`.
         size: side of a picture in pixels; default 40 (digit scenes), 75 (sort-of-CLEVR, the only one), 128, or, with
             questions and a network of timm, 224.
@@ -79,7 +80,9 @@ def compare(
         at: of pictures by class: where attention is put, as `regard.insert` takes it.
         start: of pictures by class: `identity` (the network is unchanged at the start) or `paper`.
         frozen: with questions: the backbone stays as it is, and sees every picture once.
-        question: with questions: what reads them: `lstm`, `gru`, `bag`, or a checkpoint of Hugging Face or its folder.
+        question: with questions: what reads them: `lstm`, `gru`, `bag`, or a checkpoint of Hugging Face or its folder;
+            of `vilt` or `blip`, which are whole, their own. Beside other models, `"vilt=CHECKPOINT"`, and with a comma
+            what reads for these, if not `lstm`; each sees and reads as it is used to, and all else is the same.
         width: with questions: of what it makes of a question; 1,024 in many papers.
         options: with questions, of a single variant: its arguments, such as `{"layers": 2}`.
         glove: with questions: a file of GloVe's vectors to start from.
@@ -107,7 +110,7 @@ def compare(
         batch=batch, device=found_device(device), backbone=backbone, pretrained=pretrained, at=at, start=start,
         skip_bad=skip_bad, questions=_source(questions, data), test=test, frozen=frozen, question=question, width=width,
         options=options or {}, glove=_path(glove), regions=_path(regions), augmentation=augmentation, minimum=minimum,
-        learning_rate=learning_rate,
+        learning_rate=learning_rate, epochs=epochs,
     )  # fmt: skip
     chosen = choose(asked, lambda default: runs / (name or default))
     task = chosen.task
@@ -116,7 +119,7 @@ def compare(
         data=None if task.name in GENERATED or asked.data is None else str(asked.data.resolve()),
         size=chosen.size,
         batch=batch,
-        epochs=None if minutes is not None else epochs or chosen.epochs,
+        epochs=None if minutes is not None else chosen.epochs if epochs is None else epochs,
         minutes=minutes,
         device=asked.device,
         precision=precision,
@@ -131,7 +134,7 @@ def compare(
         for seed in range(settings.seeds):
             for variant in settings.attention:
                 if run.finished(variant, seed) is None:
-                    _train(run, task, variant, seed, display)
+                    _train(run, chosen.task_of(variant), variant, seed, display)
                     run.gather(task.examples(0))
                 display.show(run.finished(variant, seed))
         run.gather(task.examples(0))
@@ -197,7 +200,10 @@ def _check(
     _require(seeds >= 1, f"--seeds {seeds}: at least one seed is needed")
     _require(size is None or size >= 1, f"--size {size}: a picture has at least one pixel")
     _require(batch >= 2, f"--batch {batch}: a batch holds at least 2 pictures")
-    _require(epochs is None or epochs >= 1, f"--epochs {epochs}: at least one is needed")
+    _require(epochs is None or epochs >= 0, f"--epochs {epochs}: at least one is needed")
+    _require(
+        epochs != 0 or seeds == 1, f"--epochs 0 --seeds {seeds}: a model as it came has no seed; leave --seeds out"
+    )
     _require(minutes is None or 0 < minutes < math.inf, f"--minutes {minutes}: a number above 0 is needed")
     _require(epochs is None or minutes is None, "--epochs and --minutes both say how long to train: give one of them")
     _require(precision in PRECISIONS, f"there is no precision {precision!r}: choose one of {', '.join(PRECISIONS)}")

@@ -97,7 +97,7 @@ def evaluate(
         UserError: the run, a model or the questions cannot be read, or the run's task has no such questions.
     """
     settings = files.read_json(run / "settings.json")
-    known = TRAINED if _trained_on(settings, source) else ""
+    known = TRAINED if settings.get("epochs") != 0 and _trained_on(settings, source) else ""
     if isinstance(source, Path):
         task, about = _other_pictures(settings, source, device, skip_bad), f"the pictures in {source}{known}"
     elif source is not None:
@@ -171,12 +171,16 @@ def _measured(evaluation: "Evaluation", task: "Task") -> Measured:
 
 def _held_out_questions(task: Any, models: Mapping[str, Path], clean: bool, device: str) -> Evaluated:
     from regard.models.vqa import load
+    from regard.models.vqa.parts import WHOLE
     from regard.tasks.vqa.outcomes import Prior, measure_of
 
     part = task.test
     found: dict[str, Measured] = {}
     for name, folder in models.items():
-        found[name] = _of_answers(part.questions, task.answered(load(folder, device)), part.picture_of, clean)
+        model = load(folder, device)
+        whole = _recipe(model).core in WHOLE  # it sees and reads otherwise than those beside it
+        answers = _said(model, part.questions, None, device)[0] if whole else task.answered(model)
+        found[name] = _of_answers(part.questions, answers, part.picture_of, clean)
     prior = Prior(task.training.questions)
     guesses = [prior.answer(question) for question in part.questions]
     found["most frequent answer"] = _of_answers(part.questions, guesses, part.picture_of, clean)
@@ -189,9 +193,7 @@ def _elsewhere(
 ) -> Evaluated:
     from regard.models.vqa import Recipe, load
     from regard.models.vqa.recipe import RECIPE
-    from regard.tasks.vqa.asked import Asked
     from regard.tasks.vqa.outcomes import measure_of
-    from regard.tasks.vqa.seeing import RegionFiles, seeing
 
     questions = source.read(skip_bad=skip_bad)
     if regions is None:
@@ -202,13 +204,23 @@ def _elsewhere(
     for name, folder in models.items():
         model = load(folder, device)
         require_regions_used(name, model, regions)
-        see = seeing(questions, model.view, _recipe(model).size, None if regions is None else RegionFiles(regions))
-        asked = Asked(questions, cast(Any, model.vocabulary), see, longest=model.longest, device=device)
-        texts = [str(text) for text in model.answers or ()]
-        answers = [texts[number] for number in asked.chosen(model).tolist()]
-        found[name] = _of_answers(questions, answers, asked.picture_of, clean) if known else Measured({}, answers)
+        answers, pictures = _said(model, questions, regions, device)
+        found[name] = _of_answers(questions, answers, pictures, clean) if known else Measured({}, answers)
     about = f"{len(questions):,} questions of {questions.source}"
     return Evaluated(about, measure_of(questions, clean) if known else None, found, questions)
+
+
+def _said(
+    model: "Answering", questions: "Questions", regions: Path | None, device: str
+) -> tuple[list[str], np.ndarray]:
+    """A model's answers to questions, which it sees and reads in its own way, and the number of each one's picture."""
+    from regard.tasks.vqa.asked import Asked
+    from regard.tasks.vqa.seeing import RegionFiles, seeing
+
+    see = seeing(questions, model.view, _recipe(model).size, None if regions is None else RegionFiles(regions))
+    asked = Asked(questions, cast(Any, model.vocabulary), see, longest=model.longest, device=device)
+    texts = [str(text) for text in model.answers or ()]
+    return [texts[number] for number in asked.chosen(model).tolist()], asked.picture_of
 
 
 def _of_answers(questions: "Questions", answers: Sequence[str], groups: np.ndarray, clean: bool) -> Measured:

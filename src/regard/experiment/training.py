@@ -181,7 +181,7 @@ def train(
     device: str,
     report: Callable[[Progress], None],
 ) -> Fit:
-    """Train to the end of the budget, from the checkpoint if there is one.
+    """Train to the end of the budget, from the checkpoint if there is one; for no epochs, the model is as it came.
 
     Args:
         task: what is learned.
@@ -197,6 +197,8 @@ def train(
         KeyboardInterrupt: the person at the keyboard stopped it; the checkpoint stands.
     """
     fit = Fit(task, task.model(attention, seed), seed, budget, checkpoint, report)
+    if budget.epochs == 0:
+        return fit
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     kind, _, number = device.partition(":")
     with warnings.catch_warnings():

@@ -1,6 +1,8 @@
 """The task: answer people's questions about their own pictures, with models that differ in their core alone."""
 
 import itertools
+import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from regard.errors import UserError
-from regard.models.vqa import Answering, Look, Recipe, WordVocabulary, build, save
+from regard.models.vqa import Answering, BlipAnswering, Look, Recipe, ViltAnswering, WordVocabulary, build, save
 from regard.models.vqa.model import Vocabulary
 from regard.models.vqa.parts import REGIONS, WHOLE, encoders
 from regard.models.vqa.view import View
@@ -87,12 +89,14 @@ class VisualQuestions:
         skip_bad: leave out questions whose pictures cannot be read.
         folder: where features of a frozen encoder are kept that do not fit into memory.
         device: where models and batches are.
+        untrained: models are measured as they came, and choose among their own answers where they have some, as ViLT
+            does; BLIP among those of training.
         test_share: how much of the pictures is for the test; at least one.
         validation_share: the same for learning curves; `MOST_VALIDATION` pictures at most.
 
     Attributes:
         words: of the training questions; None where a checkpoint of Hugging Face brings its own.
-        answers: those of training, to choose from.
+        answers: those of training, to choose from; or a model's own.
         families: the kinds of questions, the most frequent of the test first.
         measure: what accuracy is, in words.
         skipped: what was left out, and why.
@@ -119,6 +123,7 @@ class VisualQuestions:
         skip_bad: bool = False,
         folder: Path | None = None,
         device: str | torch.device = "cpu",
+        untrained: bool = False,
         test_share: float = 0.2,
         validation_share: float = 0.1,
     ) -> None:
@@ -157,7 +162,16 @@ class VisualQuestions:
         self._vectors = None if glove is None or self.words is None else read_vectors(glove, self.words).matrix
         self.recipe = recipe
         self.measure = measure_of(held_out)
+        self._untrained = untrained
         first = self.model(recipe.core, 0)
+        if untrained:
+            _require_trained(first)
+            self.answers = AnswerVocabulary(tuple(first.answers or ()), self.answers.form)
+        elif lacking := [name for name in _fresh(first) if not name.startswith("classifier.")]:
+            logging.getLogger(__name__).warning(
+                "%r lacks %d weights of the model %r, %s among them: they are random until they are trained",
+                *(recipe.question, len(lacking), recipe.core, lacking[0]),
+            )
         trained = recipe.image_arguments.get("pretrained", False) and not fixed(first)
         self._learning_rate = learning_rate or (1e-4 if trained or recipe.core in WHOLE else 5e-4)
 
@@ -200,13 +214,14 @@ class VisualQuestions:
         """A fresh model: the recipe with this core."""
         if attention != self.recipe.core and {attention, self.recipe.core} & set(WHOLE):
             raise UserError(
-                f"{attention!r} and {self.recipe.core!r} share nothing but questions: train each in a run of its own"
+                f"{attention!r} and {self.recipe.core!r} share nothing but questions: give each a task of its own"
             )
         own = self.recipe.arguments if attention == self.recipe.core else {}
         recipe = replace(self.recipe, core=attention, arguments=own)
+        answers = None if self._untrained and attention == "vilt" else self.answers.answers
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return build(recipe, self.words, self.answers.answers, self._vectors).to(self.device)
+            return build(recipe, self.words, answers, self._vectors).to(self.device)
 
     def batches(self, seed: int, epoch: int, progress: float) -> Epoch[Row, Seen | None, Batch]:
         """All training pictures in a new order; `progress` changes nothing."""
@@ -379,6 +394,28 @@ def _require_answers(questions: Questions) -> None:
         without == 0,
         f"{without} of {len(questions)} questions in {questions.source} have no answer: expected one for each, to "
         "learn from and to measure by; give the file of the answers (--annotations in VQA), or a column `answer`",
+    )
+
+
+def _fresh(model: Answering) -> Sequence[str]:
+    """The weights that a checkpoint did not have."""
+    return model.fresh if isinstance(model, (ViltAnswering, BlipAnswering)) else ()
+
+
+def _require_trained(model: Answering) -> None:
+    """Refuse to measure as it came what comes without some weights, or without the texts of its answers."""
+    checkpoint = "its weights" if model.recipe is None else model.recipe.question
+    fresh = _fresh(model)
+    _require(
+        not fresh,
+        f"{checkpoint!r} lacks {len(fresh)} of the weights that answer questions, {', '.join(fresh[:1])} among them, "
+        "and there is nothing to measure as it came: train it, for 1 epoch or more, or give a checkpoint that was "
+        "trained on questions",
+    )
+    _require(
+        not all(re.fullmatch(r"LABEL_\d+", answer) for answer in model.answers or ()),
+        f"{checkpoint!r} does not say what its answers are, but LABEL_0 and so on: write their texts into its "
+        "config.json, as id2label, or train it on yours, for 1 epoch or more",
     )
 
 
