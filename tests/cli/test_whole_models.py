@@ -89,6 +89,7 @@ def test_it_is_exported(core: str, checkpoints: dict[str, Path]) -> None:
 def test_it_is_measured_as_it_came(core: str, checkpoints: dict[str, Path]) -> None:
     arguments = (*OWN, *SHORT, "--model", core, "--question", str(checkpoints[core]))
     said = done(regard, *arguments, "--epochs", "0")
+    assert said.startswith(f"Measuring {core} on visual-questions: as it came, 1 seed, on cpu.")
     assert "the most frequent answer to each type of question" in said
     model = load(f"runs/photos/{core}-0")
     # ViLT's own answers; BLIP ranks those of training.

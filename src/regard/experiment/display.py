@@ -59,10 +59,14 @@ class Display:
         settings = self.run.settings
         length = f"{settings.epochs} epochs" if settings.epochs is not None else f"{settings.minutes:g} minutes"
         several = len(settings.attention) > 1 or settings.seeds > 1
+        manner = "Comparing" if several else "Training"
+        if several:
+            length += " each"
+        if settings.epochs == 0:
+            manner, length = "Measuring", "as it came"
         self.console.print(
-            f"{'Comparing' if several else 'Training'} [bold]{', '.join(settings.attention)}[/] on {settings.task}: "
-            f"{length}{' each' if several else ''}, {settings.seeds} seed{'s' if settings.seeds > 1 else ''}, "
-            f"on {settings.device}. In {self.run.folder}/",
+            f"{manner} [bold]{', '.join(settings.attention)}[/] on {settings.task}: {length}, "
+            f"{settings.seeds} seed{'s' if settings.seeds > 1 else ''}, on {settings.device}. In {self.run.folder}/",
             highlight=False,
         )
         self._progress.start()
