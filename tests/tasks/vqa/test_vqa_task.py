@@ -440,8 +440,8 @@ def test_options_are_for_their_own_core_alone(folder: Path) -> None:
 # What each core's paper says, or, of one about something else, what its data have: one answer a question.
 LOSSES: dict[Loss, str] = {
     "consensus": "question_only image_only concatenation product flattened reader find_then_move question_spatial "
-    "question_channel question_channel_spatial question_hard image_channel image_guided "
-    "alternating_co_attention hierarchical_co_attention dual_attention relation_network film mac entity_stream hard_entity_stream "
+    "question_channel question_channel_spatial question_hard image_channel image_guided alternating_co_attention "
+    "hierarchical_co_attention dual_attention relation_network film mac entity_stream hard_entity_stream "
     "cross_attention perceiver query_former",
     "sampled": "stacked_attention mlb mutan tucker mcb block",
     "distribution": "show_ask_attend_answer mfb mfh",
