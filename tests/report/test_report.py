@@ -137,6 +137,19 @@ def test_summary_says_what_can_be_had_without_looking(tmp_path: Path) -> None:
         assert says in read(folder).text.replace("\N{NO-BREAK SPACE}", " ")
 
 
+def test_a_curve_of_one_evaluation_is_a_point(tmp_path: Path) -> None:
+    folder = synthetic.write(tmp_path / "scenes", "digit-scenes", ("none",), keys=("count",))
+
+    def points() -> list[str]:
+        circles = read(folder).all("circle")
+        return [one["class"] for one in circles if one["class"] == "hit" or one["r"] == "3"]
+
+    assert set(points()) == {"hit"}
+    head, *rows = (folder / "metrics.csv").read_text().splitlines()
+    (folder / "metrics.csv").write_text(f"{head}\n{rows[2]}\n")
+    assert set(points()) == {"mark"}
+
+
 def test_unfinished_run_says_what_is_missing(tmp_path: Path) -> None:
     folder = synthetic.write(tmp_path / "scenes", finished=3, seeds=(0, 1))
     results = json.loads((folder / "results.json").read_text())

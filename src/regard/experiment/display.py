@@ -57,7 +57,8 @@ class Display:
 
     def __enter__(self) -> "Display":
         settings = self.run.settings
-        length = f"{settings.epochs} epochs" if settings.epochs is not None else f"{settings.minutes:g} minutes"
+        many = settings.minutes if settings.epochs is None else settings.epochs
+        length = f"{many:g} {'minute' if settings.epochs is None else 'epoch'}{'s' * (many != 1)}"
         several = len(settings.attention) > 1 or settings.seeds > 1
         manner = "Comparing" if several else "Training"
         if several:
