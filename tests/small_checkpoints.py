@@ -29,6 +29,7 @@ def write_checkpoints(folder: Path) -> dict[str, Path]:
 
     torch.manual_seed(0)
     tiny = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 11}
+    tiny |= {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
     text = {"vocab_size": len(WORDS), "max_position_embeddings": 9, "pad_token_id": 0}
     labels = {"id2label": {0: "no", 1: "yes", 2: "red"}}
     special = {"bos_token_id": 1, "sep_token_id": 2, "eos_token_id": 2, "encoder_hidden_size": 8}

@@ -1,6 +1,7 @@
 """ViLT and BLIP, from checkpoints of Hugging Face, by the same commands as all other models."""
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from regard.models.vqa import Answering, Recipe, View, build, load
 from regard.tasks.vqa.source import Source
@@ -139,11 +141,21 @@ def test_weights_that_a_checkpoint_lacks_are_told_of_before_training(
     checkpoints: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     arguments = (*OWN, *SHORT, "--epochs", "1", "--model")
-    regard(*arguments, "vilt", "--question", str(checkpoints["masked"]), "--name", "vilt")
+    done(regard, *arguments, "vilt", "--question", str(checkpoints["masked"]), "--name", "vilt")
     assert not caplog.messages  # a fresh classifier, for answers of one's own, is as it should be
-    regard(*arguments, "blip", "--question", str(checkpoints["captions"]), "--name", "blip")
+    done(regard, *arguments, "blip", "--question", str(checkpoints["captions"]), "--name", "blip")
     (message,) = caplog.messages
     assert "weights of the model 'blip', text_encoder." in message
+    caplog.clear()
+    done(regard, *arguments, "mlb", "--question", str(checkpoints["bert"]), "--name", "whole")
+    assert not caplog.messages
+    broken = checkpoints["bert"].parent / "broken"
+    shutil.copytree(checkpoints["bert"], broken, dirs_exist_ok=True)
+    weights = load_file(broken / "model.safetensors")
+    save_file({name: one for name, one in weights.items() if "layer.1." not in name}, broken / "model.safetensors")
+    done(regard, *arguments, "mlb", "--question", str(broken), "--name", "broken")
+    (message,) = caplog.messages
+    assert "weights of the model 'mlb', encoder.layer.1." in message
 
 
 def test_a_checkpoint_must_be_named_and_parts_of_other_models_mean_nothing(checkpoints: dict[str, Path]) -> None:
@@ -154,6 +166,9 @@ def test_a_checkpoint_must_be_named_and_parts_of_other_models_mean_nothing(check
     mixed = ("--attention", "vilt,mlb", "--question")
     one_line(compare(*mixed, str(checkpoints["vilt"])), "--question vilt=CHECKPOINT")
     one_line(compare(*mixed, f"lstm,gru,vilt={checkpoints['vilt']}"), "lstm, gru are given")
+    one_line(compare(*mixed, "vilt=a,vilt=b"), "vilt=a,vilt=b", "one checkpoint for each of vilt")
+    for empty in ("vilt=a,", "vilt=,lstm"):
+        one_line(compare(*mixed, empty), f"--question {empty}", "is empty")
     one_line(compare("--attention", "vilt,blip", "--question", "vilt=a"), "'blip'", "vilt=CHECKPOINT,blip=CHECKPOINT")
 
 
@@ -185,3 +200,5 @@ def test_they_are_compared_with_other_models_on_the_same_questions(checkpoints: 
     before = Path("runs/photos/results.json").read_text()
     done(compare, "--attention", "concatenation,blip,vilt", *arguments[2:])  # there is nothing left to do
     assert Path("runs/photos/results.json").read_text() == before
+    settings = json.loads(Path("runs/photos/settings.json").read_text())
+    assert settings["others"] == {"vilt": [12, "shift"], "blip": [12, "shift"]}

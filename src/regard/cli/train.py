@@ -95,7 +95,8 @@ def vqa(
 
     It writes runs/NAME/: report.html (one file, opens offline), results.json, metrics.csv, and a folder for the model,
     which `regard ask`, `regard evaluate` and `regard export` read, with its answers to the questions held out. Training
-    that was broken off, in whatever way, goes on with the same command. Another --model of the same run joins it.
+    that was broken off, in whatever way, goes on with the same command. Another --model of the same run joins it, but
+    not vilt and blip, which see and read in ways of their own: `regard compare` takes them together with others.
 
     With --epochs 0 a checkpoint of ViLT or BLIP is not trained, but measured as it came: ViLT by its own answers, BLIP,
     which has none, by how it ranks those of the training questions.

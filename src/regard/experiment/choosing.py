@@ -224,6 +224,8 @@ def _visual_questions(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
             )
         },
     }  # fmt: skip
+    if others:  # what a whole model does in its own way
+        options["others"] = {one: [other.recipe.size, other.augmentation] for one, other in others.items()}
     return Chosen(task, names, recipes[first].size, task.epochs, name, options, others)
 
 
@@ -314,13 +316,24 @@ def _reader(question: str, core: str) -> str:
 
 
 def _readers(question: str) -> tuple[dict[str, str], list[str]]:
-    """The checkpoints of models that are whole, by their names, and what reads the questions of all others."""
+    """The checkpoints of models that are whole, by their names, and what reads the questions of all others.
+
+    Raises:
+        UserError: a part is empty, or there are several checkpoints for one.
+    """
     from regard.models.vqa.parts import WHOLE
 
-    named = [part.strip().partition("=") for part in question.split(",")]
-    checkpoints = {name: checkpoint for name, _, checkpoint in named if name in WHOLE and checkpoint}
-    # A folder may have commas in its name.
-    return (checkpoints, ["".join(one) for one in named if one[0] not in WHOLE]) if checkpoints else ({}, [question])
+    parts = [part.strip() for part in question.split(",")]
+    named = [
+        (name, value) for name, equals, value in (part.partition("=") for part in parts) if equals and name in WHOLE
+    ]
+    if not named:
+        return {}, [question]  # a folder alone may have commas in its name
+    if "" in parts or "" in dict(named).values():
+        raise UserError(f"--question {question}: a part between its commas is empty, expected such as vilt=CHECKPOINT")
+    if len(dict(named)) < len(named):
+        raise UserError(f"--question {question}: expected one checkpoint for each of {', '.join(dict(named))}")
+    return dict(named), [part for part in parts if part.partition("=")[0] not in WHOLE]
 
 
 def _require_checkpoints(question: str, names: Sequence[str]) -> None:

@@ -68,7 +68,7 @@ def compare(
             answers, of which BLIP has none: it ranks those of the training questions.
         minutes: the same in minutes of training a variant, instead of `epochs`.
         size: side of a picture in pixels; default 40 (digit scenes), 75 (sort-of-CLEVR, the only one), 128, or, with
-            questions and a network of timm, 224.
+            questions and a network of timm, 224, or 384 for `vilt` and `blip`.
         batch: pictures a batch.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         precision: Lightning's name of the arithmetic: 32-true, bf16-mixed, 16-mixed, bf16-true, 64-true.
@@ -82,7 +82,8 @@ def compare(
         frozen: with questions: the backbone stays as it is, and sees every picture once.
         question: with questions: what reads them: `lstm`, `gru`, `bag`, or a checkpoint of Hugging Face or its folder;
             of `vilt` or `blip`, which are whole, their own. Beside other models, `"vilt=CHECKPOINT"`, and with a comma
-            what reads for these, if not `lstm`; each sees and reads as it is used to, and all else is the same.
+            what reads for these, if not `lstm`; each sees, reads and learns as it is used to, and questions, answers,
+            order and held-out pictures are the same.
         width: with questions: of what it makes of a question; 1,024 in many papers.
         options: with questions, of a single variant: its arguments, such as `{"layers": 2}`.
         glove: with questions: a file of GloVe's vectors to start from.

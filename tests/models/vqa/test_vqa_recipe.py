@@ -1,6 +1,7 @@
 """Models of questions by their recipes: built, saved, taken up again, asked in words, and drawn."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -442,11 +443,45 @@ def test_a_whole_model_of_hugging_face_is_fetched_asked_saved_and_taken_up(
     said = model.answer(photo, "what color is the cat")
     assert [one.name for one in said.looks()] == ["layer 1", "layer 2"]
     said.draw(photo)
+    with pytest.raises(UserError, match="has 12 words, expected at most 9"):
+        model.answer(photo, "is the " * 5)
+    assert model.answer(photo, "is the " * 5, strict=False).text in (model.answers or ())
     save(model, tmp_path)
     (tmp_path / "recipe.json").write_text(
         (tmp_path / "recipe.json").read_text().replace(str(checkpoints[core]), "gone")
     )
     assert load(tmp_path).answer(photo, "what color is the cat") == said
+
+
+@pytest.mark.parametrize("core", ["vilt", "blip", "mlb"])
+def test_what_comes_from_hugging_face_trains_as_all_else_does(
+    core: str, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    """With its dropout, and in single precision, in which it is kept then, whatever the checkpoint has."""
+    from transformers import AutoModel, BlipForQuestionAnswering, ViltForQuestionAnswering
+
+    kinds = {"vilt": ViltForQuestionAnswering, "blip": BlipForQuestionAnswering, "bert": AutoModel}
+    name = "bert" if core == "mlb" else core
+    short = tmp_path / "short"
+    shutil.copytree(checkpoints[name], short)
+    kinds[name].from_pretrained(short).half().save_pretrained(short)
+    model = build(
+        recipe(core="mlb", arguments=SMALL["mlb"], question=str(short), question_arguments={}) if core == "mlb"
+        else Recipe(core, size=12, question=str(short)), answers=ANSWERS,
+    )  # fmt: skip
+    assert all(part.training for part in model.modules())
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    save(model, tmp_path / "saved")
+    loaded = load(tmp_path / "saved")
+    assert not any(part.training for part in loaded.modules())
+    for one, other in zip(model.parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("core", ["vilt", "blip"])
+def test_a_whole_model_has_a_loss_of_its_own(core: str, checkpoints: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match=f"model '{core}' has a loss of its own: leave out independent"):
+        build(Recipe(core, size=12, question=str(checkpoints[core]), independent=False), answers=ANSWERS)
 
 
 def test_vilt_keeps_its_classifier_for_its_own_answers_and_gets_a_fresh_one_for_others(

@@ -656,6 +656,8 @@ def test_the_report_shows_questions_of_every_kind_and_where_was_looked(task: Vis
             assert np.array(one["weights"]).shape == (5, 5)
             assert one["sums_to_one"]
     assert task.readings(task.model("question_only", 0), 0)[0]["maps"] == []
+    model.longest = 1  # a question is cut off where it is longer, as in training
+    assert len(task.readings(model, 0)) == 9
 
 
 def test_the_example_is_what_a_model_takes(task: VisualQuestions) -> None:

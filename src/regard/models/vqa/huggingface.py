@@ -63,15 +63,10 @@ class ViltAnswering(Answering):
         answers: the answers' texts; default the labels of the model's configuration.
         view: as of `Answering`; what `model` was trained to take: a picture whose sides are multiples of its patches'.
 
-    Attributes:
-        fresh: the names of the weights that `fetch` did not find in the checkpoint.
-
     Shapes:
         pictures `(B, 3, H, W)`, questions `(B, L)` or `(B, Q, L)`, mask of their shape with True = a word.
         Gives the answers' logits `(B, answers)` or `(B, Q, answers)`.
     """
-
-    fresh: Sequence[str] = ()
 
     def __init__(
         self,
@@ -112,7 +107,7 @@ class ViltAnswering(Answering):
         config = fetched("AutoConfig", checkpoint)
         own = [config.id2label[at] for at in sorted(config.id2label)]
         other = {"id2label": dict(enumerate(answers)), "ignore_mismatched_sizes": True} if answers else {}
-        model, fresh = _with_weights(
+        model, fresh = with_weights(
             "ViltForQuestionAnswering", checkpoint, weights, **(other if list(answers or own) != own else {})
         )
         _require_patches(view.size, config.patch_size)
@@ -167,16 +162,12 @@ class BlipAnswering(Answering):
         answers: the answers' texts; only `answer` needs them.
         view: as of `Answering`.
 
-    Attributes:
-        fresh: as of `ViltAnswering`.
-
     Shapes:
         pictures `(B, 3, H, W)`, questions `(B, L)` or `(B, Q, L)`, mask of their shape with True = a word.
         Gives the answers' log-likelihoods `(B, answers)` or `(B, Q, answers)`.
     """
 
     answer_words: Int[Tensor, "answers K"]
-    fresh: Sequence[str] = ()
 
     def __init__(
         self,
@@ -214,7 +205,7 @@ class BlipAnswering(Answering):
         """
         if not answers:
             raise UserError("BLIP ranks answers and has none of its own: give at least one")
-        model, fresh = _with_weights("BlipForQuestionAnswering", checkpoint, weights)
+        model, fresh = with_weights("BlipForQuestionAnswering", checkpoint, weights)
         _require_patches(view.size, model.config.vision_config.patch_size)
         tokenizer, text = tokenizer_of(checkpoint), model.config.text_config
         said = [
@@ -312,12 +303,17 @@ def colours_of(
 
 
 # `Any`: as of `fetched`.
-def _with_weights(kind: str, checkpoint: str | Path, weights: bool, **arguments: Any) -> tuple[Any, list[str]]:
-    """A model, and the names of the weights that its checkpoint lacks, which are random then."""
+def with_weights(kind: str, checkpoint: str | Path, weights: bool, **arguments: Any) -> tuple[Any, list[str]]:
+    """A model, and the names of the weights that its checkpoint lacks, which are random then.
+
+    Its numbers are as wide as those of other models, in whatever precision the checkpoint keeps them.
+    """
     if not weights:
-        return fetched(kind, checkpoint, False, **arguments), []
+        return fetched(kind, checkpoint, False, **arguments).to(torch.get_default_dtype()), []
     model, report = fetched(kind, checkpoint, output_loading_info=True, **arguments)
-    return model, sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
+    return model.to(torch.get_default_dtype()), sorted(
+        {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+    )
 
 
 @contextmanager

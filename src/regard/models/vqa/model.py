@@ -40,6 +40,7 @@ class Answering(nn.Module):
 
     Attributes:
         loss: what it is trained with: that of its paper.
+        fresh: the names of the weights that a checkpoint of Hugging Face should have had, and lacks.
         independent: whether each answer was trained to be right or wrong by itself, and not as one of all.
         longest: how many words of a question it can read; None: any number.
         recipe: what it is made of, if `recipe.build` made it.
@@ -47,6 +48,7 @@ class Answering(nn.Module):
 
     loss: Loss
     independent: bool
+    fresh: Sequence[str] = ()
     longest: int | None = None
     recipe: "Recipe | None" = None
 
@@ -92,17 +94,19 @@ class Answering(nn.Module):
             return self.read(sight, questions[:, None], None if mask is None else mask[:, None])[:, 0]
         return self.read(sight, questions, mask)
 
-    def answer(self, picture: Any, question: str, most: int = 5) -> Answer:
+    def answer(self, picture: Any, question: str, most: int = 5, strict: bool = True) -> Answer:
         """Answer one question about one picture, as people write it.
 
         Args:
             picture: what `view` takes, such as a file; or what `sight` takes, without or with a batch of one.
             question: as they write it.
             most: how many of the likeliest answers to tell, at least 1; default 5.
+            strict: whether a question that has no known word, or more than it can read, is refused; default True. If
+                not, it is answered as in training and tests, where it is cut off.
 
         Raises:
             UserError: the model was built without vocabulary or answers, the picture cannot be read, or the question
-                has no known word, or more than it can read; or `most` is below 1.
+                is refused; or `most` is below 1.
         """
         if most < 1:
             raise UserError(f"most={most}: expected how many answers to tell, at least 1")
@@ -111,16 +115,16 @@ class Answering(nn.Module):
                 "this model knows no words: build it with vocabulary= and answers=, or call it with numbers"
             )
         numbers = list(self.vocabulary.encode(question))
-        if not numbers:
+        if strict and not numbers:
             raise UserError(f"the question {question!r} has no word that is known: ask one such as those of training")
-        if self.longest is not None and len(numbers) > self.longest:
+        if strict and self.longest is not None and len(numbers) > self.longest:
             raise UserError(
                 f"the question has {len(numbers)} words, expected at most {self.longest}: ask a shorter one"
             )
         device = next(self.parameters()).device
         seen = picture if self.view is None or isinstance(picture, (Tensor, Regions)) else self.view(picture)
         seen = _batch_of_one(seen, device)
-        asked = torch.tensor([numbers], device=device)
+        asked = torch.tensor([numbers[: self.longest] or [0]], device=device)
         maps: list[AttentionMap] = []
         with undisturbed(self):
             sight = self.see(seen)
@@ -173,6 +177,7 @@ class VisualQuestionAnswering(Answering):
         self.core = core
         self.classifier = core.classifier(classifier) if isinstance(classifier, int) else classifier
         self.loss = core.loss
+        self.fresh = getattr(words, "fresh", ())
         self.independent = core.loss == "soft"
         self.longest = getattr(words, "longest", None)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from regard.errors import UserError, nearest
 from regard.models.naming import one_line
 from regard.models.vqa.cores import cores
-from regard.models.vqa.huggingface import colours_of, fetched, tokenizer_of
+from regard.models.vqa.huggingface import colours_of, tokenizer_of, with_weights
 from regard.models.vqa.model import Vocabulary
 from regard.models.vqa.sight import DetectedRegions, GridEncoder, RegionEncoder, convolutions, pooled_convolutions
 from regard.models.vqa.view import View
@@ -168,14 +168,13 @@ def read(
     if question not in encoders:
         if vocabulary is not None or vectors is not None:
             raise UserError(f"question {question!r} has words of its own: leave out vocabulary and vectors")
-        if saved is not None:
-            encoder = fetched("AutoModel", saved, weights=False)
-        else:
-            try:
-                encoder = fetched("AutoModel", question)
-            except UserError as error:
-                raise UserError(f"unknown question {question!r}: {nearest(question, encoders)}; {error}") from error
-        return HuggingFaceQuestion(encoder, **arguments), tokenizer_of(saved or question)
+        try:
+            encoder, fresh = with_weights("AutoModel", saved or question, saved is None)
+        except UserError as error:
+            raise UserError(f"unknown question {question!r}: {nearest(question, encoders)}; {error}") from error
+        read = HuggingFaceQuestion(encoder, **arguments)
+        read.fresh = [name for name in fresh if not name.startswith("pooler.")]  # which nothing reads here
+        return read, tokenizer_of(saved or question)
     takes, given = signature(encoders[question]).parameters, dict(arguments)
     if "words" in takes:
         if vocabulary is None:

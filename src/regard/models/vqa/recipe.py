@@ -108,7 +108,7 @@ def build(
     answers: Sequence[str] | None = None,
     vectors: Float[Tensor, "V E"] | None = None,
 ) -> Answering:
-    """A fresh model. What is not pretrained is drawn from PyTorch's global generator.
+    """A fresh model, in training mode. What is not pretrained is drawn from PyTorch's global generator.
 
     Args:
         recipe: what it is made of.
@@ -124,7 +124,7 @@ def build(
         options = parts.question_options(recipe.core, recipe.question)
         width = "embedding_width" if "embedding_width" in options else "width"
         recipe = replace(recipe, question_arguments={width: vectors.shape[1], **recipe.question_arguments})
-    return _network(recipe, vocabulary, answers, vectors, None)
+    return _network(recipe, vocabulary, answers, vectors, None).train()  # what comes from Hugging Face does not yet
 
 
 def save(model: Answering, folder: Path | str) -> None:
@@ -206,6 +206,8 @@ def _network(
     if recipe.core in parts.WHOLE:
         if vocabulary is not None or vectors is not None:
             raise UserError(f"model {recipe.core!r} has words of its own: leave out vocabulary and vectors")
+        if recipe.independent is not None:
+            raise UserError(f"model {recipe.core!r} has a loss of its own: leave out independent")
         make = ViltAnswering if recipe.core == "vilt" else BlipAnswering
         colours = colours_of(recipe.question, **recipe.image_arguments)
         recipe = replace(recipe, image_arguments=colours)

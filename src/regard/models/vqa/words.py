@@ -1,5 +1,6 @@
 """The question side: what a question is to whoever reads with it, and what makes that of word numbers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
@@ -329,9 +330,14 @@ class HuggingFaceQuestion(nn.Module):
         padding: the number that fills up short questions; default the encoder's own, or 0.
         frozen: whether the encoder stays as it is, in evaluation mode.
 
+    Attributes:
+        fresh: the names of the weights that its checkpoint lacked, and that are random.
+
     Shapes:
         questions `(B, Q, L)`, mask `(B, Q, L)` with True = a token; default: all but `padding`. Gives `Words`.
     """
+
+    fresh: Sequence[str] = ()
 
     def __init__(self, encoder: nn.Module, padding: int | None = None, frozen: bool = False) -> None:
         super().__init__()

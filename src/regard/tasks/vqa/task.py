@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from regard.errors import UserError
-from regard.models.vqa import Answering, BlipAnswering, Look, Recipe, ViltAnswering, WordVocabulary, build, save
+from regard.models.vqa import Answering, Look, Recipe, WordVocabulary, build, save
 from regard.models.vqa.model import Vocabulary
 from regard.models.vqa.parts import REGIONS, WHOLE, encoders
 from regard.models.vqa.view import View
@@ -167,7 +167,7 @@ class VisualQuestions:
         if untrained:
             _require_trained(first)
             self.answers = AnswerVocabulary(tuple(first.answers or ()), self.answers.form)
-        elif lacking := [name for name in _fresh(first) if not name.startswith("classifier.")]:
+        elif lacking := [name for name in first.fresh if not name.startswith("classifier.")]:
             logging.getLogger(__name__).warning(
                 "%r lacks %d weights of the model %r, %s among them: they are random until they are trained",
                 *(recipe.question, len(lacking), recipe.core, lacking[0]),
@@ -312,7 +312,8 @@ class VisualQuestions:
         for index in self._chosen:
             question = self.test.questions[index]
             picture = self.test.questions.picture(index, self.recipe.size) if self._regions is None else None
-            answer = model.answer(self.test.see(index) if picture is None else picture, question.question)
+            seen = self.test.see(index) if picture is None else picture
+            answer = model.answer(seen, question.question, strict=False)
             said.append(
                 {
                     "answer": answer.text,
@@ -397,18 +398,13 @@ def _require_answers(questions: Questions) -> None:
     )
 
 
-def _fresh(model: Answering) -> Sequence[str]:
-    """The weights that a checkpoint did not have."""
-    return model.fresh if isinstance(model, (ViltAnswering, BlipAnswering)) else ()
-
-
 def _require_trained(model: Answering) -> None:
     """Refuse to measure as it came what comes without some weights, or without the texts of its answers."""
     checkpoint = "its weights" if model.recipe is None else model.recipe.question
-    fresh = _fresh(model)
     _require(
-        not fresh,
-        f"{checkpoint!r} lacks {len(fresh)} of the weights that answer questions, {', '.join(fresh[:1])} among them, "
+        not model.fresh,
+        f"{checkpoint!r} lacks {len(model.fresh)} of the weights that answer questions, "
+        f"{', '.join(model.fresh[:1])} among them, "
         "and there is nothing to measure as it came: train it, for 1 epoch or more, or give a checkpoint that was "
         "trained on questions",
     )
