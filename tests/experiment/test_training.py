@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from regard.errors import UserError
 from regard.experiment.training import EVALUATIONS, Budget, Fit, Progress, train
 from regard.tasks.digit_scenes import DigitScenes
 
@@ -106,6 +107,14 @@ def test_taken_up_again_it_knows_what_it_had_reached(tmp_path: Path) -> None:
         run(checkpoint, report=breaking(2, Broken, []))
     fit = run(checkpoint, report=lambda progress: seen.append(progress.accuracy))
     assert seen[0] == fit.curve[1]["accuracy_overall"]
+
+
+@pytest.mark.slow
+def test_another_models_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(Broken):
+        run(tmp_path / "checkpoint.safetensors", report=breaking(1, Broken, []))
+    with pytest.raises(UserError, match=r"checkpoint\.safetensors holds the training of another model.*--no-resume"):
+        run(tmp_path / "checkpoint.safetensors", "stacked")
 
 
 @pytest.mark.slow

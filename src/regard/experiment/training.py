@@ -13,6 +13,7 @@ import lightning
 import torch
 from torch import Tensor, nn
 
+from regard.errors import UserError, in_one_line
 from regard.experiment.checkpoint import SafetensorsCheckpoints
 from regard.tasks.task import Batch, Evaluation, Looks, Task
 
@@ -142,6 +143,15 @@ class Fit(lightning.LightningModule):
         if self.curve:
             self.progress.accuracy = self.curve[-1]["accuracy_overall"]
 
+    def load_state_dict(self, *given: Any, **named: Any) -> Any:
+        try:
+            return super().load_state_dict(*given, **named)
+        except RuntimeError as error:
+            raise UserError(
+                f"{self.checkpoint} holds the training of another model, perhaps as an earlier version built it "
+                f"({in_one_line(error)[:200]}): begin again with --no-resume"
+            ) from error
+
     def _looked(self, seen: int, pictures: int) -> None:
         self.progress.seen, self.progress.pictures = seen, pictures
         self.report(self.progress)
@@ -194,6 +204,7 @@ def train(
         report: called with the progress before every batch, and while pictures are seen before training.
 
     Raises:
+        UserError: the checkpoint is of another model.
         KeyboardInterrupt: the person at the keyboard stopped it; the checkpoint stands.
     """
     fit = Fit(task, task.model(attention, seed), seed, budget, checkpoint, report)

@@ -190,7 +190,7 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Answering:
     except (OSError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"{folder / WEIGHTS} does not hold the weights of this recipe ({in_one_line(error)[:200]}): put back what "
-            "was written with it"
+            "was written with it, or train it anew if an earlier version wrote it"
         ) from error
     return model.to(device).eval()
 
