@@ -94,8 +94,8 @@ class EntityStream(Core):
         sharpness: how many times PyTorch's usual size the layer that asks begins with; default 1, the paper's.
         learned_states: whether what is learned to begin with is so, each for itself, from standard normal values, as is
             the blank key; default True, as in the authors' code. If False it is zero, but for one rest, learned from
-            zero, which is both `r` and `r'`, and the blank key begins smaller by the root of its width. Then the first
-            looks are nearly flat, and it can take tens of epochs until one entity is found (docs/sort_of_clevr.md).
+            zero, which is both `r` and `r'`, and the blank key begins smaller by the root of its width. Either way it
+            can take more than a hundred epochs until one entity is found (docs/sort_of_clevr.md).
     """
 
     name: ClassVar[str] = "entity_stream"
