@@ -38,7 +38,8 @@ def low_rank_scores(
 
 def signed_root(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """`sign(x) √|x|`, with a slope that is high but finite at zero."""
-    return x * (x.abs() + max(1e-10, torch.finfo(x.dtype).tiny)).rsqrt()
+    # No sum: the converter to ONNX leaves out adding so little, and gives what is not a number for zero.
+    return x * x.abs().clamp(min=max(1e-10, torch.finfo(x.dtype).tiny)).rsqrt()
 
 
 def count_sketch(

@@ -54,8 +54,8 @@ def test_every_core_answers_alike_in_a_file_of_pytorch(core: str, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("core", ["stacked_attention", "ban", "mcan", "mac", "film"])
-def test_a_core_answers_alike_in_onnx(core: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("core", cores)
+def test_every_core_answers_alike_in_onnx(core: str, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     model = small(core)
     assert export(model, tmp_path / "model.onnx", words=5)["compared"]
