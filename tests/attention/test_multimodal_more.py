@@ -161,12 +161,8 @@ READERS = [
 ]
 
 
-@every_mask_and_nothing
-@pytest.mark.parametrize(("slow", "mechanism", "options"), READERS)
-@torch.no_grad()
-def test_bilinear_readers(slow, mechanism, options, which):
-    module = randomize(mechanism(Q, M, **options))
-    query, memory, mask = make(which)
+def reads_by(slow, module, query, memory, mask):
+    """What is read of every pair of a query and a memory, and with which weights, is what the slow scores say."""
     context, offer = offered(module, query, memory, mask)
     for b, t in itertools.product(range(B), range(T)):
         tokens = memory[b].tolist()
@@ -174,6 +170,15 @@ def test_bilinear_readers(slow, mechanism, options, which):
         expected, weights = read_by(scores, tokens, pairs(mask, b)[t])
         close(context[b, t], expected)
         close(offer.weights[b, :, t], weights)
+
+
+@every_mask_and_nothing
+@pytest.mark.parametrize(("slow", "mechanism", "options"), READERS)
+@torch.no_grad()
+def test_bilinear_readers(slow, mechanism, options, which):
+    module = randomize(mechanism(Q, M, **options))
+    query, memory, mask = make(which)
+    reads_by(slow, module, query, memory, mask)
 
 
 @every_mask_and_nothing
@@ -228,13 +233,7 @@ def test_bilinear_readers_drop_what_is_fused_but_not_what_is_read(slow, mechanis
     plain = mechanism(Q, M, **options).double()
     plain.load_state_dict(module.state_dict())
     query, memory, mask = make(which)
-    context, offer = offered(module, query, memory, mask)
-    for b, t in itertools.product(range(B), range(T)):
-        tokens = memory[b].tolist()
-        scores = [slow(module, query[b, t].tolist(), token) for token in tokens]
-        expected, weights = read_by(scores, tokens, pairs(mask, b)[t])
-        close(context[b, t], expected)
-        close(offer.weights[b, :, t], weights)
+    reads_by(slow, module, query, memory, mask)
     assert torch.equal(module.eval()(query, memory, mask), plain(query, memory, mask))
 
 

@@ -1,7 +1,6 @@
 """`regard compare`, as typed."""
 
 import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from regard.experiment.settings import Settings
 from regard.tasks.digit_scenes import DigitScenes
 from regard.tasks.digit_scenes.task import VARIANTS
 from small_photos import photos
-from typed import one_line, typed
+from typed import interrupted, one_line, typed
 
 regard = partial(typed, "compare")
 
@@ -171,29 +170,20 @@ def test_a_whole_comparison(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_in_one_line_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loss: Callable[..., torch.Tensor] = DigitScenes.loss
-    calls: list[int] = []
-
-    def interrupted(self: DigitScenes, model: torch.nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return loss(self, model, batch)
-
-    monkeypatch.setattr(DigitScenes, "loss", interrupted)
+def test_ctrl_c_ends_in_one_line_and_goes_on(tmp_path: Path) -> None:
     arguments = ("--attention", "none", "--epochs", "3", "--batch", "4", "--device", "cpu")
-    result = regard(*arguments)
-    assert result.exit_code == 130, (result.output, result.exception)
-    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-    assert "Traceback" not in result.output
-    checkpoint = tmp_path / "runs" / "digit-scenes" / "none-0" / "checkpoint.safetensors"
-    assert checkpoint.exists()
-    calls.clear()
-    calls.extend([1] * 10)
-    assert regard(*arguments).exit_code == 0
-    assert len(calls) - 10 == 4  # the two epochs of two batches that were left
-    assert not checkpoint.exists()
+    with interrupted(DigitScenes, 4) as calls:
+        result = regard(*arguments)
+        assert result.exit_code == 130, (result.output, result.exception)
+        assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+        assert "Traceback" not in result.output
+        checkpoint = tmp_path / "runs" / "digit-scenes" / "none-0" / "checkpoint.safetensors"
+        assert checkpoint.exists()
+        calls.clear()
+        calls.extend([1] * 10)
+        assert regard(*arguments).exit_code == 0
+        assert len(calls) - 10 == 4  # the two epochs of two batches that were left
+        assert not checkpoint.exists()
 
 
 def test_help_reads_like_a_manual() -> None:

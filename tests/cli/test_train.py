@@ -6,7 +6,6 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from regard.errors import UserError
 from regard.models.vqa import load
 from regard.tasks.vqa.task import VisualQuestions
 from small_photos import photos, table
-from typed import one_line, typed
+from typed import interrupted, one_line, typed
 
 SHORT = ("--size", "15", "--width", "8", "--batch", "3", "--device", "cpu")
 
@@ -188,20 +187,10 @@ def test_help_reads_like_a_manual() -> None:
 
 
 @pytest.mark.slow
-def test_broken_off_it_goes_on_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_off_it_goes_on_as_if_it_had_not_been() -> None:
     arguments = (*OWN, *SHORT, "--model", "mlb", "--option", "joint_width=7", "--epochs", "4")
     assert regard(*arguments, "--name", "whole").exit_code == 0
-    loss: Callable[..., torch.Tensor] = VisualQuestions.loss
-    calls: list[int] = []
-
-    def interrupted(self: VisualQuestions, model: Any, batch: Any) -> torch.Tensor:
-        calls.append(1)
-        if len(calls) == 6:  # in the third epoch of two batches
-            raise KeyboardInterrupt
-        return loss(self, model, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(VisualQuestions, "loss", interrupted)
+    with interrupted(VisualQuestions, 6):  # in the third epoch of two batches
         result = regard(*arguments)
     assert result.exit_code == 130, (result.output, result.exception)
     assert len(result.stderr.strip().splitlines()) == 1

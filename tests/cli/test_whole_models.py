@@ -15,7 +15,7 @@ from regard.models.vqa import Answering, Recipe, View, build, load
 from regard.tasks.vqa.source import Source
 from regard.tasks.vqa.task import VisualQuestions
 from small_photos import photos
-from typed import one_line, typed
+from typed import interrupted, one_line, typed
 
 OWN = ("photos", "photos/questions.csv")
 SHORT = ("--size", "12", "--batch", "3", "--device", "cpu")
@@ -44,22 +44,10 @@ def weights(model: Answering) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("core", ["vilt", "blip"])
-def test_broken_off_it_goes_on_and_is_evaluated_asked_and_watched(
-    core: str, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_broken_off_it_goes_on_and_is_evaluated_asked_and_watched(core: str, checkpoints: dict[str, Path]) -> None:
     arguments = (*OWN, *SHORT, "--model", core, "--question", str(checkpoints[core]), "--epochs", "3")
     done(regard, *arguments, "--name", "whole")
-    loss: Callable[..., torch.Tensor] = VisualQuestions.loss
-    calls: list[int] = []
-
-    def interrupted(self: VisualQuestions, model: Any, batch: Any) -> torch.Tensor:
-        calls.append(1)
-        if len(calls) == 8:  # in the third epoch of three batches
-            raise KeyboardInterrupt
-        return loss(self, model, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(VisualQuestions, "loss", interrupted)
+    with interrupted(VisualQuestions, 8):  # in the third epoch of three batches
         assert regard(*arguments).exit_code == 130
     done(regard, *arguments)
     mine, other = load(f"runs/photos/{core}-0"), load(f"runs/whole/{core}-0")

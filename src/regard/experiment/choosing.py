@@ -173,13 +173,14 @@ def _visual_questions(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
     whole = [one for one in names if one in WHOLE and one != first]
     if whole:
         _require_checkpoints(asked.question, names)
-    recipes = {one: recipe_of(asked if one == first else asked.for_whole(), one) for one in (first, *whole)}
+    kinds = {first: asked, **{one: asked.for_whole() for one in whole}}
+    recipes = {one: recipe_of(mine, one) for one, mine in kinds.items()}
     questions = asked.questions.read(skip_bad=asked.skip_bad)
     test = None if asked.test is None else asked.test.read(skip_bad=asked.skip_bad)
 
     def taken(one: str) -> VisualQuestions:
         """The task as a kind of model takes it: its split, answers, order and seeds are those of all."""
-        mine = asked if one == first else asked.for_whole()
+        mine = kinds[one]
         return VisualQuestions(
             questions,
             test=test,
@@ -204,7 +205,8 @@ def _visual_questions(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
         return _contents("questions", itertools.chain(*(_rows(part.questions, place) for part, place in parts)))
 
     task, others = taken(first), {one: taken(one) for one in whole}
-    if any(contents(one) != contents(task) for one in others.values()):
+    held = contents(task)
+    if any(contents(one) != held for one in others.values()):
         raise UserError(
             f"some pictures of {pictures} can be read by {first} and not by {', '.join(others)}, or the "
             "other way round, so that they would be asked other questions: leave those pictures out"
@@ -216,7 +218,7 @@ def _visual_questions(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
         "regions": _whole(asked.regions),
         "augmentation": task.augmentation,
         "options": dict(asked.options),
-        "contents": contents(task),
+        "contents": held,
         **{
             name: getattr(asked, name)
             for name in (

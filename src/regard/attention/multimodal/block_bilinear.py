@@ -102,8 +102,7 @@ class BlockBilinearRead(BilinearRead):
         asking, asked = self.query_core(self.query(query)), self.memory_core(self.memory(memory))  # (B, T or N, R, K)
         if not self.normalize:
             return functional.low_rank_scores(asking, asked, self.score)
-        root = functional.signed_root(functional.low_rank_pairs(asking, asked))  # (B, T, N, K)
-        fused = F.normalize(root.unflatten(3, (self.blocks, -1)), dim=4, eps=1e-6).flatten(3)  # (B, T, N, K)
+        fused = rooted(functional.low_rank_pairs(asking, asked), self.blocks)  # (B, T, N, K)
         return (fused @ self.score.T).permute(0, 3, 1, 2)
 
 
@@ -120,6 +119,11 @@ def part_width(joint_width: int, blocks: int) -> int:
             f"or joint_width={-(-joint_width // blocks) * blocks}."
         )
     return joint_width // blocks
+
+
+def rooted(fused: Float[Tensor, "*lead K"], blocks: int) -> Float[Tensor, "*lead K"]:
+    """Each of so many parts of `√±x`, brought to length one."""
+    return F.normalize(functional.signed_root(fused).unflatten(-1, (blocks, -1)), dim=-1, eps=1e-6).flatten(-2)
 
 
 class BlockLinear(nn.Module):

@@ -4,13 +4,12 @@ from typing import ClassVar
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from regard import functional
 from regard.attention import BlockBilinearRead
 from regard.attention.contract import Paper
 from regard.attention.multimodal.bilinear_read import BilinearRead, scoring
-from regard.attention.multimodal.block_bilinear import BlockLinear, part_width
+from regard.attention.multimodal.block_bilinear import BlockLinear, part_width, rooted
 from regard.models.vqa.core import Loss
 from regard.models.vqa.cores.bilinear import AttendAndFuse
 from regard.models.vqa.layers import QuestionAttention
@@ -35,11 +34,11 @@ class BlockFusion(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, question: Float[Tensor, "B Q Dq"], seen: Float[Tensor, "B Q Dv"]) -> Float[Tensor, "B Q K"]:
-        return self.normalized(functional.low_rank_fusion(*self.factors(question, seen)))
+        return rooted(functional.low_rank_fusion(*self.factors(question, seen)), self.blocks)
 
     def pairs(self, question: Float[Tensor, "B Q Dq"], seen: Float[Tensor, "B N Dv"]) -> Float[Tensor, "B Q N K"]:
         """The fusion of every question with every token."""
-        return self.normalized(functional.low_rank_pairs(*self.factors(question, seen)))
+        return rooted(functional.low_rank_pairs(*self.factors(question, seen)), self.blocks)
 
     def factors(
         self, question: Float[Tensor, "B Q Dq"], seen: Float[Tensor, "B N Dv"]
@@ -47,11 +46,6 @@ class BlockFusion(nn.Module):
         """What is multiplied: `M q̃` and `N ṽ`."""
         words, sight = self.dropout(self.words(question)), self.dropout(self.sight(seen))
         return self.words_core(words), self.sight_core(sight)
-
-    def normalized(self, fused: Float[Tensor, "*lead K"]) -> Float[Tensor, "*lead K"]:
-        """Every part rooted, and brought to length one."""
-        root = functional.signed_root(fused).unflatten(-1, (self.blocks, -1))
-        return F.normalize(root, dim=-1, eps=1e-6).flatten(-2)
 
 
 class BlockRead(BilinearRead):
