@@ -10,14 +10,15 @@ command line and the test matrix are made from them, and the contract suite chec
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, NoReturn
+from typing import ClassVar, Literal, NamedTuple, NoReturn, overload
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from regard.attention import offering
-from regard.attention.offering import MapFact, Weights
+from regard.attention.offering import MapFact, Request, Weights
 
 Layout = Literal["map", "tokens"]
 
@@ -68,16 +69,36 @@ class Attention(nn.Module):
     deviations: ClassVar[tuple[str, ...]] = ()
     placement: ClassVar[str]
 
-    def offer(self, label: str, weights: Weights) -> None:
-        """Show the map declared under `label` to whoever watches; costs nothing while nobody does.
+    @overload
+    def offer(self, label: str, weights: Tensor) -> Tensor: ...
+    @overload
+    def offer(self, label: str, weights: Callable[[Request], Tensor]) -> Tensor | None: ...
+    def offer(self, label: str, weights: Weights) -> Tensor | None:
+        """Show the map declared under `label` to whoever watches, and return the weights to use.
+
+        Costs nothing while nobody watches. A mechanism uses what it gets back, so that weights can be replaced
+        (`offering.replacing`) and the map that is shown is the map that is used:
+
+            gate = self.offer("channel", gate)
+            return x * gate
+
+        Behind a fused kernel the weights are not there; the kernel is run unless others take their place:
+
+            replaced = self.offer("attention", weights_of)
+            context = fused(query, key, value) if replaced is None else functional.read(replaced, value)
 
         Args:
             label: the label of one of this class's `maps`, which also names the axes.
             weights: the map, or, behind a fused kernel, a function from a `Request` to the part asked for.
+
+        Returns:
+            The weights that take the place of those offered. If there are none: the map itself, or None for a function.
         """
+        replaced = None
         if offering.listening():
             fact = next(fact for fact in self.maps if fact.label == label)
-            offering.announce(self, fact, weights)
+            replaced = offering.announce(self, fact, weights)
+        return weights if replaced is None and isinstance(weights, Tensor) else replaced
 
     def __prepare_scriptable__(self) -> NoReturn:
         """Refuse `torch.jit.script`, also of a model around this: it knows no shapes in signatures and no listeners."""
