@@ -9,7 +9,7 @@ from regard.errors import UserError, nearest
 
 
 class UnknownArgumentError(UserError, TypeError):
-    """A constructor does not take an argument that it was given, or lacks one. The message names those that it takes."""
+    """A constructor was given an argument that it does not take, or lacks one. The message names those it takes."""
 
 
 def check_names(mechanism: type, given: Mapping[str, Any]) -> None:
