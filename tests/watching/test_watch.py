@@ -24,7 +24,7 @@ def image(*shape: int) -> Tensor:
 @pytest.fixture
 def model() -> nn.Module:
     torch.manual_seed(0)
-    attended = insert(torchvision.models.resnet18(num_classes=5).eval(), "se", start="paper", example=SHAPE)
+    attended = insert(torchvision.models.resnet18(num_classes=5).eval(), "se", "block", start="paper", example=SHAPE)
     return insert(attended, "multi_head_self", "stage3", start="paper", example=SHAPE)
 
 
@@ -36,9 +36,9 @@ def test_maps_know_what_they_are(model: nn.Module) -> None:
     assert not offering.listening()
     assert len(seen.maps) == 9
     first = seen.maps[0]
-    assert (first.module, first.mechanism, first.label) == ("regard.layer1_0.attention.se", "se", "channel")
+    assert (first.module, first.mechanism, first.label) == ("layer1.0.regard.output.attention.se", "se", "channel")
     assert (first.axes, first.values.shape, first.grid, first.sums_to_one) == (("batch", "channel"), (2, 64), None, ())
-    assert repr(first) == "AttentionMap(regard.layer1_0.attention.se · se · channel: batch 2, channel 64)"
+    assert repr(first) == "AttentionMap(layer1.0.regard.output.attention.se · se · channel: batch 2, channel 64)"
     (square,) = seen["layer3"][2:]
     assert square.axes == ("batch", "heads", "query", "key")
     assert (square.grid, square.extra_tokens, square.sums_to_one) == ((4, 4), 0, ("key",))
@@ -49,7 +49,7 @@ def test_maps_know_what_they_are(model: nn.Module) -> None:
 def test_rows_asked_for_equal_the_slice_of_the_full_map(model: nn.Module) -> None:
     with watch(model) as full, watch(model, heads=(1, 5), queries=[3]) as part:
         model(image())
-    (whole,), (few,) = full["regard.layer3.**"], part["regard.layer3.**"]
+    (whole,), (few,) = full["**.multi_head_self"], part["**.multi_head_self"]
     assert few.values.shape == (2, 2, 1, 16)
     torch.testing.assert_close(few.values, whole.select(heads=(1, 5), query=[3]).values)
     assert torch.equal(full.maps[0].values, part.maps[0].values)
@@ -64,8 +64,8 @@ def test_rows_asked_for_equal_the_slice_of_the_full_map(model: nn.Module) -> Non
         ("*", 9),
         ("layer4", 2),
         ("layer?", 9),
-        ("layer?.1", 4),
-        ("regard.layer4_*.attention.se", 2),
+        ("layer?.1", 5),  # what was inserted at layer3 lives in its last block
+        ("layer4.*.regard.output.attention.se", 2),
         ("multi_head_self", 1),
         (["layer1", "layer4.0"], 3),
     ],
@@ -124,7 +124,7 @@ def test_a_compiled_model_is_heard() -> None:
 
 def test_extra_tokens_of_a_vision_transformer() -> None:
     vit = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=2, num_classes=5).eval()
-    insert(vit, "multi_head_self", example=SHAPE)
+    insert(vit, "multi_head_self", "block", example=SHAPE)
     with watch(vit) as seen:
         vit(image())
     assert [one.extra_tokens for one in seen.maps] == [1, 1]
@@ -139,7 +139,7 @@ def test_nothing_to_watch_says_so() -> None:
 
 
 def test_a_missing_map_says_why(model: nn.Module) -> None:
-    with pytest.raises(NoMapError, match=r"no mechanism of ResNet lies at 'layer9'; it has regard\.layer"):
+    with pytest.raises(NoMapError, match=r"no mechanism of ResNet lies at 'layer9'; it has layer"):
         watch(model, "layer9")
     with pytest.raises(NoMapError, match="lies at 'layer9'"):
         watch(model, ["layer1", "layer9"])

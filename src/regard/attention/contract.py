@@ -132,12 +132,14 @@ class Refine(Attention):
         layout: `"map"` for `(B, C, *spatial)` or `"tokens"` for `(B, N, C)`.
         spatial_ranks: of a map, how many spatial axes it may have.
         place: where in a network its paper puts it, as the role of a place; what `placement` says in words.
+        zero_start: of a mechanism that its paper's initial values make the identity, the parameter whose zeros do so.
     """
 
     contract: ClassVar[str] = "Refine"
     layout: ClassVar[Layout]
     spatial_ranks: ClassVar[tuple[int, ...]] = (1, 2, 3)
     place: ClassVar[DefaultPlace]
+    zero_start: ClassVar[str] = ""
     channels: int
 
     def check(self, x: Tensor) -> None:

@@ -52,6 +52,7 @@ class ChannelSelfAttention(Refine):
     )
     placement: ClassVar[str] = "on the last map of a dilated backbone, beside an attention over positions"
     place = "last_stage"
+    zero_start = "gain"
 
     def __init__(self, channels: int, variant: Variant = "similar") -> None:
         super().__init__()

@@ -59,6 +59,7 @@ class DisentangledNonLocal(Refine):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     placement: ClassVar[str] = "between residual blocks of the middle stages, or after the last stage"
     place = "last_stage"
+    zero_start = "norm.weight"
 
     def __init__(self, channels: int, reduction: int = 2) -> None:
         super().__init__()
