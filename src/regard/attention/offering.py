@@ -19,6 +19,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from regard.running import eagerly
+
 SPATIAL = "*spatial"
 """Stands in a declared map for the input's spatial axes, whatever their number."""
 
@@ -117,7 +119,6 @@ Item = TypeVar("Item")
 
 _open: list[object] = []
 _lock = threading.Lock()
-_eager: list[torch.compiler.set_stance] = []
 _listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
 _replacements: ContextVar[tuple[Replace, ...]] = ContextVar("replacements", default=())
 _grids: ContextVar[tuple[tuple[int, ...], ...]] = ContextVar("grids", default=())
@@ -217,14 +218,11 @@ def _added(variable: ContextVar[tuple[Item, ...]], item: Item) -> Iterator[None]
 def _opened() -> Iterator[None]:
     """Run compiled models eagerly while at least one block is open in any thread, and never longer."""
     mark = object()
-    with _lock:
-        _open.append(mark)
-        if len(_open) == 1:
-            _eager.append(torch.compiler.set_stance("force_eager"))
-    try:
-        yield
-    finally:
+    with eagerly():
         with _lock:
-            _open.remove(mark)
-            if not _open:
-                _eager.pop().__exit__(None, None, None)
+            _open.append(mark)
+        try:
+            yield
+        finally:
+            with _lock:
+                _open.remove(mark)
