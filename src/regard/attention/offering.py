@@ -145,8 +145,7 @@ def announce(module: nn.Module, fact: MapFact, weights: Weights) -> Tensor | Non
         if other is not None:
             replaced = other
             offer = Offer(module, fact, other, offer.grid)
-    # Gradient checkpointing runs a module again during the backward pass: its maps were heard in the forward pass.
-    if torch._C._current_graph_task_id() == -1:
+    if not _run_again():
         for listener in _listeners.get():
             listener(offer)
     return replaced
@@ -197,9 +196,16 @@ def recording() -> bool:
 
 def record_choice(log_probability: Tensor, entropy: Tensor) -> None:
     """Hand the log-probability of a sampled choice, and its distribution's entropy, to whoever records."""
+    if _run_again():
+        return
     for recorder in _recorders.get():
         recorder.log_probabilities.append(log_probability)
         recorder.entropies.append(entropy)
+
+
+def _run_again() -> bool:
+    """Return whether this is a backward pass, in which gradient checkpointing runs a module for the second time."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 @contextmanager
