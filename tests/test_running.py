@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from regard.running import eagerly, uncompiled, undisturbed
+from regard.running import uncompiled, undisturbed
 
 
 class Drawing(nn.Module):
@@ -102,21 +102,6 @@ def test_a_model_that_goes_to_training_inside_stays_there() -> None:
     with undisturbed(model):
         pass
     assert not any(modes(model))
-
-
-def test_compiled_models_run_eagerly_until_the_last_block_ends() -> None:
-    def stance() -> str:
-        return torch._dynamo.eval_frame._stance.stance
-
-    before = stance()
-    blocks = eagerly(), eagerly()
-    with threads(2) as each:
-        for thread, block in zip(each, blocks, strict=True):
-            thread.submit(block.__enter__).result()
-        each[0].submit(blocks[0].__exit__, None, None, None).result()
-        assert stance() == "force_eager"
-        each[1].submit(blocks[1].__exit__, None, None, None).result()
-    assert stance() == before
 
 
 def test_what_was_compiled_is_found() -> None:

@@ -59,8 +59,6 @@ _evaluated: dict[int, int] = {}
 """How many open blocks keep a module in evaluation mode that was in training mode before, by the module's `id`."""
 _random: dict[torch.device, tuple[int, Tensor]] = {}
 """How many open blocks want a device's random state back, and what it was before the first of them."""
-_eager: list[torch.compiler.set_stance] = []
-_eager_blocks: list[object] = []
 
 
 @contextmanager
@@ -74,23 +72,6 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     devices = {tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}
     with torch.no_grad(), _random_state_kept([torch.device("cpu"), *devices]), _evaluation_mode(model):
         yield
-
-
-@contextmanager
-def eagerly() -> Iterator[None]:
-    """Run compiled models as plain Python inside, in all threads, until the last open block of any thread ends."""
-    mark = object()
-    with _lock:
-        _eager_blocks.append(mark)
-        if len(_eager_blocks) == 1:
-            _eager.append(torch.compiler.set_stance("force_eager"))
-    try:
-        yield
-    finally:
-        with _lock:
-            _eager_blocks.remove(mark)
-            if not _eager_blocks:
-                _eager.pop().__exit__(None, None, None)
 
 
 def uncompiled(model: nn.Module) -> nn.Module:

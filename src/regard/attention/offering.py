@@ -19,8 +19,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from regard.running import eagerly
-
 SPATIAL = "*spatial"
 """Stands in a declared map for the input's spatial axes, whatever their number."""
 
@@ -119,6 +117,8 @@ Item = TypeVar("Item")
 
 _open: list[object] = []
 _lock = threading.Lock()
+_eager: list[torch.compiler.set_stance] = []
+_eager_blocks: list[object] = []
 _listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
 _replacements: ContextVar[tuple[Replace, ...]] = ContextVar("replacements", default=())
 _grids: ContextVar[tuple[tuple[int, ...], ...]] = ContextVar("grids", default=())
@@ -187,6 +187,23 @@ def recording_choices() -> Iterator[Choices]:
     finally:
         with _lock:
             _recording[:] = [other for other in _recording if other is not choices]
+
+
+@contextmanager
+def eagerly() -> Iterator[None]:
+    """Run compiled models as plain Python inside, in all threads, until the last open block of any thread ends."""
+    mark = object()
+    with _lock:
+        _eager_blocks.append(mark)
+        if len(_eager_blocks) == 1:
+            _eager.append(torch.compiler.set_stance("force_eager"))
+    try:
+        yield
+    finally:
+        with _lock:
+            _eager_blocks.remove(mark)
+            if not _eager_blocks:
+                _eager.pop().__exit__(None, None, None)
 
 
 def recording() -> bool:

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.lazy import LazyModuleMixin
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from regard.attention.offering import eagerly
 from regard.errors import UserError
-from regard.running import Inputs, eagerly, uncompiled, undisturbed
+from regard.running import Inputs, uncompiled, undisturbed
 
 _CHANNELS_SECOND = {
     *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
@@ -298,7 +298,7 @@ def _refuse_opaque(model: nn.Module) -> None:
         where = f"{path!r} in the model is" if path else "the model is"
         if isinstance(module, torch.jit.ScriptModule):
             raise UserError(f"{where} TorchScript, which takes no hooks: use the Python module that it was made of")
-        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+        if any(map(nn.parameter.is_lazy, (*module.parameters(recurse=False), *module.buffers(recurse=False)))):
             raise UserError(
                 f"{where} a {type(module).__name__} without parameters yet: run the model on an example once first"
             )
