@@ -8,8 +8,11 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from regard.attention import MultiHeadSelfAttention, offering
+from regard.attention import MultiHeadSelfAttention, OnTokens, offering
+from regard.attention.catalogue import create
 from regard.attention.channel import SqueezeExcitation
+from regard.attention.contract import Refine
+from regard.attention.offering import MapFact
 from regard.errors import UserError
 from regard.placing import insert
 from regard.watching import AttentionMap, NoMapError, watch
@@ -128,8 +131,7 @@ def test_extra_tokens_of_a_vision_transformer() -> None:
     with watch(vit) as seen:
         vit(image())
     assert [one.extra_tokens for one in seen.maps] == [1, 1]
-    with pytest.raises(UserError, match="lies on no grid"):
-        seen.maps[0].on_grid()
+    assert [one.on_grid((4, 4)).axes for one in seen.maps] == [("batch", "heads", "query", "height", "width")] * 2
 
 
 def test_nothing_to_watch_says_so() -> None:
@@ -209,3 +211,119 @@ def test_means_and_grids() -> None:
         AttentionMap(torch.rand(2, 7), ("batch", "channel"), "a", "m", "l").on_grid()
     with pytest.raises(ValueError, match="name each axis once"):
         AttentionMap(torch.rand(2, 7), ("batch",), "a", "m", "l")
+
+
+def tokens(keys: int, extra_tokens: int = 0) -> AttentionMap:
+    values = torch.rand(2, 5, keys)
+    return AttentionMap(values, ("batch", "query", "key"), "a", "m", "l", 0, None, extra_tokens, ("key",))
+
+
+@pytest.mark.parametrize("grid", [(3, 7), [7, 3], (21,), (1, 3, 7)], ids=str)
+def test_a_grid_that_is_said_lays_the_keys_out(grid: Any) -> None:
+    one = tokens(22, 1)
+    laid = one.on_grid(grid)
+    axes = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}[len(grid)]
+    assert laid.axes == ("batch", "query", *axes)
+    assert laid.values.shape == (2, 5, *grid)
+    assert torch.equal(laid.values.flatten(2), one.values[..., 1:])
+    assert torch.equal(one.on_grid(grid, extra_tokens=1).values, laid.values)
+
+
+def test_extra_tokens_that_are_said_are_left_out() -> None:
+    one = tokens(23)
+    assert torch.equal(one.on_grid((3, 7), extra_tokens=2).values.flatten(2), one.values[..., 2:])
+    none = tokens(21, 1)
+    assert torch.equal(none.on_grid((3, 7), extra_tokens=0).values.flatten(2), none.values)
+
+
+def test_what_is_said_goes_before_what_is_known() -> None:
+    one = square()
+    assert one.on_grid((3, 2)).values.shape == (2, 3, 4, 3, 2)
+    laid = one.on_grid()
+    assert laid.on_grid((2, 3)) is laid
+    with pytest.raises(UserError, match="lies on a grid of 2 x 3 already, not of 3 x 2"):
+        laid.on_grid((3, 2))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, r"grid of .* is not known: its keys are 22 tokens, of which 1 come before the cells"),
+        ({"grid": (2, 11)}, r"2 x 11 and 1 extra tokens are 23 keys, and .* has 22"),
+        ({"grid": (3, 7), "extra_tokens": 0}, r"3 x 7 and 0 extra tokens are 21 keys, and .* has 22"),
+        ({"grid": (4, 6), "extra_tokens": -2}, "4 x 6 and -2 extra tokens"),
+        ({"grid": (-3, -7)}, r"\(-3, -7\) is no grid"),
+        ({"grid": (1, 1, 3, 7)}, "is no grid: give one to three sizes"),
+        ({"grid": ()}, "is no grid"),
+        ({"grid": 21}, "21 is no grid"),
+        ({"grid": (3.0, 7)}, "is no grid"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_a_grid_that_does_not_fit_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        tokens(22, 1).on_grid(**given)
+
+
+class Host(nn.Module):
+    """What knows a mechanism's place, as what `insert` puts into a model does."""
+
+    def __init__(self, attention: nn.Module, extra_tokens: int, grid: tuple[int, ...] | None) -> None:
+        super().__init__()
+        self.place, self.extra_tokens, self.grid = "blocks.0", extra_tokens, grid
+        self.attention = attention
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x)
+
+
+@pytest.mark.parametrize(
+    ("grid", "keys", "expected"),
+    [
+        ((3, 5), 16, (3, 5)),
+        ((3, 5), 61, (6, 10)),
+        ((3, 5), 18, None),
+        ((3, 5), 17, None),  # a square of 16, which nobody said
+        ((3, 5), 1, None),
+        (None, 17, None),
+        ((2, 3, 5), 241, (4, 6, 10)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("attention", ["multi_head_self", "separable", "nystrom"])
+def test_tokens_lie_on_the_grid_of_their_place(
+    attention: str, grid: tuple[int, ...] | None, keys: int, expected: tuple[int, ...] | None
+) -> None:
+    model = Host(create(attention, 16), 1, grid).eval()
+    with watch(model) as seen:
+        model(image(2, keys, 16))
+    maps = [one for one in seen.maps if "key" in one.axes]
+    assert maps
+    assert all((one.grid, one.extra_tokens) == (expected, 1) for one in maps)
+    for one in maps:
+        if expected is None:
+            with pytest.raises(UserError, match="is not known"):
+                one.on_grid()
+        else:
+            at = one.axes.index("key")
+            assert torch.equal(one.on_grid().values.flatten(at, at + len(expected) - 1), one.values[..., 1:])
+
+
+class Quarters(Refine):
+    """Reads from four quarters of a map, of which it does not say where they lie."""
+
+    name, layout = "quarters", "map"
+    maps = (MapFact("attention", ("batch", "key")),)
+    channels = 16
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.offer("attention", x.new_ones(len(x), 4))
+        return x
+
+
+def test_keys_that_are_no_tokens_do_not_lie_on_the_grid_of_the_place() -> None:
+    """A quarter of the cells has the proportions of all cells, and is something else."""
+    model = Host(OnTokens(Quarters(), 0, (4, 4)), 0, (4, 4)).eval()
+    with watch(model) as seen:
+        model(image(2, 16, 16))
+    assert [one.grid for one in seen.maps] == [None]
