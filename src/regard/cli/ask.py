@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from regard.cli.options import RunFolder, RunModel
+from regard.commands import command
 from regard.errors import UserError
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def saved_models(run: str, model: str | None = None) -> dict[str, Path]:
     folder = find_run(run)
     found = [folder] if (folder / RECIPE).is_file() else sorted(path.parent for path in folder.glob(f"*/{RECIPE}"))
     if not found:
-        raise UserError(f"{folder} holds no models that answer questions: train some with `regard train vqa`")
+        raise UserError(f"{folder} holds no models that answer questions: train some with `{command('train', 'vqa')}`")
     return named(folder, found, model)
 
 

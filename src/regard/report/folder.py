@@ -10,9 +10,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from regard.commands import command
 from regard.errors import UserError
-
-REMEDY = "move it away and run the same `regard compare` command again: finished variants are not trained twice"
 
 _picture = re.compile(r"data:image/(png|jpeg|webp|gif);base64,[A-Za-z0-9+/=]+")
 
@@ -119,12 +118,12 @@ def read(run: Path) -> Run:
         UserError: this is no run folder, or one of its files is broken.
     """
     if not run.is_dir():
-        raise UserError(f"no run folder at {run}: name one that `regard compare` wrote, such as runs/NAME")
+        raise UserError(f"no run folder at {run}: name one that `{command('compare')}` wrote, such as runs/NAME")
     for name in ("settings.json", "results.json"):
         if not (run / name).is_file():
             raise UserError(
                 f"{run / name} is missing, so there is nothing to report: "
-                "name a folder that `regard compare` wrote, or run it until the first variant is finished"
+                f"name a folder that `{command('compare')}` wrote, or run it until the first variant is finished"
             )
     settings = _json(run / "settings.json", dict)
     with _checking(run / "settings.json"):
@@ -269,13 +268,18 @@ def _checking(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not valid JSON ({error.msg}, line {error.lineno}): {REMEDY}") from error
+        raise UserError(f"{path} is not valid JSON ({error.msg}, line {error.lineno}): {_remedy()}") from error
     except KeyError as error:
-        raise UserError(f"{path} lacks {error}: {REMEDY}") from error
+        raise UserError(f"{path} lacks {error}: {_remedy()}") from error
     except (AttributeError, TypeError, ValueError, OverflowError, csv.Error) as error:
-        raise UserError(f"{path} does not hold what a run writes ({error}): {REMEDY}") from error
+        raise UserError(f"{path} does not hold what a run writes ({error}): {_remedy()}") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check its permissions and try again") from error
+
+
+def _remedy() -> str:
+    again = f"move it away and run the same `{command('compare')}` command again"
+    return f"{again}: finished variants are not trained twice"
 
 
 def _list(value: Any) -> list[Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from regard import formatting
 from regard.errors import UserError
+from regard.extras import naming_extras
 from regard.report import charts, folder, summary
 from regard.report.folder import Example, Reading, Run, Weights
 from regard.report.summary import Row
@@ -112,11 +113,9 @@ def write_report(run: Path) -> Path:
 
 
 def _render(run: Run) -> str:
-    try:
+    with naming_extras():
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
         from markupsafe import Markup
-    except ImportError as error:
-        raise UserError("the report needs Jinja2, which is not installed: pip install 'regard[compare]'") from error
     here = Path(__file__).parent
     environment = Environment(
         loader=FileSystemLoader(here),

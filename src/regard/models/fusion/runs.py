@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from regard import files
+from regard.commands import command
 from regard.errors import UserError, nearest
 from regard.models.fusion.columns import columns_of, folder_of
 from regard.models.fusion.fitting import fit, labels_of, refuse
@@ -195,7 +196,7 @@ def evaluate_fusion(
     """
     if not (found := predictors_in(Path(place))):
         raise UserError(
-            f"{place} holds no fusion: give a folder that `regard train fusion` or Predictor.save has written"
+            f"{place} holds no fusion: give a folder that `{command('train', 'fusion')}` or Predictor.save has written"
         )
     if unknown := set(only or ()) - set(found):
         raise UserError(f"{place} has no predictor {min(unknown)!r}: {nearest(min(unknown), found)}")
