@@ -31,7 +31,8 @@ def ask(
     look: Annotated[
         Path | None,
         typer.Option(
-            help="Write the picture with where the model looked over it here; of several models, the mean each."
+            help="Write a picture here: the original, the question, the answer, and where the model looked, with its scale; "
+            "of several models, the mean each."
         ),
     ] = None,
     regions: Annotated[
@@ -83,8 +84,8 @@ def ask(
     if blind := [name for name in answers if name not in attending]:
         console.print(Text(f"no attention to places of the picture: {', '.join(blind)}", style="dim"))
     if look is not None:
-        _draw(look, format, attending or answers, image)
-        console.print(Text(f"{look} shows where {'it' if len(answers) == 1 else 'each'} looked"))
+        _draw(look, format, attending or answers, image, question)
+        console.print(Text(f"{look} shows where {'it' if len(answers) == 1 else 'each'} looked, and what it answered"))
 
 
 def saved_models(run: str, model: str | None = None) -> dict[str, Path]:
@@ -180,12 +181,13 @@ def _format(path: Path) -> str:
     return known[path.suffix.lower()]
 
 
-def _draw(path: Path, format: str | None, answers: "dict[str, Answer]", image: Path) -> None:
+def _draw(path: Path, format: str | None, answers: "dict[str, Answer]", image: Path, question: str) -> None:
     from regard import files
+    from regard.models.decoding import decode
     from regard.watching import drawing
 
-    if len(answers) == 1:
-        (drawn,) = (answer.draw(image) for answer in answers.values())
-    else:
-        drawn = drawing.sheet([(name, answer.draw(image, each=False)) for name, answer in answers.items()])
+    picture = drawing.fitted(decode(image, drawing.SIDE))
+    each = len(answers) == 1
+    panels = [panel for name, answer in answers.items() for panel in answer.panels(picture, name, each)]
+    drawn = drawing.figure(picture, question, panels)
     files.write(path, lambda partial: drawn.save(partial, format=format))

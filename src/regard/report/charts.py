@@ -198,7 +198,7 @@ def curves(run: Run, along: str, columns: list[str]) -> list[Panel]:
                 Point(
                     x(row[along]),
                     y(row[column]),
-                    f"{name}: {row[column]:.3f} at {formatting.number(row[along])} {along}",
+                    f"{name}: {row[column]:.3f} at {number(row[along])} {along}",
                 )
                 for row in kept
             ]
