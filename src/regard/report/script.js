@@ -22,6 +22,20 @@
     });
   }
 
+  // Tables wider than the screen: an edge with an arrow while there is more to the right, and a line that says so.
+  for (const table of all(".scroll")) {
+    const frame = table.parentElement;
+    const mark = () => {
+      const room = table.scrollWidth - table.clientWidth;
+      frame.classList.toggle("scrolls", room > 1);
+      frame.classList.toggle("leftward", table.scrollLeft > 1);
+      frame.classList.toggle("rightward", table.scrollLeft < room - 1);
+    };
+    table.addEventListener("scroll", mark, { passive: true });
+    new ResizeObserver(mark).observe(table);
+    mark();
+  }
+
   // Radio buttons that show one of several charts.
   for (const input of all("input[data-shows]")) {
     const show = () => {
@@ -90,7 +104,7 @@
           if (!inside(x, y + 1)) line(x, y + 1, x + 1, y + 1);
         }
       }
-      for (const [style, width] of [["#000", 7], ["#fff", 4]]) {
+      for (const [style, width] of [["#000", 5.5], ["#fff", 2.5]]) {
         context.strokeStyle = style;
         context.lineWidth = width;
         context.stroke(lines);

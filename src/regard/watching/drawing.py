@@ -73,7 +73,7 @@ def over(picture: Any, weights: Float[Tensor, "h w"]) -> Any:
     else:
         fine = np.asarray(Image.fromarray(share, "F").resize(picture.size, Image.Resampling.BILINEAR))
     coloured = np.array(colour.overlay(), np.uint8)[(255 * fine).round().astype(np.uint8)]
-    drawn = picture.convert("L").convert("RGBA")
+    drawn = grey(picture).convert("RGBA")
     drawn.alpha_composite(Image.fromarray(coloured, "RGBA"))
     drawn = drawn.convert("RGB")
     if coarse:
@@ -92,7 +92,7 @@ def boxes(picture: Any, places: Float[Tensor, "N 4"], weights: Float[Tensor, " N
     """
     from PIL import ImageDraw
 
-    drawn = picture.convert("L").convert("RGB")
+    drawn = grey(picture)
     pen = ImageDraw.Draw(drawn)
     width, height = drawn.size
     top = max(weights.max().item(), 1e-12)
@@ -111,6 +111,16 @@ def boxes(picture: Any, places: Float[Tensor, "N 4"], weights: Float[Tensor, " N
             ink = "black" if sum(line) > 380 else "white"
             pen.text((left + 4, upper + 3), written(weight), fill=ink, font=_font(_small))
     return drawn
+
+
+def grey(picture: Any) -> Any:
+    """Return a picture without colours, whose strong ones, such as blue, stay as bright as they look on black."""
+    from PIL import Image, ImageChops
+
+    coloured = picture.convert("RGB")
+    red, green, blue = coloured.split()
+    brightest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
+    return Image.blend(coloured.convert("L"), brightest, 0.5).convert("RGB")
 
 
 def fitted(picture: Any) -> Any:
