@@ -31,8 +31,8 @@ def ask(
     look: Annotated[
         Path | None,
         typer.Option(
-            help="Write a picture here: the original, the question, the answer, and where the model looked, with its scale; "
-            "of several models, the mean each."
+            help="Write a picture here: the original, the question, the answer, and where the model looked, with its "
+            "scale; of several models, the mean each."
         ),
     ] = None,
     regions: Annotated[
