@@ -58,9 +58,8 @@ def sentence(run: FusionRun) -> str:
     first, guess = ranked[0], BASELINES[run.measure]
     rows = f"{run.rows:,} test row{'s' * (run.rows != 1)}"
     known = f"always saying {guess}, {_shown(run, run.baseline)}"
-    reached = (
-        f"{first.name} reaches {MEASURES[run.measure]} {_shown(run, first.whole.value)}{_between(run, first.whole)}"
-    )
+    reached = f"{first.name} reaches an {MEASURES[run.measure]} of {_shown(run, first.whole.value)}"
+    reached += _between(run, first.whole)
     if first.whole.value <= run.baseline:
         text = f"No fusion predicts {run.target} better than {known}: the best, {reached} on {rows}."
     elif first.whole.interval is None or first.whole.interval[0] <= run.baseline:
@@ -72,7 +71,9 @@ def sentence(run: FusionRun) -> str:
         text += f" Its mean absolute error is {error}; {guess} alone has {guessed}."
     if len(ranked) > 1:
         second = ranked[1]
-        text += f" {second.name} follows with {_shown(run, second.whole.value)}."
+        level = [one.name for one in ranked[1:] if _shown(run, one.whole.value) == _shown(run, first.whole.value)]
+        follows = f"{second.name} follows with {_shown(run, second.whole.value)}"
+        text += f" {', '.join(level)} reach{'es' * (len(level) == 1)} the same." if level else f" {follows}."
         if close := [one.name for one in ranked[1:] if _overlap(first.whole, one.whole)]:
             text += f" The intervals of {', '.join(close)} overlap with the best, so their order may be chance."
     missed = {name: score.value for name, score in first.without.items() if isfinite(score.value)}

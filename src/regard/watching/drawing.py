@@ -225,7 +225,7 @@ def _outline(drawn: Any, inside: Any) -> None:
 
 
 def _write_heaviest(drawn: Any, weights: Float[Tensor, "h w"]) -> None:
-    """Write the weights of the heaviest cells into them, where there is room."""
+    """Write the weights of the heaviest cells, of those that are outlined, into them, where there is room."""
     from PIL import ImageDraw
 
     pen = ImageDraw.Draw(drawn)
@@ -233,6 +233,8 @@ def _write_heaviest(drawn: Any, weights: Float[Tensor, "h w"]) -> None:
     width, height = drawn.size[0] / columns, drawn.size[1] / rows
     for index in weights.flatten().argsort(descending=True)[:CELLS].tolist():
         row, column = divmod(index, columns)
+        if weights[row, column] <= 0 or 2 * weights[row, column] < weights.max():
+            break
         text = written(weights[row, column].item())
         left, upper, right, lower = pen.textbbox((0, 0), text, font=_font(_small))
         if right - left + 10 <= width and lower - upper + 10 <= height:
