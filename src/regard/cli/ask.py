@@ -148,6 +148,9 @@ def _coarse(console: "Console", name: str, answer: "Answer", image: Path) -> "Re
     """Where it looked, in as many characters as there is room for: in colours where the terminal has them."""
     from rich.text import Text
 
+    from regard.models.decoding import decode
+    from regard.watching import drawing
+
     mean = answer.look()
     if mean is None:
         return Text(name)
@@ -156,7 +159,7 @@ def _coarse(console: "Console", name: str, answer: "Answer", image: Path) -> "Re
         share = (mean / mean.max().clamp(min=1e-12)).clamp(0, 1)
         lines += [Text("".join(2 * _shades[round(4 * one)] for one in row)) for row in share.tolist()]
     elif console.color_system is not None and (mean.ndim == 2 or answer.boxes is not None):
-        drawn = answer.draw(image, each=False)
+        drawn = answer.panels(drawing.fitted(decode(image, drawing.SIDE)), each=False)[0].picture
         rows = max(1, round(drawn.height / drawn.width * _columns / 2))
         pixels = drawn.resize((_columns, 2 * rows)).load()
         for row in range(rows):

@@ -219,7 +219,8 @@ def _outline(drawn: Any, inside: Any) -> None:
                 edges.append((left, upper, right, upper))
             if row == rows - 1 or not inside[row + 1, column]:
                 edges.append((left, lower, right, lower))
-    for line, wide in (((0, 0, 0), 4), ((255, 255, 255), 2)):
+    thin = 2 if min(width / columns, height / rows) >= 24 else 1
+    for line, wide in (((0, 0, 0), thin + 2), ((255, 255, 255), thin)):
         for edge in edges:
             pen.line(edge, fill=line, width=wide)
 
