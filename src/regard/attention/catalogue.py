@@ -91,9 +91,11 @@ def check_arguments(mechanism: type[Attention], arguments: Mapping[str, Any]) ->
         arguments: some of its constructor's arguments by name; those that are missing are not looked at.
 
     Raises:
-        UnknownArgumentError: an argument is unknown; the message names the nearest one and all that there are.
+        ArgumentNameError: an argument is unknown; the message names the nearest one and all that there are.
+        ArgumentValueError: a value is outside the domain of its argument; the message names both.
     """
     domains.check_names(mechanism, arguments)
+    domains.check_values(mechanism, arguments)
 
 
 def _entry(family: str, mechanism: type[Attention]) -> Entry:

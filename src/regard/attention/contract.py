@@ -11,12 +11,12 @@ command line and the test matrix are made from them, and the contract suite chec
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, NoReturn
+from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from regard.attention import offering
+from regard.attention import domains, offering
 from regard.attention.offering import MapFact, Weights
 
 Layout = Literal["map", "tokens"]
@@ -80,6 +80,12 @@ class Attention(nn.Module):
     letters: ClassVar[dict[str, str]] = {}
     deviations: ClassVar[tuple[str, ...]] = ()
     placement: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let the constructor check its arguments; one that is inherited does already."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = domains.checked(cls.__init__)
 
     def offer(self, label: str, weights: Weights) -> None:
         """Show the map declared under `label` to whoever watches; costs nothing while nobody does.
