@@ -1,6 +1,7 @@
 """What the arguments of mechanisms may be: one table by argument name, and the check of every constructor against it."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -8,7 +9,7 @@ from functools import wraps
 from inspect import Parameter, Signature, signature
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Any, Final, Literal, Protocol, Union, get_args, get_origin
+from typing import Any, Final, Literal, Union, get_args, get_origin
 
 from regard.errors import UserError
 
@@ -24,16 +25,16 @@ class ArgumentNameError(UserError, TypeError):
 _REFUSED: Final = object()
 
 
-class Domain(Protocol):
+class Domain(ABC):
     """What an argument may be. Its printed form is what follows "expected" in a message."""
 
+    @abstractmethod
     def take(self, value: object) -> object:
         """The value in the declared type (an `int` of a NumPy integer, a tuple of a list), or `_REFUSED`."""
-        ...
 
 
 @dataclass(frozen=True)
-class WholeNumbers:
+class WholeNumbers(Domain):
     """Whole numbers, no booleans.
 
     Attributes:
@@ -61,7 +62,7 @@ class WholeNumbers:
 
 
 @dataclass(frozen=True)
-class RealNumbers:
+class RealNumbers(Domain):
     """Real numbers, no booleans and no NaN.
 
     Attributes:
@@ -88,7 +89,7 @@ class RealNumbers:
 
 
 @dataclass(frozen=True)
-class Choices:
+class Choices(Domain):
     """One of some words."""
 
     words: tuple[str, ...]
@@ -102,7 +103,7 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class Flag:
+class Flag(Domain):
     """True or False, and nothing that is as good as one of them."""
 
     def take(self, value: object) -> object:
@@ -113,7 +114,7 @@ class Flag:
 
 
 @dataclass(frozen=True)
-class Nothing:
+class Nothing(Domain):
     """None."""
 
     def take(self, value: object) -> object:
@@ -124,7 +125,7 @@ class Nothing:
 
 
 @dataclass(frozen=True)
-class Several:
+class Several(Domain):
     """A tuple or list.
 
     Attributes:
@@ -148,7 +149,7 @@ class Several:
 
 
 @dataclass(frozen=True)
-class Either:
+class Either(Domain):
     """What is in one of several domains."""
 
     domains: tuple[Domain, ...]
