@@ -177,13 +177,13 @@ KERNEL = WholeNumbers(1, 2**12 - 1, "odd")
 """The size of a kernel that has a middle."""
 REPEATS = WholeNumbers(1, 2**10)
 """How often something is done, or how many layers there are."""
-POSITIVE = RealNumbers(0, 1e6, above=True)
-SHARE = RealNumbers(0, 1)
-DROPOUT = RealNumbers(0, 1, below=True)
+POSITIVE = RealNumbers(0.0, 1e6, above=True)
+SHARE = RealNumbers(0.0, 1.0)
+DROPOUT = RealNumbers(0.0, 1.0, below=True)
 """A probability of dropping; with 1 nothing would be left."""
 
 DOMAINS: Mapping[str, Numbers] = {
-    "alpha": RealNumbers(1, 2),
+    "alpha": RealNumbers(1.0, 2.0),
     "appearance_guide": POSITIVE,
     "appearance_position": POSITIVE,
     "atoms": COUNT,
@@ -235,9 +235,9 @@ DOMAINS: Mapping[str, Numbers] = {
     "memory_width": WIDTH,
     "minimum_key_width": WholeNumbers(0, 2**20),
     "minimum_width": WIDTH,
-    "mlp_ratio": RealNumbers(0, 1024, above=True),
+    "mlp_ratio": RealNumbers(0.0, 1024.0, above=True),
     "modalities": REPEATS,
-    "offset_range": RealNumbers(0, 1e6),
+    "offset_range": RealNumbers(0.0, 1e6),
     "out_channels": WIDTH,
     "patches": COUNT,
     "points": COUNT,
@@ -253,7 +253,7 @@ DOMAINS: Mapping[str, Numbers] = {
     "reduction": WIDTH,
     "regions": SIDE,
     "regularization": POSITIVE,
-    "residual": RealNumbers(0, 1e6),
+    "residual": RealNumbers(0.0, 1e6),
     "rotary_width": WholeNumbers(0, 2**20, "even"),
     "scales": REPEATS,
     "seeds": COUNT,
@@ -270,7 +270,7 @@ DOMAINS: Mapping[str, Numbers] = {
     "strip_sizes": KERNEL,
     "table_size": SIDE,
     "temperature": POSITIVE,
-    "temperatures": RealNumbers(0, math.inf, above=True),
+    "temperatures": RealNumbers(0.0, math.inf, above=True),
     "tokens": WIDTH,
     "top": WIDTH,
     "units": COUNT,
