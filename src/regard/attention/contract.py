@@ -57,6 +57,8 @@ class Attention(nn.Module):
 
     Class attributes, each checked by the contract suite:
         name: the short name that `regard.create` takes, lower case.
+        aliases: other names that people use, lower case: acronyms of the paper, names in other libraries. Each belongs
+            to one mechanism alone, and none repeats the name or the class name.
         paper: where it was published.
         formula: its mathematics in plain text.
         maps: the weights that it offers, with named axes.
@@ -71,6 +73,7 @@ class Attention(nn.Module):
 
     contract: ClassVar[str]
     name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
     paper: ClassVar[Paper]
     formula: ClassVar[str]
     maps: ClassVar[tuple[MapFact, ...]]

@@ -1,4 +1,4 @@
-"""What the arguments of mechanisms may be: one table by argument name, and the check of every constructor against it."""
+"""What the arguments of mechanisms may be: one table by argument name, and the check of every constructor."""
 
 import math
 from abc import ABC, abstractmethod

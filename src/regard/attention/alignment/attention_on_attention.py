@@ -50,6 +50,7 @@ class AttentionOnAttention(Read):
     """
 
     name: ClassVar[str] = "attention_on_attention"
+    aliases: ClassVar[tuple[str, ...]] = ("aoa", "aoanet")
     paper: ClassVar[Paper] = Paper("Attention on Attention for Image Captioning", "Huang et al.", "ICCV", 2019)
     formula: ClassVar[str] = "c = σ(G_q q' + G_v v + b_g) ⊙ (I_q q' + I_v v + b_i), v = multi_head(q' = W_q q, m)"
     maps: ClassVar[tuple[MapFact, ...]] = (

@@ -63,6 +63,7 @@ class HardRead(Read):
     """
 
     name: ClassVar[str] = "hard"
+    aliases: ClassVar[tuple[str, ...]] = ("hard_attention",)
     paper: ClassVar[Paper] = Paper(
         "Show, Attend and Tell: Neural Image Caption Generation with Visual Attention", "Xu et al.", "ICML", 2015
     )

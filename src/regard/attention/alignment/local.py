@@ -52,6 +52,7 @@ class LocalRead(Read):
     """
 
     name: ClassVar[str] = "local"
+    aliases: ClassVar[tuple[str, ...]] = ("local_attention", "luong_local")
     paper: ClassVar[Paper] = Paper(
         "Effective Approaches to Attention-based Neural Machine Translation", "Luong et al.", "EMNLP", 2015
     )

@@ -47,6 +47,7 @@ class LocationAwareRead(Read):
     """
 
     name: ClassVar[str] = "location_aware"
+    aliases: ClassVar[tuple[str, ...]] = ("location_sensitive", "location_sensitive_attention", "location_based")
     paper: ClassVar[Paper] = Paper("Attention-Based Models for Speech Recognition", "Chorowski et al.", "NeurIPS", 2015)
     formula: ClassVar[str] = "c_t = Σ_n a_tn m_n, a_t = softmax_n(vᵀ tanh(W q_t + V m_n + U (F ∗ a_{t-1})_n + b))"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "query", "key"), ("key",)),)

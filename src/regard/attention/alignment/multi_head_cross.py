@@ -41,6 +41,7 @@ class MultiHeadCrossAttention(Read):
     """
 
     name: ClassVar[str] = "multi_head_cross"
+    aliases: ClassVar[tuple[str, ...]] = ("cross_attention", "cross_attention_block", "mhca")
     paper: ClassVar[Paper] = Paper("Attention Is All You Need", "Vaswani et al.", "NeurIPS", 2017)
     formula: ClassVar[str] = "c_t = W_o concat_i Σ_n softmax_n((W_q^i q_t)ᵀ (W_k^i m_n) / √d) W_v^i m_n"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key"), ("key",)),)

@@ -51,6 +51,7 @@ class MultiScaleDeformableAttention(Read):
     """
 
     name: ClassVar[str] = "multi_scale_deformable"
+    aliases: ClassVar[tuple[str, ...]] = ("deformable_detr", "ms_deform_attn", "msda")
     paper: ClassVar[Paper] = Paper(
         "Deformable DETR: Deformable Transformers for End-to-End Object Detection", "Zhu et al.", "ICLR", 2021
     )

@@ -51,6 +51,7 @@ class PerceiverResampler(Read):
     """
 
     name: ClassVar[str] = "perceiver_resampler"
+    aliases: ClassVar[tuple[str, ...]] = ("perceiver", "resampler")
     paper: ClassVar[Paper] = Paper(
         "Flamingo: a Visual Language Model for Few-Shot Learning", "Alayrac et al.", "NeurIPS", 2022
     )

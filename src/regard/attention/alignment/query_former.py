@@ -53,6 +53,7 @@ class QueryFormer(Read):
     """
 
     name: ClassVar[str] = "query_former"
+    aliases: ClassVar[tuple[str, ...]] = ("q_former", "blip_2")
     paper: ClassVar[Paper] = Paper(
         "BLIP-2: Bootstrapping Language-Image Pre-training with Frozen Image Encoders and Large Language Models",
         "Li et al.",

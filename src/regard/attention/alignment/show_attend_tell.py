@@ -49,6 +49,7 @@ class ShowAttendTell(Read):
     """
 
     name: ClassVar[str] = "show_attend_tell"
+    aliases: ClassVar[tuple[str, ...]] = ("show_attend_and_tell", "soft_attention")
     paper: ClassVar[Paper] = Paper(
         "Show, Attend and Tell: Neural Image Caption Generation with Visual Attention", "Xu et al.", "ICML", 2015
     )

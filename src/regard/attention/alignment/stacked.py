@@ -45,6 +45,7 @@ class StackedRead(Read):
     """
 
     name: ClassVar[str] = "stacked"
+    aliases: ClassVar[tuple[str, ...]] = ("stacked_attention", "san")
     paper: ClassVar[Paper] = Paper(
         "Stacked Attention Networks for Image Question Answering", "Yang et al.", "CVPR", 2016
     )

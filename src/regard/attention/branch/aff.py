@@ -39,6 +39,7 @@ class AttentionalFeatureFusion(Merge):
     """
 
     name: ClassVar[str] = "aff"
+    aliases: ClassVar[tuple[str, ...]] = ("ms_cam",)
     paper: ClassVar[Paper] = Paper("Attentional Feature Fusion", "Dai et al.", "WACV", 2021)
     formula: ClassVar[str] = "z = M · x + (1 - M) · y with M = sigmoid(L(x + y) + G(mean(x + y)))"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("gate", ("batch", "channel", SPATIAL)),)

@@ -38,6 +38,7 @@ class AttentionFusion(Merge):
     """
 
     name: ClassVar[str] = "attention_fusion"
+    aliases: ClassVar[tuple[str, ...]] = ("dme", "dynamic_meta_embeddings")
     paper: ClassVar[Paper] = Paper(
         "Dynamic Meta-Embeddings for Improved Sentence Representations", "Kiela et al.", "EMNLP", 2018
     )

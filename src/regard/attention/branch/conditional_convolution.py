@@ -46,6 +46,7 @@ class ConditionallyParameterizedConvolution(Convolve):
     """
 
     name: ClassVar[str] = "conditional_convolution"
+    aliases: ClassVar[tuple[str, ...]] = ("condconv", "cond_conv_2d")
     paper: ClassVar[Paper] = Paper(
         "CondConv: Conditionally Parameterized Convolutions for Efficient Inference", "Yang et al.", "NeurIPS", 2019
     )

@@ -48,6 +48,7 @@ class DynamicConvolution(Convolve):
     """
 
     name: ClassVar[str] = "dynamic_convolution"
+    aliases: ClassVar[tuple[str, ...]] = ("dynamic_conv", "dyconv")
     paper: ClassVar[Paper] = Paper(
         "Dynamic Convolution: Attention over Convolution Kernels", "Chen et al.", "CVPR", 2020
     )

@@ -46,6 +46,7 @@ class FeaturePyramidAttention(Refine):
     """
 
     name: ClassVar[str] = "feature_pyramid"
+    aliases: ClassVar[tuple[str, ...]] = ("fpa", "fpa_block")
     paper: ClassVar[Paper] = Paper("Pyramid Attention Network for Semantic Segmentation", "Li et al.", "BMVC", 2018)
     formula: ClassVar[str] = "y = a · conv_1(x) + conv_1(mean(x)) with a = pyramid of convolutions of size 7, 5, 3"
     layout = "map"

@@ -42,6 +42,7 @@ class GlobalAttentionUpsample(Merge):
     """
 
     name: ClassVar[str] = "global_attention_upsample"
+    aliases: ClassVar[tuple[str, ...]] = ("gau", "gau_block")
     paper: ClassVar[Paper] = Paper("Pyramid Attention Network for Semantic Segmentation", "Li et al.", "BMVC", 2018)
     formula: ClassVar[str] = "y = upsample(high) + relu(bn(W mean(high))) · (V * low + b)"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("channel", ("batch", "channel")),)

@@ -46,6 +46,7 @@ class Involution(Convolve):
     """
 
     name: ClassVar[str] = "involution"
+    aliases: ClassVar[tuple[str, ...]] = ("rednet",)
     paper: ClassVar[Paper] = Paper(
         "Involution: Inverting the Inherence of Convolution for Visual Recognition", "Li et al.", "CVPR", 2021
     )

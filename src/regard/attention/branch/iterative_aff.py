@@ -41,6 +41,7 @@ class IterativeAttentionalFeatureFusion(Merge):
     """
 
     name: ClassVar[str] = "iterative_aff"
+    aliases: ClassVar[tuple[str, ...]] = ("iaff",)
     paper: ClassVar[Paper] = Paper("Attentional Feature Fusion", "Dai et al.", "WACV", 2021)
     formula: ClassVar[str] = "z = M2(u) · x + (1 - M2(u)) · y with u = M1(x + y) · x + (1 - M1(x + y)) · y"
     maps: ClassVar[tuple[MapFact, ...]] = (

@@ -48,6 +48,7 @@ class MeanFieldRefinement(Refine):
     """
 
     name: ClassVar[str] = "mean_field"
+    aliases: ClassVar[tuple[str, ...]] = ("crf_rnn", "crf", "dense_crf")
     paper: ClassVar[Paper] = Paper(
         "Conditional Random Fields as Recurrent Neural Networks", "Zheng et al.", "ICCV", 2015
     )

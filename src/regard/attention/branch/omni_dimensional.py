@@ -55,6 +55,7 @@ class OmniDimensionalDynamicConvolution(Convolve):
     """
 
     name: ClassVar[str] = "omni_dimensional"
+    aliases: ClassVar[tuple[str, ...]] = ("odconv",)
     paper: ClassVar[Paper] = Paper("Omni-Dimensional Dynamic Convolution", "Li et al.", "ICLR", 2022)
     formula: ClassVar[str] = "y = conv(x; o · i · s · Σ_k a_k V_k), o, i, s, a from relu(W mean(x) + b)"
     maps: ClassVar[tuple[MapFact, ...]] = (

@@ -46,6 +46,7 @@ class SpatialPyramidAttention(Refine):
     """
 
     name: ClassVar[str] = "pyramid_pooling"
+    aliases: ClassVar[tuple[str, ...]] = ("spa", "spanet")
     paper: ClassVar[Paper] = Paper(
         "SPANet: Spatial Pyramid Attention Network for Enhanced Image Recognition", "Guo et al.", "ICME", 2020
     )

@@ -47,6 +47,7 @@ class PyramidSplitAttention(Convolve):
     """
 
     name: ClassVar[str] = "pyramid_split"
+    aliases: ClassVar[tuple[str, ...]] = ("epsa", "epsanet", "psa_module")
     paper: ClassVar[Paper] = Paper(
         "EPSANet: An Efficient Pyramid Squeeze Attention Block on Convolutional Neural Network",
         "Zhang et al.",

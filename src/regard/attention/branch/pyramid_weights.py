@@ -40,6 +40,7 @@ class AttentionToScale(Merge):
     """
 
     name: ClassVar[str] = "pyramid_weights"
+    aliases: ClassVar[tuple[str, ...]] = ("scale_attention",)
     paper: ClassVar[Paper] = Paper(
         "Attention to Scale: Scale-aware Semantic Image Segmentation", "Chen et al.", "CVPR", 2016
     )

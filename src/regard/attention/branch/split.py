@@ -46,6 +46,7 @@ class SplitAttention(Convolve):
     """
 
     name: ClassVar[str] = "split"
+    aliases: ClassVar[tuple[str, ...]] = ("resnest", "split_attn", "splat")
     paper: ClassVar[Paper] = Paper("ResNeSt: Split-Attention Networks", "Zhang et al.", "CVPR Workshops", 2022)
     formula: ClassVar[str] = (
         "y = Σ_r softmax_r(W2 relu(bn(W1 mean(Σ_r u_r) + b1)) + b2) · u_r with [u_1 .. u_R] = relu(bn(conv(x)))"

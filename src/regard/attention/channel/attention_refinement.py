@@ -38,6 +38,7 @@ class AttentionRefinement(Refine):
     """
 
     name: ClassVar[str] = "attention_refinement"
+    aliases: ClassVar[tuple[str, ...]] = ("arm",)
     paper: ClassVar[Paper] = Paper(
         "BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation", "Yu et al.", "ECCV", 2018
     )

@@ -39,6 +39,7 @@ class EfficientChannelAttention(Refine):
     """
 
     name: ClassVar[str] = "eca"
+    aliases: ClassVar[tuple[str, ...]] = ("eca_net", "eca_module", "eca_attention", "eca_layer")
     paper: ClassVar[Paper] = Paper(
         "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks", "Wang et al.", "CVPR", 2020
     )

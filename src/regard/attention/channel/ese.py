@@ -40,6 +40,7 @@ class EffectiveSqueezeExcitation(Refine):
     """
 
     name: ClassVar[str] = "ese"
+    aliases: ClassVar[tuple[str, ...]] = ("effective_se", "effective_se_module")
     paper: ClassVar[Paper] = Paper(
         "CenterMask: Real-Time Anchor-Free Instance Segmentation", "Lee and Park", "CVPR", 2020
     )

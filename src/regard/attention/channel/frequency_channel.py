@@ -55,6 +55,7 @@ class FrequencyChannelAttention(Refine):
     """
 
     name: ClassVar[str] = "frequency_channel"
+    aliases: ClassVar[tuple[str, ...]] = ("fca", "fcanet", "multi_spectral_attention")
     paper: ClassVar[Paper] = Paper("FcaNet: Frequency Channel Attention Networks", "Qin et al.", "ICCV", 2021)
     formula: ClassVar[str] = "y = x · sigmoid(W2 relu(W1 dct(x))), a frequency a channel"
     layout = "map"

@@ -55,6 +55,7 @@ class GatherExcite(Refine):
     """
 
     name: ClassVar[str] = "gather_excite"
+    aliases: ClassVar[tuple[str, ...]] = ("ge", "genet")
     paper: ClassVar[Paper] = Paper(
         "Gather-Excite: Exploiting Feature Context in Convolutional Neural Networks", "Hu et al.", "NeurIPS", 2018
     )

@@ -39,6 +39,7 @@ class LinearContextTransform(Refine):
     """
 
     name: ClassVar[str] = "linear_context"
+    aliases: ClassVar[tuple[str, ...]] = ("lct",)
     paper: ClassVar[Paper] = Paper("Linear Context Transform Block", "Ruan et al.", "AAAI", 2020)
     formula: ClassVar[str] = "y = x · sigmoid(w · standardized_in_groups(mean(x)) + b)"
     layout = "map"

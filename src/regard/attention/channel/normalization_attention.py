@@ -37,6 +37,7 @@ class NormalizationAttention(Refine):
     """
 
     name: ClassVar[str] = "normalization_attention"
+    aliases: ClassVar[tuple[str, ...]] = ("nam",)
     paper: ClassVar[Paper] = Paper("NAM: Normalization-based Attention Module", "Liu et al.", "NeurIPS workshop", 2021)
     formula: ClassVar[str] = "y = x · sigmoid(|γ| / Σ|γ| · norm(x))"
     layout = "map"

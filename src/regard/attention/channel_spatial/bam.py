@@ -49,6 +49,7 @@ class BottleneckAttention(Refine):
     """
 
     name: ClassVar[str] = "bam"
+    aliases: ClassVar[tuple[str, ...]] = ("bam_block",)
     paper: ClassVar[Paper] = Paper("BAM: Bottleneck Attention Module", "Park et al.", "BMVC", 2018)
     formula: ClassVar[str] = "y = x + x · sigmoid(bn(mlp(mean(x))) + bn(conv_1(conv_3(conv_3(conv_1(x))))))"
     layout = "map"

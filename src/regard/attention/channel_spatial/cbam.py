@@ -47,6 +47,7 @@ class CBAM(Refine):
     """
 
     name: ClassVar[str] = "cbam"
+    aliases: ClassVar[tuple[str, ...]] = ("cbam_module", "cbam_block")
     paper: ClassVar[Paper] = Paper("CBAM: Convolutional Block Attention Module", "Woo et al.", "ECCV", 2018)
     formula: ClassVar[str] = (
         "z = x · sigmoid(mlp(mean(x)) + mlp(max(x))); y = z · sigmoid(norm(conv_k([max_c(z); mean_c(z)])))"

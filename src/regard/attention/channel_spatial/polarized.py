@@ -52,6 +52,7 @@ class PolarizedSelfAttention(Refine):
     """
 
     name: ClassVar[str] = "polarized"
+    aliases: ClassVar[tuple[str, ...]] = ("polarized_attention",)
     paper: ClassVar[Paper] = Paper(
         "Polarized Self-Attention: Towards High-Quality Pixel-wise Regression", "Liu et al.", "arXiv", 2021
     )

@@ -55,6 +55,7 @@ class ResidualAttention(Refine):
     """
 
     name: ClassVar[str] = "residual_attention"
+    aliases: ClassVar[tuple[str, ...]] = ("resattnet", "residual_attention_network")
     paper: ClassVar[Paper] = Paper("Residual Attention Network for Image Classification", "Wang et al.", "CVPR", 2017)
     formula: ClassVar[str] = "y = (1 + sigmoid(W2 relu(norm(W1 relu(norm(hourglass(x)))))) · x"
     layout = "map"

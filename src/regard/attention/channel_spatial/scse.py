@@ -42,6 +42,7 @@ class ConcurrentSqueezeExcitation(Refine):
     """
 
     name: ClassVar[str] = "scse"
+    aliases: ClassVar[tuple[str, ...]] = ("scse_module", "channel_spatial_se", "csse")
     paper: ClassVar[Paper] = Paper(
         "Concurrent Spatial and Channel Squeeze & Excitation in Fully Convolutional Networks",
         "Roy et al.",

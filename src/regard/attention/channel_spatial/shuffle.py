@@ -44,6 +44,7 @@ class ShuffleAttention(Refine):
     """
 
     name: ClassVar[str] = "shuffle"
+    aliases: ClassVar[tuple[str, ...]] = ("sa_net", "sa_layer")
     paper: ClassVar[Paper] = Paper(
         "SA-Net: Shuffle Attention for Deep Convolutional Neural Networks", "Zhang, Yang", "ICASSP", 2021
     )

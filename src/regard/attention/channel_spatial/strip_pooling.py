@@ -45,6 +45,7 @@ class StripPooling(Refine):
     """
 
     name: ClassVar[str] = "strip_pooling"
+    aliases: ClassVar[tuple[str, ...]] = ("strip", "spnet", "strip_pool")
     paper: ClassVar[Paper] = Paper(
         "Strip Pooling: Rethinking Spatial Pooling for Scene Parsing", "Hou et al.", "CVPR", 2020
     )

@@ -44,6 +44,7 @@ class TripletAttention(Refine):
     """
 
     name: ClassVar[str] = "triplet"
+    aliases: ClassVar[tuple[str, ...]] = ("rotate_to_attend",)
     paper: ClassVar[Paper] = Paper(
         "Rotate to Attend: Convolutional Triplet Attention Module", "Misra et al.", "WACV", 2021
     )

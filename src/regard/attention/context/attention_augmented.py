@@ -55,6 +55,7 @@ class AttentionAugmentedConvolution(Convolve):
     """
 
     name: ClassVar[str] = "attention_augmented"
+    aliases: ClassVar[tuple[str, ...]] = ("aacn", "augmented_conv", "attention_augmented_conv")
     paper: ClassVar[Paper] = Paper("Attention Augmented Convolutional Networks", "Bello et al.", "ICCV", 2019)
     formula: ClassVar[str] = "y = [conv(x); W concat_h Σ_j softmax_j(q_i · (k_j + r^H_ij + r^W_ij) / √d) v_j + b]"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key"), ("key",)),)

@@ -48,6 +48,7 @@ class BottleneckSelfAttention(Refine):
     """
 
     name: ClassVar[str] = "bottleneck_self"
+    aliases: ClassVar[tuple[str, ...]] = ("botnet", "bottleneck_transformer")
     paper: ClassVar[Paper] = Paper("Bottleneck Transformers for Visual Recognition", "Srinivas et al.", "CVPR", 2021)
     formula: ClassVar[str] = "y_i = concat_h Σ_j softmax_j(q_i · (k_j + r^H_ij + r^W_ij) / √d) v_j"
     layout = "map"

@@ -43,6 +43,7 @@ class CrissCrossAttention(Refine):
     """
 
     name: ClassVar[str] = "criss_cross"
+    aliases: ClassVar[tuple[str, ...]] = ("ccnet", "cc_attention")
     paper: ClassVar[Paper] = Paper(
         "CCNet: Criss-Cross Attention for Semantic Segmentation", "Huang et al.", "ICCV", 2019
     )

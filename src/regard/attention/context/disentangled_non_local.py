@@ -45,6 +45,7 @@ class DisentangledNonLocal(Refine):
     """
 
     name: ClassVar[str] = "disentangled_non_local"
+    aliases: ClassVar[tuple[str, ...]] = ("dnl", "dnlnet")
     paper: ClassVar[Paper] = Paper("Disentangled Non-Local Neural Networks", "Yin et al.", "ECCV", 2020)
     formula: ClassVar[str] = (
         "y_i = x_i + norm(W Σ_j (softmax_j((q_i - mean q) · (k_j - mean k)) + softmax_j(m · x_j)) g_j)"

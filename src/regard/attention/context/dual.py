@@ -51,6 +51,7 @@ class DualAttention(Refine):
     """
 
     name: ClassVar[str] = "dual"
+    aliases: ClassVar[tuple[str, ...]] = ("danet", "da_module", "da_head", "dual_attention_network")
     paper: ClassVar[Paper] = Paper("Dual Attention Network for Scene Segmentation", "Fu et al.", "CVPR", 2019)
     formula: ClassVar[str] = "y = (x + α softmax(q kᵀ) v) + (x + β softmax(x xᵀ) x)"
     layout = "map"

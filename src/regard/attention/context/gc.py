@@ -43,6 +43,7 @@ class GlobalContext(Refine):
     """
 
     name: ClassVar[str] = "gc"
+    aliases: ClassVar[tuple[str, ...]] = ("gcnet", "global_context_block", "context_block", "gc_block", "gca")
     paper: ClassVar[Paper] = Paper(
         "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond",
         "Cao et al.",

@@ -50,6 +50,7 @@ class GeneralizedAttention(Refine):
     """
 
     name: ClassVar[str] = "generalized"
+    aliases: ClassVar[tuple[str, ...]] = ("empirical_attention",)
     paper: ClassVar[Paper] = Paper(
         "An Empirical Study of Spatial Attention Mechanisms in Deep Networks", "Zhu et al.", "ICCV", 2019
     )

@@ -48,6 +48,7 @@ class Hamburger(Refine):
     """
 
     name: ClassVar[str] = "hamburger"
+    aliases: ClassVar[tuple[str, ...]] = ("hamnet", "ham_head")
     paper: ClassVar[Paper] = Paper("Is Attention Better Than Matrix Decomposition?", "Geng et al.", "ICLR", 2021)
     formula: ClassVar[str] = "y = x + bn(Wu D C) with D C ≈ relu(Wl x + bl), D ≥ 0, C ≥ 0"
     layout = "map"

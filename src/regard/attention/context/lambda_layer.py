@@ -46,6 +46,7 @@ class LambdaLayer(Refine):
     """
 
     name: ClassVar[str] = "lambda_layer"
+    aliases: ClassVar[tuple[str, ...]] = ("lambda", "lambdanetworks", "lambda_net")
     paper: ClassVar[Paper] = Paper(
         "LambdaNetworks: Modeling Long-Range Interactions Without Attention", "Bello", "ICLR", 2021
     )

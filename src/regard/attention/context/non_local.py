@@ -48,6 +48,7 @@ class NonLocal(Refine):
     """
 
     name: ClassVar[str] = "non_local"
+    aliases: ClassVar[tuple[str, ...]] = ("nl", "non_local_block", "non_local_attn", "non_local_2d", "nlnet")
     paper: ClassVar[Paper] = Paper("Non-local Neural Networks", "Wang et al.", "CVPR", 2018)
     formula: ClassVar[str] = "y_i = x_i + norm(W Σ_j softmax_j(θ(x_i) · φ(x_j)) g(x_j))"
     layout = "map"

@@ -52,6 +52,7 @@ class AgentAttention(Refine):
     """
 
     name: ClassVar[str] = "agent"
+    aliases: ClassVar[tuple[str, ...]] = ("agent_attn",)
     paper: ClassVar[Paper] = Paper(
         "Agent Attention: On the Integration of Softmax and Linear Attention", "Han et al.", "ECCV", 2024
     )

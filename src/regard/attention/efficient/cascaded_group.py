@@ -55,6 +55,7 @@ class CascadedGroupAttention(Refine):
     """
 
     name: ClassVar[str] = "cascaded_group"
+    aliases: ClassVar[tuple[str, ...]] = ("cga", "efficientvit_msra")
     paper: ClassVar[Paper] = Paper(
         "EfficientViT: Memory Efficient Vision Transformer with Cascaded Group Attention", "Liu et al.", "CVPR", 2023
     )

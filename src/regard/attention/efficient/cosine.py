@@ -49,6 +49,7 @@ class CosineAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "cosine"
+    aliases: ClassVar[tuple[str, ...]] = ("qk_norm", "query_key_norm")
     paper: ClassVar[Paper] = Paper(
         "Query-Key Normalization for Transformers", "Henry et al.", "Findings of EMNLP", 2020
     )

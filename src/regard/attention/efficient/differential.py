@@ -46,6 +46,7 @@ class DifferentialAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "differential"
+    aliases: ClassVar[tuple[str, ...]] = ("diff_transformer", "diff_attention", "diff_attn")
     paper: ClassVar[Paper] = Paper("Differential Transformer", "Ye et al.", "ICLR", 2025)
     formula: ClassVar[str] = "y = Wo concat_h((1 - λ_0) norm((softmax(q kᵀ / √d) - λ softmax(q' k'ᵀ / √d)) v))"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key")),)

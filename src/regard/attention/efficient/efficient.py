@@ -45,6 +45,7 @@ class EfficientAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "efficient"
+    aliases: ClassVar[tuple[str, ...]] = ("efficient_attn",)
     paper: ClassVar[Paper] = Paper(
         "Efficient Attention: Attention with Linear Complexities", "Shen et al.", "WACV", 2021
     )

@@ -51,6 +51,7 @@ class MultiHeadLatentAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "latent"
+    aliases: ClassVar[tuple[str, ...]] = ("mla", "latent_attention")
     paper: ClassVar[Paper] = Paper(
         "DeepSeek-V2: A Strong, Economical, and Efficient Mixture-of-Experts Language Model",
         "DeepSeek-AI",

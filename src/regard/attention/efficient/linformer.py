@@ -52,6 +52,7 @@ class LinformerAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "linformer"
+    aliases: ClassVar[tuple[str, ...]] = ("linformer_self_attention",)
     paper: ClassVar[Paper] = Paper("Linformer: Self-Attention with Linear Complexity", "Wang et al.", "arXiv", 2020)
     formula: ClassVar[str] = "y = Wo concat_h(softmax(q_h (E k_h)ᵀ / √d) F v_h) + bo"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "slot"), ("slot",)),)

@@ -51,6 +51,7 @@ class MultiScaleLinearAttention(Refine):
     """
 
     name: ClassVar[str] = "multi_scale_linear"
+    aliases: ClassVar[tuple[str, ...]] = ("lite_mla", "efficientvit_mit")
     paper: ClassVar[Paper] = Paper(
         "EfficientViT: Lightweight Multi-Scale Attention for High-Resolution Dense Prediction",
         "Cai et al.",

@@ -55,6 +55,7 @@ class NystromAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "nystrom"
+    aliases: ClassVar[tuple[str, ...]] = ("nystromformer",)
     paper: ClassVar[Paper] = Paper(
         "Nyströmformer: A Nyström-Based Algorithm for Approximating Self-Attention", "Xiong et al.", "AAAI", 2021
     )

@@ -51,6 +51,7 @@ class PatternedAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "patterned"
+    aliases: ClassVar[tuple[str, ...]] = ("sparse_transformer", "sparse_attention")
     paper: ClassVar[Paper] = Paper("Generating Long Sequences with Sparse Transformers", "Child et al.", "arXiv", 2019)
     formula: ClassVar[str] = "y_t = Wo concat_h(Σ_n∈S_t softmax_n∈S_t(q_t · k_n / √d) v_n) + bo"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key"), ("key",)),)

@@ -36,6 +36,7 @@ class PoolingMixer(Refine):
     """
 
     name: ClassVar[str] = "pooling_mixer"
+    aliases: ClassVar[tuple[str, ...]] = ("poolformer", "metaformer")
     paper: ClassVar[Paper] = Paper("MetaFormer Is Actually What You Need for Vision", "Yu et al.", "CVPR", 2022)
     formula: ClassVar[str] = "y = mean over the window of x - x"
     layout = "map"

@@ -50,6 +50,7 @@ class SpatialReductionAttention(Refine):
     """
 
     name: ClassVar[str] = "spatial_reduction"
+    aliases: ClassVar[tuple[str, ...]] = ("sra", "pvt", "pyramid_vision_transformer")
     paper: ClassVar[Paper] = Paper(
         "Pyramid Vision Transformer: A Versatile Backbone for Dense Prediction without Convolutions",
         "Wang et al.",

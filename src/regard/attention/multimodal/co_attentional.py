@@ -50,6 +50,7 @@ class CoAttentionalTransformer(Read):
     """
 
     name: ClassVar[str] = "co_attentional"
+    aliases: ClassVar[tuple[str, ...]] = ("vilbert", "lxmert")
     paper: ClassVar[Paper] = Paper(
         "ViLBERT: Pretraining Task-Agnostic Visiolinguistic Representations for Vision-and-Language Tasks",
         "Lu et al.",

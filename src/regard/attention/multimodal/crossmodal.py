@@ -45,6 +45,7 @@ class CrossmodalAttention(Read):
     """
 
     name: ClassVar[str] = "crossmodal"
+    aliases: ClassVar[tuple[str, ...]] = ("mult",)
     paper: ClassVar[Paper] = Paper(
         "Multimodal Transformer for Unaligned Multimodal Language Sequences", "Tsai et al.", "ACL", 2019
     )

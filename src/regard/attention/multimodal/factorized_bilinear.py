@@ -51,6 +51,7 @@ class FactorizedBilinearRead(BilinearRead):
     """
 
     name: ClassVar[str] = "factorized_bilinear"
+    aliases: ClassVar[tuple[str, ...]] = ("mfb",)
     paper: ClassVar[Paper] = Paper(
         "Multi-modal Factorized Bilinear Pooling with Co-attention Learning for Visual Question Answering",
         "Yu et al.",

@@ -50,6 +50,7 @@ class ClassResidualPooling(Read):
     """
 
     name: ClassVar[str] = "class_residual"
+    aliases: ClassVar[tuple[str, ...]] = ("csra",)
     paper: ClassVar[Paper] = Paper(
         "Residual Attention: A Simple but Effective Method for Multi-Label Recognition", "Zhu, Wu", "ICCV", 2021
     )

@@ -48,6 +48,7 @@ class AttentionProposal(Select):
     """
 
     name: ClassVar[str] = "attention_proposal"
+    aliases: ClassVar[tuple[str, ...]] = ("ra_cnn", "apn")
     paper: ClassVar[Paper] = Paper(
         "Look Closer to See Better: Recurrent Attention Convolutional Neural Network for Fine-grained Image "
         "Recognition",

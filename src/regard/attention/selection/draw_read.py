@@ -47,6 +47,7 @@ class DrawRead(Select):
     """
 
     name: ClassVar[str] = "draw_read"
+    aliases: ClassVar[tuple[str, ...]] = ("draw",)
     paper: ClassVar[Paper] = Paper(
         "DRAW: A Recurrent Neural Network For Image Generation", "Gregor et al.", "ICML", 2015
     )

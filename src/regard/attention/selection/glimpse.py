@@ -50,6 +50,7 @@ class GlimpseSensor(Select):
     """
 
     name: ClassVar[str] = "glimpse"
+    aliases: ClassVar[tuple[str, ...]] = ("ram", "recurrent_attention_model")
     paper: ClassVar[Paper] = Paper("Recurrent Models of Visual Attention", "Mnih et al.", "NeurIPS", 2014)
     formula: ClassVar[str] = "ρ_k = s·2ᵏ cells around l, resized to s by s, with l ~ N(W mean(x) + b, σ²)"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("footprint", ("batch", "patch", "height", "width")),)

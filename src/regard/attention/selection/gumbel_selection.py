@@ -49,6 +49,7 @@ class GumbelSelection(Select):
     """
 
     name: ClassVar[str] = "gumbel_selection"
+    aliases: ClassVar[tuple[str, ...]] = ("gumbel_softmax",)
     paper: ClassVar[Paper] = Paper(
         "Categorical Reparameterization with Gumbel-Softmax", "Jang, Gu, Poole", "ICLR", 2017
     )

@@ -48,6 +48,7 @@ class AttentionGate(Merge):
     """
 
     name: ClassVar[str] = "attention_gate"
+    aliases: ClassVar[tuple[str, ...]] = ("attention_unet", "grid_attention_block", "attention_gated_skip")
     paper: ClassVar[Paper] = Paper(
         "Attention U-Net: Learning Where to Look for the Pancreas", "Oktay et al.", "MIDL", 2018
     )

@@ -39,6 +39,7 @@ class LargeKernelAttention(Refine):
     """
 
     name: ClassVar[str] = "large_kernel"
+    aliases: ClassVar[tuple[str, ...]] = ("lka", "van")
     paper: ClassVar[Paper] = Paper("Visual Attention Network", "Guo et al.", "Computational Visual Media", 2023)
     formula: ClassVar[str] = "y = x · conv_1(dw_7(dw_5(x))), dw_7 with dilation 3"
     layout = "map"

@@ -39,6 +39,7 @@ class MultiScaleConvolutionalAttention(Refine):
     """
 
     name: ClassVar[str] = "multi_scale_convolutional"
+    aliases: ClassVar[tuple[str, ...]] = ("msca", "segnext")
     paper: ClassVar[Paper] = Paper(
         "SegNeXt: Rethinking Convolutional Attention Design for Semantic Segmentation", "Guo et al.", "NeurIPS", 2022
     )

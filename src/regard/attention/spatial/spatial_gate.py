@@ -40,6 +40,7 @@ class SpatialGate(Refine):
     """
 
     name: ClassVar[str] = "spatial_gate"
+    aliases: ClassVar[tuple[str, ...]] = ("cbam_spatial", "spatial_attention_module")
     paper: ClassVar[Paper] = Paper("CBAM: Convolutional Block Attention Module", "Woo et al.", "ECCV", 2018)
     formula: ClassVar[str] = "y = x · sigmoid(norm(conv_k([max_c(x); mean_c(x)])))"
     layout = "map"

@@ -34,6 +34,7 @@ class SpatialSqueezeExcitation(Refine):
     """
 
     name: ClassVar[str] = "spatial_squeeze"
+    aliases: ClassVar[tuple[str, ...]] = ("sse", "spatial_se")
     paper: ClassVar[Paper] = Paper(
         "Concurrent Spatial and Channel Squeeze & Excitation in Fully Convolutional Networks",
         "Roy et al.",

@@ -66,7 +66,9 @@ class AxialAttention(Refine):
     placement: ClassVar[str] = "in every block of a transformer of maps, after a normalisation and inside a residual"
     place = "branch"
 
-    def __init__(self, channels: int, heads: int | None = None, combine: Combine = "compose", bias: bool = False) -> None:
+    def __init__(
+        self, channels: int, heads: int | None = None, combine: Combine = "compose", bias: bool = False
+    ) -> None:
         super().__init__()
         self.channels = channels
         self.heads = choose_heads(channels, heads, most=8)

@@ -51,6 +51,7 @@ class BiLevelRoutingAttention(Refine):
     """
 
     name: ClassVar[str] = "bi_level_routing"
+    aliases: ClassVar[tuple[str, ...]] = ("biformer", "bra")
     paper: ClassVar[Paper] = Paper(
         "BiFormer: Vision Transformer with Bi-Level Routing Attention", "Zhu et al.", "CVPR", 2023
     )

@@ -59,6 +59,7 @@ class ContextualTransformer(Refine):
     """
 
     name: ClassVar[str] = "contextual_transformer"
+    aliases: ClassVar[tuple[str, ...]] = ("cot", "cotnet", "cot_attention")
     paper: ClassVar[Paper] = Paper("Contextual Transformer Networks for Visual Recognition", "Li et al.", "TPAMI", 2022)
     formula: ClassVar[str] = "y = g_1 K1 + g_2 Σ_j (Wδ relu(bn(Wθ [K1; x])))_ij V_j with K1 = relu(bn(conv_k(x)))"
     layout = "map"

@@ -60,6 +60,7 @@ class DeformableAttention(Refine):
     """
 
     name: ClassVar[str] = "deformable"
+    aliases: ClassVar[tuple[str, ...]] = ("dat", "deformable_attention_transformer")
     paper: ClassVar[Paper] = Paper("Vision Transformer with Deformable Attention", "Xia et al.", "CVPR", 2022)
     formula: ClassVar[str] = (
         "y_i = Wo concat_h(Σ_m softmax_m(q_i · k_m / √d + B(i - p_m)) v_m), k, v of x(p + s tanh θ(q))"

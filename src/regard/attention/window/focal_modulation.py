@@ -43,6 +43,7 @@ class FocalModulation(Refine):
     """
 
     name: ClassVar[str] = "focal_modulation"
+    aliases: ClassVar[tuple[str, ...]] = ("focalnet",)
     paper: ClassVar[Paper] = Paper("Focal Modulation Networks", "Yang et al.", "NeurIPS", 2022)
     formula: ClassVar[str] = "y = Wo (q(x) · h(Σ_l gˡ · zˡ)) with zˡ = gelu(conv_l(zˡ⁻¹)), zᴸ⁺¹ = gelu(mean(zᴸ))"
     layout = "map"

@@ -49,6 +49,7 @@ class GridAttention(Refine):
     """
 
     name: ClassVar[str] = "grid"
+    aliases: ClassVar[tuple[str, ...]] = ("maxvit",)
     paper: ClassVar[Paper] = Paper("MaxViT: Multi-Axis Vision Transformer", "Tu et al.", "ECCV", 2022)
     formula: ClassVar[str] = "y_i = Wo concat_h Σ_j∈grid(i) softmax_j(q_i · k_j / √d + bias_h(i - j)) v_j + bo"
     layout = "map"

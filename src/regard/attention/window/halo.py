@@ -49,6 +49,7 @@ class HaloAttention(Refine):
     """
 
     name: ClassVar[str] = "halo"
+    aliases: ClassVar[tuple[str, ...]] = ("halonet", "halo_attn")
     paper: ClassVar[Paper] = Paper(
         "Scaling Local Self-Attention for Parameter Efficient Visual Backbones", "Vaswani et al.", "CVPR", 2021
     )

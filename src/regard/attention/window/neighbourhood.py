@@ -47,6 +47,7 @@ class NeighbourhoodAttention(Refine):
     """
 
     name: ClassVar[str] = "neighbourhood"
+    aliases: ClassVar[tuple[str, ...]] = ("neighborhood", "neighborhood_attention", "nat", "natten")
     paper: ClassVar[Paper] = Paper("Neighborhood Attention Transformer", "Hassani et al.", "CVPR", 2023)
     formula: ClassVar[str] = "y_i = Wo concat_h Σ_j∈ρ(i) softmax_j(q_i · k_j / √d + bias_h(i - j)) v_j + bo"
     layout = "map"

@@ -47,6 +47,7 @@ class OutlookAttention(Refine):
     """
 
     name: ClassVar[str] = "outlook"
+    aliases: ClassVar[tuple[str, ...]] = ("volo", "outlooker", "outlook_attn")
     paper: ClassVar[Paper] = Paper("VOLO: Vision Outlooker for Visual Recognition", "Yuan et al.", "TPAMI", 2022)
     formula: ClassVar[str] = "y = Wo fold(softmax(Wa x_i + ba) · unfold(Wv x)_i) + bo"
     layout = "map"

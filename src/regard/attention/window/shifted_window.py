@@ -57,6 +57,13 @@ class ShiftedWindowAttention(Refine):
     """
 
     name: ClassVar[str] = "shifted_window"
+    aliases: ClassVar[tuple[str, ...]] = (
+        "swin",
+        "swin_transformer",
+        "swin_v2",
+        "window_attention",
+        "shifted_window_msa",
+    )
     paper: ClassVar[Paper] = Paper(
         "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", "Liu et al.", "ICCV", 2021
     )

@@ -46,6 +46,7 @@ class StandAloneSelfAttention(Refine):
     """
 
     name: ClassVar[str] = "stand_alone"
+    aliases: ClassVar[tuple[str, ...]] = ("sasa",)
     paper: ClassVar[Paper] = Paper(
         "Stand-Alone Self-Attention in Vision Models", "Ramachandran et al.", "NeurIPS", 2019
     )
