@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def catalog(
-    name: Annotated[str | None, typer.Argument(help="A mechanism's name or alias; without one, all are listed.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A mechanism's name; without one, all are listed.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead.")] = False,
 ) -> None:
     """List the attention mechanisms, or show everything about one of them.
