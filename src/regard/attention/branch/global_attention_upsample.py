@@ -53,7 +53,7 @@ class GlobalAttentionUpsample(Merge):
     deviations: ClassVar[tuple[str, ...]] = (
         'gate="sigmoid": the gate is bounded by a sigmoid in place of the ReLU, as in segmentation_models_pytorch',
     )
-    placement: ClassVar[str] = "at every step of a segmentation decoder, from the deepest level up"
+    placement: ClassVar[str] = "at every step of a segmentation decoder, where a low level meets the one above it"
     place = "skip"
 
     def __init__(

@@ -48,7 +48,7 @@ class AttentionRefinement(Refine):
     growth: ClassVar[str] = "N"
     parameter_count: ClassVar[str] = "C*C + 2*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels"}
-    placement: ClassVar[str] = "on the last two maps of the context path, before they are enlarged and merged"
+    placement: ClassVar[str] = "after the last two stages of the context path, before they are enlarged and merged"
     place = "stage"
 
     def __init__(self, channels: int) -> None:

@@ -45,7 +45,7 @@ class NormalizationAttention(Refine):
     growth: ClassVar[str] = "N"
     parameter_count: ClassVar[str] = "2*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels"}
-    placement: ClassVar[str] = "at the end of every residual block"
+    placement: ClassVar[str] = "at the end of every residual block, before the addition"
     place = "branch"
 
     def __init__(self, channels: int) -> None:

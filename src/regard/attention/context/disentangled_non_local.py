@@ -58,7 +58,7 @@ class DisentangledNonLocal(Refine):
     growth: ClassVar[str] = "N^2"
     parameter_count: ClassVar[str] = "4*C*d + d + C + 2*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
-    placement: ClassVar[str] = "between residual blocks of the middle stages, or after the last stage"
+    placement: ClassVar[str] = "after the last stage of a segmentation network, or between residual blocks"
     place = "last_stage"
 
     def __init__(self, channels: int, reduction: int = 2) -> None:

@@ -77,7 +77,7 @@ class MultiHeadLatentAttention(MultiHeadSelfAttention):
         "causal=False: every token reads all tokens",
         "normalize=True: RMS normalisation of both latent vectors, as in the paper's model (section 3.1.2)",
     )
-    placement: ClassVar[str] = "in a decoder, where one latent vector is kept of each token so far"
+    placement: ClassVar[str] = "in every block of a decoder, where one latent vector is kept of each token so far"
     place = "branch"
 
     def __init__(

@@ -60,7 +60,7 @@ class GridAttention(Refine):
     parameter_count: ClassVar[str] = "4*C*C + 4*C + (2*G - 1)*(2*G - 1)*h"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "G": "size", "h": "heads"}
     deviations: ClassVar[tuple[str, ...]] = ("partition='block': attention within blocks, which precedes the grid's",)
-    placement: ClassVar[str] = "in every block, after a convolution and block attention"
+    placement: ClassVar[str] = "in every block, after a convolution and block attention, inside a residual"
     place = "branch"
 
     def __init__(self, channels: int, size: int = 7, partition: Partition = "grid", heads: int | None = None) -> None:
