@@ -149,6 +149,7 @@ def test_the_default_and_other_values_are_accepted(case: Case) -> None:
         ("ese", {"gate": "hard_sigmoid"}, {"gate": "x"}, "ese got gate='x', expected 'sigmoid' or 'hard_sigmoid'"),
         ("axial", {"combine": "sum"}, {"combine": "product"}, "combine='product', expected 'compose' or 'sum'"),
         ("simam", {"regularization": 1e-6}, {"regularization": 0}, "expected a number above 0 up to 1000000"),
+        ("entmax", {"alpha": 2}, {"alpha": 1.2}, "entmax got alpha=1.2, expected 1.5 or 2"),
         ("hard", {"mean_probability": 1}, {"mean_probability": 1.01}, "expected a number from 0 up to 1"),
         ("latent", {"rotary_width": 0}, {"rotary_width": 3}, "rotary_width=3, expected an even whole number from 0 to"),
         ("halo", {"halo": 0}, {"halo": -1}, "halo got halo=-1, expected a whole number from 0 to 1024"),

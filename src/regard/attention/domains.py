@@ -89,6 +89,22 @@ class RealNumbers(Domain):
 
 
 @dataclass(frozen=True)
+class SomeNumbers(Domain):
+    """One of some numbers."""
+
+    numbers: tuple[float, ...]
+
+    def take(self, value: object) -> object:
+        if isinstance(value, bool) or not isinstance(value, Real):
+            return _REFUSED
+        return next((number for number in self.numbers if number == value), _REFUSED)
+
+    def __str__(self) -> str:
+        *others, last = (f"{number:g}" for number in self.numbers)
+        return f"{', '.join(others)} or {last}"
+
+
+@dataclass(frozen=True)
 class Choices(Domain):
     """One of some words."""
 
@@ -165,7 +181,7 @@ class Either(Domain):
 # The table. The upper limits of sizes lie far above those of any network: what exceeds them is a slip, and would end
 # in an overflow or in exhausted memory.
 
-Numbers = WholeNumbers | RealNumbers
+Numbers = WholeNumbers | RealNumbers | SomeNumbers
 
 WIDTH = WholeNumbers(1, 2**20)
 """A number of channels, or of whatever stands along one axis of a tensor."""
@@ -183,7 +199,7 @@ DROPOUT = RealNumbers(0.0, 1.0, below=True)
 """A probability of dropping; with 1 nothing would be left."""
 
 DOMAINS: Mapping[str, Numbers] = {
-    "alpha": RealNumbers(1.0, 2.0),
+    "alpha": SomeNumbers((1.5, 2.0)),
     "appearance_guide": POSITIVE,
     "appearance_position": POSITIVE,
     "atoms": COUNT,
@@ -381,7 +397,7 @@ def _read(annotation: object, numbers: Numbers | None) -> Domain | None:
     if annotation is int:
         return numbers if isinstance(numbers, WholeNumbers) else WholeNumbers(-(2**63), 2**63 - 1)
     if annotation is float:
-        return numbers if isinstance(numbers, RealNumbers) else RealNumbers(-math.inf, math.inf)
+        return numbers if isinstance(numbers, RealNumbers | SomeNumbers) else RealNumbers(-math.inf, math.inf)
     if origin is Literal and all(isinstance(word, str) for word in arguments):
         return Choices(arguments)
     if origin in (Union, UnionType):
