@@ -198,7 +198,7 @@ def test_cascaded_group_counts_the_parameters_of_the_papers_model():
     [
         ({"heads": 5}, "5 heads do not divide the width 6"),
         ({"kernel_size": 4}, "kernel_size=4, expected an odd whole number"),
-        ({"heads": 2, "kernel_size": (3, 3, 3)}, "nor one for each of 2 heads"),
+        ({"heads": 2, "kernel_size": (3, 3, 3)}, "neither one size nor one for each of 2 heads"),
         ({"key_width": 0}, "key_width=0"),
         ({"variant": "timm"}, "variant='timm', expected 'paper' or 'authors'"),
         ({"dims": 4}, "dims=4"),

@@ -1,6 +1,6 @@
 """Attention on attention."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -76,8 +76,6 @@ class AttentionOnAttention(Read):
         beside: Beside = "projected",
     ) -> None:
         super().__init__()
-        if beside not in get_args(Beside):
-            raise ValueError(f"there is no beside={beside!r}: choose one of {', '.join(get_args(Beside))}.")
         self.query_width = query_width
         self.memory_width = memory_width
         self.width = query_width if width is None else width

@@ -73,11 +73,6 @@ class LocationAwareRead(Read):
         kernel_size: int = 201,
     ) -> None:
         super().__init__()
-        if filters < 1 or kernel_size % 2 == 0:
-            raise ValueError(
-                f"LocationAwareRead got filters={filters}, kernel_size={kernel_size}: it needs at least one filter, "
-                "of an odd size, so that it has a middle."
-            )
         self.query_width = query_width
         self.memory_width = memory_width
         self.hidden_width = memory_width if hidden_width is None else hidden_width

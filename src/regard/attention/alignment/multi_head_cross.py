@@ -68,10 +68,10 @@ class MultiHeadCrossAttention(Read):
         self.width = query_width if width is None else width
         self.heads = heads
         self.dropout = dropout
-        if heads < 1 or self.width % heads != 0:
+        if self.width % heads != 0:
             raise ValueError(
                 f"{heads} heads do not divide the width {self.width}: choose heads that do, "
-                f"or give a width such as {max(1, round(self.width / max(1, heads))) * max(1, heads)}."
+                f"or give a width such as {max(1, round(self.width / heads)) * heads}."
             )
         self.query = nn.Linear(query_width, self.width, bias=bias)
         self.key = nn.Linear(memory_width, self.width, bias=bias)

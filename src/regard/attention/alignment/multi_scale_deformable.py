@@ -89,8 +89,6 @@ class MultiScaleDeformableAttention(Read):
         self.width = query_width if width is None else width
         self.heads = choose_heads(self.width, heads)
         self.points = points
-        if points < 1 or self.level_count < 1 or any(min(level) < 1 for level in self.levels or ()):
-            raise ValueError(f"points={points} of levels={levels} are nothing to read: give 1 or more of each.")
         self.reference = nn.Linear(query_width, 2)
         self.offset = nn.Linear(query_width, heads * self.level_count * points * 2)
         self.weight = nn.Linear(query_width, heads * self.level_count * points)

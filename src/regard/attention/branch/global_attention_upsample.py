@@ -1,13 +1,13 @@
 """Global attention upsample."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard import functional
-from regard.attention.arguments import LINEAR, convolution_over, require_odd
+from regard.attention.arguments import LINEAR, convolution_over
 from regard.attention.contract import Merge, Paper
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import MapFact
@@ -60,9 +60,6 @@ class GlobalAttentionUpsample(Merge):
         self, channels: int, kernel_size: int = 3, gate: Literal["relu", "sigmoid"] = "relu", dims: int = 2
     ) -> None:
         super().__init__()
-        require_odd(kernel_size)
-        if gate not in get_args(Literal["relu", "sigmoid"]):
-            raise ValueError(f"there is no gate {gate!r}: choose 'relu' or 'sigmoid'.")
         convolution = convolution_over(dims)
         self.channels = channels
         self.kernel_size = kernel_size

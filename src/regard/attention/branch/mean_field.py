@@ -76,10 +76,6 @@ class MeanFieldRefinement(Refine):
         normalize: bool = False,
     ) -> None:
         super().__init__()
-        if steps < 1:
-            raise ValueError(f"MeanFieldRefinement got steps={steps}, expected at least one.")
-        if min(smoothness, appearance_position, appearance_guide) <= 0:
-            raise ValueError("MeanFieldRefinement got a width of a filter that is not positive: give positive numbers.")
         self.channels = channels
         self.steps = steps
         self.guide_channels = guide_channels

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.attention.arguments import reduced, require_odd
+from regard.attention.arguments import reduced
 from regard.attention.contract import Convolve, Paper
 from regard.attention.offering import MapFact
 
@@ -80,7 +80,6 @@ class PyramidSplitAttention(Convolve):
     ) -> None:
         super().__init__()
         self.branches = len(GROUPS)
-        require_odd(kernel_size)
         if out_channels % self.branches:
             raise ValueError(
                 f"PyramidSplitAttention got out_channels={out_channels}, expected a multiple of {self.branches}: "

@@ -72,10 +72,6 @@ class SelectiveKernel(Convolve):
         minimum_width: int = 32,
     ) -> None:
         super().__init__()
-        if kernel_size % 2 == 0:
-            raise ValueError(
-                f"SelectiveKernel got kernel_size={kernel_size}: it must be odd, to keep branches aligned."
-            )
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.stride = stride

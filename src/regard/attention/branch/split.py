@@ -5,7 +5,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.attention.arguments import reduced, require_odd
+from regard.attention.arguments import reduced
 from regard.attention.contract import Convolve, Paper
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import MapFact
@@ -76,7 +76,6 @@ class SplitAttention(Convolve):
         minimum_width: int = 32,
     ) -> None:
         super().__init__()
-        require_odd(kernel_size)
         hidden_channels = reduced(in_channels * radix, reduction, least=minimum_width)
         if in_channels % (groups * radix) or out_channels % groups or hidden_channels % groups:
             raise ValueError(

@@ -1,6 +1,6 @@
 """Channel self-attention."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -56,8 +56,6 @@ class ChannelSelfAttention(Refine):
 
     def __init__(self, channels: int, variant: Variant = "similar") -> None:
         super().__init__()
-        if variant not in get_args(Variant):
-            raise ValueError(f"variant={variant!r} is none of {', '.join(get_args(Variant))}: choose one of them.")
         self.channels = self.key_channels = channels
         self.variant = variant
         self.gain = nn.Parameter(torch.zeros(1))  # β

@@ -71,10 +71,6 @@ class FrequencyChannelAttention(Refine):
 
     def __init__(self, channels: int, reduction: int = 16, frequencies: Sequence[tuple[int, int]] = TOP_16) -> None:
         super().__init__()
-        if not frequencies or any(len(pair) != 2 or not all(0 <= u < GRID for u in pair) for pair in frequencies):
-            raise ValueError(
-                f"frequencies={frequencies} are no pairs of numbers in 0..{GRID - 1}: give such as (0, 1)."
-            )
         self.channels = channels
         self.hidden_channels = reduced(channels, reduction)
         pairs = [frequencies[channel * len(frequencies) // channels] for channel in range(channels)]

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard import functional
-from regard.attention.arguments import convolution_over, reduced, require_odd
+from regard.attention.arguments import convolution_over, reduced
 from regard.attention.contract import Paper, Refine
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import SPATIAL, MapFact
@@ -79,7 +79,6 @@ class CBAM(Refine):
         norm: bool = True,
     ) -> None:
         super().__init__()
-        require_odd(kernel_size)
         self.channels = channels
         self.hidden_channels = reduced(channels, reduction)
         self.kernel_size = kernel_size

@@ -1,6 +1,6 @@
 """Residual attention."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -82,10 +82,6 @@ class ResidualAttention(Refine):
         dims: int = 2,
     ) -> None:
         super().__init__()
-        if levels < 1 or units < 1:
-            raise ValueError(f"levels={levels} and units={units}: give at least one of both.")
-        if mask not in get_args(Mask):
-            raise ValueError(f"mask={mask!r} is none of {', '.join(get_args(Mask))}: choose one of them.")
         convolution = convolution_over(dims)
         self.channels = channels
         self.levels = levels

@@ -1,6 +1,6 @@
 """Concurrent spatial and channel squeeze-and-excitation."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -66,8 +66,6 @@ class ConcurrentSqueezeExcitation(Refine):
 
     def __init__(self, channels: int, reduction: int = 2, fusion: Fusion = "sum") -> None:
         super().__init__()
-        if fusion not in get_args(Fusion):
-            raise ValueError(f"fusion={fusion!r} is none of {', '.join(get_args(Fusion))}: choose one of them.")
         self.channels = channels
         self.hidden_channels = reduced(channels, reduction)
         self.fusion = fusion

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from regard import functional
 from regard.attention import offering
-from regard.attention.arguments import require_odd
 from regard.attention.contract import Convolve, Paper
 from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.offering import MapFact
@@ -89,7 +88,6 @@ class AttentionAugmentedConvolution(Convolve):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        require_odd(kernel_size)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size = kernel_size

@@ -59,8 +59,6 @@ class CrissCrossAttention(Refine):
 
     def __init__(self, channels: int, reduction: int = 8, recurrence: int = 2) -> None:
         super().__init__()
-        if recurrence < 1:
-            raise ValueError(f"recurrence={recurrence} attends to nothing: give 1, or 2 to reach every position.")
         self.channels = channels
         self.hidden_channels = reduced(channels, reduction)
         self.recurrence = recurrence

@@ -69,8 +69,6 @@ class Hamburger(Refine):
         self, channels: int, atoms: int = 64, steps: int = 6, one_step: bool = True, redraw: bool = False
     ) -> None:
         super().__init__()
-        if atoms < 1 or steps < 1:
-            raise ValueError(f"atoms={atoms} and steps={steps} rebuild nothing: give at least 1 of each.")
         self.channels = channels
         self.atoms = atoms
         self.steps = steps

@@ -1,6 +1,6 @@
 """The non-local block."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -61,8 +61,6 @@ class NonLocal(Refine):
 
     def __init__(self, channels: int, reduction: int = 2, mode: Mode = "embedded_gaussian") -> None:
         super().__init__()
-        if mode not in get_args(Mode):
-            raise ValueError(f"mode={mode!r} is none of {', '.join(get_args(Mode))}: choose one of them.")
         self.channels = channels
         self.hidden_channels = reduced(channels, reduction)
         self.mode = mode

@@ -1,7 +1,7 @@
 """Cosine attention."""
 
 import math
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -72,10 +72,6 @@ class CosineAttention(MultiHeadSelfAttention):
         variant: Variant = "query_key_norm",
         bias: bool = True,
     ) -> None:
-        if variant not in get_args(Variant):
-            raise ValueError(f"variant={variant!r} is none of {', '.join(get_args(Variant))}: choose one of them.")
-        if tokens < 2:
-            raise ValueError(f"tokens={tokens} leaves nothing to choose between: give 2 or more.")
         super().__init__(channels, heads, bias)
         self.variant = variant
         start = math.log2(tokens**2 - tokens) if variant == "query_key_norm" else math.log(10)

@@ -1,6 +1,6 @@
 """Linformer attention."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -76,10 +76,6 @@ class LinformerAttention(MultiHeadSelfAttention):
         bias: bool = True,
     ) -> None:
         super().__init__(channels, heads, bias)
-        if min(tokens, slots) < 1:
-            raise ValueError(f"tokens={tokens} and slots={slots} project nothing: give 1 or more of each.")
-        if sharing not in get_args(Sharing):
-            raise ValueError(f"sharing={sharing!r} is none of {', '.join(get_args(Sharing))}: choose one of them.")
         self.tokens = tokens
         self.slots = slots
         shape = (heads if sharing == "none" else 1, slots, tokens)

@@ -73,8 +73,6 @@ class PerformerAttention(LinearAttention):
         bias: bool = True,
     ) -> None:
         super().__init__(channels, heads, causal, bias)
-        if features < 1:
-            raise ValueError(f"features={features} estimate nothing: give 1 or more, such as 256.")
         self.orthogonal = orthogonal
         self.register_buffer("directions", torch.empty(features, channels // heads))
         self.redraw()

@@ -73,8 +73,6 @@ class BilinearAttention(Read):
         bias: bool = False,
     ) -> None:
         super().__init__()
-        if glimpses < 1:
-            raise ValueError(f"BilinearAttention got glimpses={glimpses}: it looks at least once.")
         self.query_width = query_width
         self.memory_width = memory_width
         self.hidden_width = K = query_width if hidden_width is None else hidden_width

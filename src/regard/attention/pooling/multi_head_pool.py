@@ -70,8 +70,6 @@ class MultiHeadAttentionPooling(Read):
         mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
-        if seeds < 1:
-            raise ValueError(f"MultiHeadAttentionPooling got seeds={seeds}: it reads by one seed at least.")
         self.query_width = 0 if query_width is None else query_width
         self.memory_width = memory_width
         self.heads = choose_heads(memory_width, heads)

@@ -61,11 +61,6 @@ class GlimpseSensor(Select):
 
     def __init__(self, channels: int, size: int = 12, patches: int = 3, standard_deviation: float = 0.11) -> None:
         super().__init__()
-        if size < 1 or patches < 1 or standard_deviation <= 0:
-            raise ValueError(
-                f"GlimpseSensor got size={size}, patches={patches} and standard_deviation={standard_deviation}, "
-                "expected positive numbers: give at least one patch of one cell, and a spread of the location."
-            )
         self.channels = channels
         self.size = size
         self.patches = patches

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard import functional
-from regard.attention.arguments import convolution_over, require_odd
+from regard.attention.arguments import convolution_over
 from regard.attention.contract import Paper, Refine
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import SPATIAL, MapFact
@@ -58,7 +58,6 @@ class SpatialGate(Refine):
 
     def __init__(self, channels: int, kernel_size: int = 7, dims: int = 2, norm: bool = True) -> None:
         super().__init__()
-        require_odd(kernel_size)
         self.channels = channels
         self.kernel_size = kernel_size
         self.spatial_ranks = (dims,)  # pyright: ignore[reportAttributeAccessIssue]

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.attention.arguments import convolution_over, require_odd
+from regard.attention.arguments import convolution_over
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import SPATIAL, MapFact
 
@@ -63,9 +63,6 @@ class FocalModulation(Refine):
         self, channels: int, levels: int = 2, kernel_size: int = 3, dims: int = 2, normalized: bool = False
     ) -> None:
         super().__init__()
-        if levels < 1:
-            raise ValueError(f"levels={levels} leaves no convolution: give 1 or more.")
-        require_odd(kernel_size)
         convolution = convolution_over(dims)
         self.channels = channels
         self.levels = levels

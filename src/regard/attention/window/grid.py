@@ -1,6 +1,6 @@
 """Attention within a regular grid over the map, or within blocks of it."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -65,10 +65,6 @@ class GridAttention(Refine):
 
     def __init__(self, channels: int, size: int = 7, partition: Partition = "grid", heads: int | None = None) -> None:
         super().__init__()
-        if partition not in get_args(Partition):
-            raise ValueError(
-                f"partition={partition!r} is none of {', '.join(get_args(Partition))}: choose one of them."
-            )
         self.channels = channels
         self.size = size
         self.partition = partition

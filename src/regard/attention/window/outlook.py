@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.attention.arguments import choose_heads, require_odd
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import SPATIAL, MapFact
 
@@ -70,8 +70,7 @@ class OutlookAttention(Refine):
         self, channels: int, kernel_size: int = 3, stride: int = 1, heads: int | None = None, scaled: bool = False
     ) -> None:
         super().__init__()
-        require_odd(kernel_size)
-        if not 1 <= stride <= kernel_size:
+        if stride > kernel_size:
             raise ValueError(f"stride={stride} leaves positions without a window: give 1 to {kernel_size}.")
         self.channels = channels
         self.kernel_size = kernel_size
