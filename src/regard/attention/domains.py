@@ -78,10 +78,14 @@ class RealNumbers(Domain):
     def take(self, value: object) -> object:
         if isinstance(value, bool) or not isinstance(value, Real):
             return _REFUSED
-        fits = (self.least < value if self.above else self.least <= value) and (
-            value < self.most if self.below else value <= self.most
+        try:
+            number = float(value)
+        except OverflowError:
+            return _REFUSED
+        fits = (self.least < number if self.above else self.least <= number) and (
+            number < self.most if self.below else number <= self.most
         )
-        return float(value) if fits else _REFUSED
+        return number if fits else _REFUSED
 
     def __str__(self) -> str:
         begin = f"above {self.least:g}" if self.above else f"from {self.least:g}"
