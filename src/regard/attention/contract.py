@@ -12,12 +12,12 @@ command line and the test matrix are made from them, and the contract suite chec
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, NoReturn, overload
+from typing import Any, ClassVar, Literal, NamedTuple, NoReturn, overload
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from regard.attention import offering
+from regard.attention import domains, offering
 from regard.attention.offering import MapFact, Request, Weights
 
 Layout = Literal["map", "tokens"]
@@ -58,6 +58,8 @@ class Attention(nn.Module):
 
     Class attributes, each checked by the contract suite:
         name: the short name that `regard.create` takes, lower case.
+        aliases: other names that people use, lower case: acronyms of the paper, names in other libraries. Each belongs
+            to one mechanism alone, and none repeats the name or the class name.
         paper: where it was published.
         formula: its mathematics in plain text.
         maps: the weights that it offers, with named axes.
@@ -72,6 +74,7 @@ class Attention(nn.Module):
 
     contract: ClassVar[str]
     name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
     paper: ClassVar[Paper]
     formula: ClassVar[str]
     maps: ClassVar[tuple[MapFact, ...]]
@@ -81,6 +84,12 @@ class Attention(nn.Module):
     letters: ClassVar[dict[str, str]] = {}
     deviations: ClassVar[tuple[str, ...]] = ()
     placement: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let the constructor check its arguments; one that is inherited does already."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = domains.checked(cls.__init__)
 
     @overload
     def offer(self, label: str, weights: Tensor) -> Tensor: ...

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def catalog(
-    name: Annotated[str | None, typer.Argument(help="A mechanism's short name; without one, all are listed.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A mechanism's name; without one, all are listed.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead.")] = False,
 ) -> None:
     """List the attention mechanisms, or show everything about one of them.
@@ -27,13 +27,15 @@ def catalog(
       regard catalog
 
       regard catalog cbam
+
+      regard catalog swin
     """
     from regard.attention import catalogue
 
     entries = catalogue.catalog()
     if name is not None:
         mechanism = catalogue.get(name)
-        entries = [entry for entry in entries if entry.name == name]
+        entries = [entry for entry in entries if entry.name == mechanism.name]
         if not as_json:
             _show(mechanism, entries[0])
             return
@@ -86,6 +88,7 @@ def facts(mechanism: "type[Attention]", entry: "Entry") -> dict[str, list[str]]:
     letters = ", ".join(f"{letter} = {attribute}" for letter, attribute in mechanism.letters.items())
     return {
         "class": [f"regard.attention.{entry.class_name}"],
+        "also called": [", ".join(entry.aliases) or "nothing else"],
         "contract": [f"{entry.contract}{layout}"],
         "family": [entry.family.replace("_", " ")],
         "formula": [entry.formula],
@@ -97,6 +100,7 @@ def facts(mechanism: "type[Attention]", entry: "Entry") -> dict[str, list[str]]:
         "growth": [f"{entry.growth}   with N = positions or tokens"],
         "deviations": list(entry.deviations) or ["none"],
         "placement": [entry.placement],
+        "default place": [entry.place or "none: it is not inserted"],
     }
 
 
@@ -152,4 +156,6 @@ def _as_json(entry: "Entry") -> dict[str, object]:
         "map_axes": entry.map_axes,
         "growth": entry.growth,
         "deviations": entry.deviations,
+        "aliases": entry.aliases,
+        "place": entry.place,
     }

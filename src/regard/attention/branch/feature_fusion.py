@@ -40,6 +40,7 @@ class FeatureFusion(Merge):
     """
 
     name: ClassVar[str] = "feature_fusion"
+    aliases: ClassVar[tuple[str, ...]] = ("ffm", "feature_fusion_module")
     paper: ClassVar[Paper] = Paper(
         "BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation", "Yu et al.", "ECCV", 2018
     )

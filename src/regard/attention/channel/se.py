@@ -36,6 +36,18 @@ class SqueezeExcitation(Refine):
     """
 
     name: ClassVar[str] = "se"
+    aliases: ClassVar[tuple[str, ...]] = (
+        "senet",
+        "se_layer",
+        "se_module",
+        "se_block",
+        "se_attention",
+        "squeeze_excite",
+        "squeeze_and_excitation",
+        "channel_se",
+        "channel_se_layer",
+        "cse",
+    )
     paper: ClassVar[Paper] = Paper("Squeeze-and-Excitation Networks", "Hu et al.", "CVPR", 2018)
     formula: ClassVar[str] = "y = x · sigmoid(W2 relu(W1 mean(x) + b1) + b2)"
     layout = "map"

@@ -39,6 +39,7 @@ class StyleRecalibration(Refine):
     """
 
     name: ClassVar[str] = "style_recalibration"
+    aliases: ClassVar[tuple[str, ...]] = ("srm", "srm_layer")
     paper: ClassVar[Paper] = Paper(
         "SRM: A Style-based Recalibration Module for Convolutional Neural Networks", "Lee et al.", "ICCV", 2019
     )

@@ -42,6 +42,7 @@ class CoordinateAttention(Refine):
     """
 
     name: ClassVar[str] = "coordinate"
+    aliases: ClassVar[tuple[str, ...]] = ("coord", "coordatt", "coord_attn", "coordinate_att")
     paper: ClassVar[Paper] = Paper(
         "Coordinate Attention for Efficient Mobile Network Design", "Hou et al.", "CVPR", 2021
     )

@@ -43,6 +43,7 @@ class EfficientMultiScaleAttention(Refine):
     """
 
     name: ClassVar[str] = "efficient_multi_scale"
+    aliases: ClassVar[tuple[str, ...]] = ("ema", "ema_attention")
     paper: ClassVar[Paper] = Paper(
         "Efficient Multi-Scale Attention Module with Cross-Spatial Learning", "Ouyang et al.", "ICASSP", 2023
     )

@@ -44,6 +44,7 @@ class ShuffleAttention(Refine):
     """
 
     name: ClassVar[str] = "shuffle"
+    aliases: ClassVar[tuple[str, ...]] = ("sa_net", "sa_layer")
     paper: ClassVar[Paper] = Paper(
         "SA-Net: Shuffle Attention for Deep Convolutional Neural Networks", "Zhang, Yang", "ICASSP", 2021
     )
@@ -60,8 +61,6 @@ class ShuffleAttention(Refine):
 
     def __init__(self, channels: int, groups: int = 64) -> None:
         super().__init__()
-        if channels < 2:
-            raise ValueError(f"channels={channels} cannot be halved: give at least two.")
         self.channels = channels
         divided, most = (channels, min(groups, channels // 3)) if channels % 2 else (channels // 2, groups)
         self.groups = functional.largest_divisor(divided, most)

@@ -38,6 +38,7 @@ class SimAM(Refine):
     """
 
     name: ClassVar[str] = "simam"
+    aliases: ClassVar[tuple[str, ...]] = ("simam_module",)
     paper: ClassVar[Paper] = Paper(
         "SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks",
         "Yang et al.",

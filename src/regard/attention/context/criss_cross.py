@@ -43,6 +43,7 @@ class CrissCrossAttention(Refine):
     """
 
     name: ClassVar[str] = "criss_cross"
+    aliases: ClassVar[tuple[str, ...]] = ("ccnet", "cc_attention")
     paper: ClassVar[Paper] = Paper(
         "CCNet: Criss-Cross Attention for Semantic Segmentation", "Huang et al.", "ICCV", 2019
     )
@@ -59,8 +60,6 @@ class CrissCrossAttention(Refine):
 
     def __init__(self, channels: int, reduction: int = 8, recurrence: int = 2) -> None:
         super().__init__()
-        if recurrence < 1:
-            raise ValueError(f"recurrence={recurrence} attends to nothing: give 1, or 2 to reach every position.")
         self.channels = channels
         self.hidden_channels = reduced(channels, reduction)
         self.recurrence = recurrence

@@ -50,6 +50,7 @@ class DividedSpaceTimeAttention(Refine):
     """
 
     name: ClassVar[str] = "divided_space_time"
+    aliases: ClassVar[tuple[str, ...]] = ("timesformer",)
     paper: ClassVar[Paper] = Paper(
         "Is Space-Time Attention All You Need for Video Understanding?", "Bertasius et al.", "ICML", 2021
     )

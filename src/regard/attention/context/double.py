@@ -39,6 +39,7 @@ class DoubleAttention(Refine):
     """
 
     name: ClassVar[str] = "double_attention"
+    aliases: ClassVar[tuple[str, ...]] = ("a2_net", "a2_nets", "a2_attention")
     paper: ClassVar[Paper] = Paper("A²-Nets: Double Attention Networks", "Chen et al.", "NeurIPS", 2018)
     formula: ClassVar[str] = "y = x + W (A softmax_p(B)ᵀ) softmax_c(V) + b"
     layout = "map"

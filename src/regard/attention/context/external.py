@@ -39,6 +39,7 @@ class ExternalAttention(Refine):
     """
 
     name: ClassVar[str] = "external"
+    aliases: ClassVar[tuple[str, ...]] = ("eanet", "external_attn")
     paper: ClassVar[Paper] = Paper(
         "Beyond Self-attention: External Attention using Two Linear Layers for Visual Tasks",
         "Guo et al.",

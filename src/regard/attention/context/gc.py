@@ -1,6 +1,6 @@
 """The global context block."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -43,6 +43,7 @@ class GlobalContext(Refine):
     """
 
     name: ClassVar[str] = "gc"
+    aliases: ClassVar[tuple[str, ...]] = ("gcnet", "global_context_block", "context_block", "gc_block", "gca")
     paper: ClassVar[Paper] = Paper(
         "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond",
         "Cao et al.",
@@ -64,8 +65,6 @@ class GlobalContext(Refine):
 
     def __init__(self, channels: int, reduction: int = 16, fusion: Fusion = "add") -> None:
         super().__init__()
-        if fusion not in get_args(Fusion):
-            raise ValueError(f"fusion={fusion!r} is none of {', '.join(get_args(Fusion))}: choose one of them.")
         self.channels = channels
         self.hidden_channels = reduced(channels, reduction)
         self.fusion = fusion

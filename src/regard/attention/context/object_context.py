@@ -47,6 +47,7 @@ class ObjectContext(Refine):
     """
 
     name: ClassVar[str] = "object_context"
+    aliases: ClassVar[tuple[str, ...]] = ("ocr", "ocrnet", "object_attention_block")
     paper: ClassVar[Paper] = Paper(
         "Object-Contextual Representations for Semantic Segmentation", "Yuan et al.", "ECCV", 2020
     )

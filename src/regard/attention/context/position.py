@@ -42,6 +42,7 @@ class PositionAttention(Refine):
     """
 
     name: ClassVar[str] = "position"
+    aliases: ClassVar[tuple[str, ...]] = ("pam", "position_attention_module")
     paper: ClassVar[Paper] = Paper("Dual Attention Network for Scene Segmentation", "Fu et al.", "CVPR", 2019)
     formula: ClassVar[str] = "y_i = x_i + α Σ_j softmax_j(q_i · k_j) v_j"
     layout = "map"

@@ -42,6 +42,7 @@ class LinearAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "linear"
+    aliases: ClassVar[tuple[str, ...]] = ("linear_transformer", "linear_attn")
     paper: ClassVar[Paper] = Paper(
         "Transformers are RNNs: Fast Autoregressive Transformers with Linear Attention",
         "Katharopoulos et al.",

@@ -38,6 +38,7 @@ class SeparableSelfAttention(Refine):
     """
 
     name: ClassVar[str] = "separable"
+    aliases: ClassVar[tuple[str, ...]] = ("mobilevitv2", "separable_attention", "mobilevitv2_attention")
     paper: ClassVar[Paper] = Paper(
         "Separable Self-attention for Mobile Vision Transformers", "Mehta and Rastegari", "TMLR", 2023
     )

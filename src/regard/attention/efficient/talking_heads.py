@@ -41,6 +41,7 @@ class TalkingHeadsAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "talking_heads"
+    aliases: ClassVar[tuple[str, ...]] = ("talking_heads_attn",)
     paper: ClassVar[Paper] = Paper("Talking-Heads Attention", "Shazeer et al.", "arXiv", 2020)
     formula: ClassVar[str] = "y = Wo concat_i((Σ_j P_ij softmax(Σ_l L_jl q_l k_lᵀ / √d)) v_i)"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key"), ("key",)),)

@@ -35,6 +35,7 @@ class FeatureWiseModulation(Merge):
     """
 
     name: ClassVar[str] = "film"
+    aliases: ClassVar[tuple[str, ...]] = ("feature_wise_linear_modulation", "film_layer")
     paper: ClassVar[Paper] = Paper(
         "FiLM: Visual Reasoning with a General Conditioning Layer", "Perez et al.", "AAAI", 2018
     )

@@ -42,6 +42,7 @@ class LargeSelectiveKernel(Refine):
     """
 
     name: ClassVar[str] = "large_selective_kernel"
+    aliases: ClassVar[tuple[str, ...]] = ("lsk", "lsknet")
     paper: ClassVar[Paper] = Paper(
         "Large Selective Kernel Network for Remote Sensing Object Detection", "Li et al.", "ICCV", 2023
     )

@@ -41,6 +41,7 @@ class SpatialGroupEnhance(Refine):
     """
 
     name: ClassVar[str] = "spatial_group"
+    aliases: ClassVar[tuple[str, ...]] = ("sge",)
     paper: ClassVar[Paper] = Paper(
         "Spatial Group-wise Enhance: Improving Semantic Feature Learning in Convolutional Networks",
         "Li et al.",

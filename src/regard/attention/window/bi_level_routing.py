@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from regard import functional
 from regard.attention import offering
-from regard.attention.arguments import choose_heads, require_odd
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import MapFact
 from regard.attention.window.groups import over_map
@@ -51,6 +51,7 @@ class BiLevelRoutingAttention(Refine):
     """
 
     name: ClassVar[str] = "bi_level_routing"
+    aliases: ClassVar[tuple[str, ...]] = ("biformer", "bra")
     paper: ClassVar[Paper] = Paper(
         "BiFormer: Vision Transformer with Bi-Level Routing Attention", "Zhu et al.", "CVPR", 2023
     )
@@ -69,9 +70,8 @@ class BiLevelRoutingAttention(Refine):
         self, channels: int, regions: int = 7, top: int = 4, kernel_size: int = 5, heads: int | None = None
     ) -> None:
         super().__init__()
-        if not 1 <= top <= regions**2:
+        if top > regions**2:
             raise ValueError(f"top={top} of {regions} by {regions} regions is no choice: give 1 to {regions**2}.")
-        require_odd(kernel_size)
         self.channels = channels
         self.regions = regions
         self.top = top

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from regard import functional
 from regard.attention import offering
-from regard.attention.arguments import choose_heads, require_odd
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import MapFact
 from regard.attention.window.groups import over_map
@@ -46,6 +46,7 @@ class StandAloneSelfAttention(Refine):
     """
 
     name: ClassVar[str] = "stand_alone"
+    aliases: ClassVar[tuple[str, ...]] = ("sasa",)
     paper: ClassVar[Paper] = Paper(
         "Stand-Alone Self-Attention in Vision Models", "Ramachandran et al.", "NeurIPS", 2019
     )
@@ -65,7 +66,6 @@ class StandAloneSelfAttention(Refine):
 
     def __init__(self, channels: int, kernel_size: int = 7, heads: int | None = None, scaled: bool = False) -> None:
         super().__init__()
-        require_odd(kernel_size)
         self.channels = channels
         self.kernel_size = kernel_size
         self.heads = choose_heads(channels, heads, most=8)
