@@ -37,6 +37,10 @@ What a mechanism does not take (a mask, another number of axes, channels) it mus
     compile, export, script       test_compiles_as_one_graph_of_any_size, test_exports_for_any_size,
                                   test_torchscript_is_refused_by_name
     watching changes nothing      test_watching_does_not_change_the_output
+    weights put in place          test_weights_replaced_by_their_equal_change_nothing,
+                                  test_replaced_weights_change_the_output, test_a_gate_multiplies_by_what_replaces_it,
+                                  test_weights_replaced_by_their_mean_train,
+                                  test_weights_of_another_shape_are_refused, test_these_maps_are_fixed
 """
 
 import ast
@@ -665,6 +669,157 @@ def test_watching_does_not_change_the_output(case: Case, training: bool) -> None
     assert all(torch.equal(*pair) for pair in zip(expected, watched, strict=True))
 
 
+# Weights that others put in their place
+
+NOT_YET_REPLACEABLE: frozenset[str] = frozenset(
+    {
+        *("additive", "attention_on_attention", "dot", "hard", "local", "location_aware", "multi_head_cross"),
+        *("multi_head_gated_cross", "multi_scale_deformable", "perceiver_resampler", "query_former", "sentinel"),
+        *("show_attend_tell", "slot", "stacked", "top_down"),
+        *("attention_augmented", "bottleneck_self", "criss_cross", "disentangled_non_local", "divided_space_time"),
+        *("double_attention", "dual", "external", "gc", "generalized", "hamburger", "lambda_layer"),
+        *("multi_head_self", "non_local", "object_context", "position"),
+        *("agent", "cascaded_group", "cosine", "differential", "efficient", "entmax", "grouped_query", "latent"),
+        *("linear", "linformer", "multi_scale_linear", "nystrom", "patterned", "performer", "pooling_mixer"),
+        *("separable", "spatial_reduction", "talking_heads"),
+        *("bilinear_attention", "block_bilinear", "co_attention", "co_attentional", "compact_bilinear"),
+        *("crossmodal", "factorized_bilinear", "film", "guided", "low_rank_bilinear", "tucker"),
+        *("attention_proposal", "draw_read", "glimpse", "gumbel_selection", "spatial_transformer"),
+        *("axial", "bi_level_routing", "contextual_transformer", "deformable", "focal_modulation", "grid", "halo"),
+        *("neighbourhood", "outlook", "shifted_window", "stand_alone"),
+    }
+)
+"""Names of mechanisms that do not use what `offer` returns yet: to be empty."""
+
+FIXED: dict[tuple[str, str], str] = {}
+"""The maps that cannot be replaced, by mechanism and label, and why: the one list of them."""
+
+GATES = {
+    *("aff", "attention_gate", "attention_refinement", "bam", "cbam", "coordinate", "eca", "efficient_multi_scale"),
+    *("ese", "frequency_channel", "gated_channel", "gather_excite", "gaussian_context", "large_kernel"),
+    *("linear_context", "multi_scale_convolutional", "normalization_attention", "pyramid_pooling", "se", "simam"),
+    *("spatial_gate", "spatial_group", "spatial_squeeze", "strip_pooling", "style_recalibration"),
+}
+"""Mechanisms that give their input times all of their maps."""
+
+every_replaceable = pytest.mark.parametrize(
+    "case",
+    [
+        case
+        for case in make.first_cases()
+        if any(not fact.fixed for fact in case.mechanism.maps) and case.mechanism.name not in NOT_YET_REPLACEABLE
+    ],
+    ids=lambda case: case.mechanism.name,
+)
+
+
+@every_replaceable
+@pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_weights_replaced_by_their_equal_change_nothing(case: Case, training: bool, masked: bool) -> None:
+    """What is shown is what is used, also where a fused kernel takes its place."""
+    module = stir(case.build()).train(training)
+    inputs = _masked(case, module) if masked else case.inputs(module)
+    expected = _replaced(module, inputs, {})
+    equal = {fact.label: torch.clone for fact in module.maps}
+    for one, two in zip(expected, _replaced(module, inputs, equal), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5 * _magnitude(one))
+
+
+@every_replaceable
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_replaced_weights_change_the_output(case: Case, training: bool) -> None:
+    """Each map alone, by the weights of another input; where those are alike for all inputs, of other places."""
+    module = stir(case.build()).train(training)
+    inputs = case.inputs(module)
+    expected = _replaced(module, inputs, {})
+    for fact in module.maps:
+        if not fact.fixed:
+            found = _replaced(module, inputs, {fact.label: _moved})
+            differ = [
+                (one - two).abs().max() > 1e-4 * _magnitude(one) for one, two in zip(expected, found, strict=True)
+            ]
+            assert any(differ), f"the map {fact.label!r} is not used"
+
+
+@pytest.mark.parametrize("case", [case for case in make.first_cases() if case.mechanism.name in GATES], ids=str)
+def test_a_gate_multiplies_by_what_replaces_it(case: Case) -> None:
+    module = case.build().eval()
+    inputs = case.inputs(module)
+    x = next(iter(inputs.values()))
+    gates: dict[str, Tensor] = {}
+
+    def drawn(label: str) -> Callable[[Tensor], Tensor]:
+        return lambda weights: gates.setdefault(label, torch.rand_like(weights))
+
+    found = _replaced(module, inputs, {fact.label: drawn(fact.label) for fact in module.maps})[0]
+    expected = x
+    for fact in module.maps:
+        gate = gates[fact.label]
+        axes = fact.named(gate.ndim)
+        of_input = ["batch", "channel", "height", "width"]
+        if "group" in axes:
+            at = axes.index("group")
+            gate = gate.repeat_interleave(x.shape[1] // gate.shape[at], at)
+            axes = tuple("channel" if axis == "group" else axis for axis in axes)
+        expected = expected * gate[tuple(slice(None) if axis in axes else None for axis in of_input)]
+    torch.testing.assert_close(found, expected)
+
+
+@every_replaceable
+@pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_weights_replaced_by_their_mean_train(case: Case, training: bool, masked: bool) -> None:
+    """As `compare` does to see whether it matters where a model looks."""
+    module = stir(case.build()).train(training)
+    inputs = _masked(case, module) if masked else case.inputs(module)
+    inputs = {name: x.requires_grad_() if x.dtype.is_floating_point else x for name, x in inputs.items()}
+    mean = {
+        fact.label: lambda weights: weights.detach().mean(0, keepdim=True).expand_as(weights) for fact in module.maps
+    }
+    outputs = _replaced(module, inputs, mean)
+    assert [x.shape for x in outputs] == [x.shape for x in run(module, inputs)]
+    assert all(x.isfinite().all() for x in outputs)
+    sum(x.square().sum() for x in outputs).backward()  # pyright: ignore[reportAttributeAccessIssue]
+    for name, x in {**inputs, **dict(module.named_parameters())}.items():
+        assert x.grad is None or x.grad.isfinite().all(), f"the gradient of {name} is not finite"
+
+
+@every_replaceable
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_weights_of_another_shape_are_refused(case: Case) -> None:
+    """Of maps that are there as a whole; of those behind a fused kernel nobody knows it before they are computed."""
+    module = case.build().eval()
+    inputs = case.inputs(module)
+
+    def longer(offer: Offer) -> Tensor | None:
+        return torch.cat([offer.weights, offer.weights], -1) if isinstance(offer.weights, Tensor) else None
+
+    offers: list[Offer] = []
+    with offering.listen(offers.append):
+        call(module, inputs)
+    if any(isinstance(offer.weights, Tensor) for offer in offers):
+        with (
+            offering.replacing(longer),
+            pytest.raises(ShapeError, match=r"weights of shape .* in the place of its map"),
+        ):
+            call(module, inputs)
+
+
+@every_mechanism
+def test_these_maps_are_fixed(case: Case) -> None:
+    """And what would replace them is not asked."""
+    module = stir(case.build()).eval()
+    name = case.mechanism.name
+    fixed = {(name, fact.label): fact.fixed for fact in module.maps if fact.fixed}
+    assert fixed == {which: reason for which, reason in FIXED.items() if which[0] == name}
+    inputs = case.inputs(module)
+    asked: list[str] = []
+    with offering.replacing(lambda offer: asked.append(offer.fact.label)):
+        call(module, inputs)
+    assert sorted(asked) == sorted(fact.label for fact in module.maps if not fact.fixed)
+
+
 # Facts
 
 
@@ -798,6 +953,37 @@ def _outcome(case: Case, arguments: dict[str, object]) -> list[Tensor] | None:
         return list(module.parameters())
     torch.stack([output.square().sum() for output in outputs]).sum().backward()
     return [*module.parameters(), *outputs, *(x.grad for x in inputs.values() if x.grad is not None)]
+
+
+def _masked(case: Case, module: Attention) -> Inputs:
+    """Inputs with a mask where one is taken, so that every row has something to attend to."""
+    inputs = case.inputs(module)
+    if takes_mask(case.mechanism):
+        B, N = inputs["memory" if isinstance(module, Read) else "x"].shape[:2]
+        inputs["mask"] = torch.rand(B, N, generator=torch.Generator().manual_seed(5)) < 0.7
+        inputs["mask"][:, 0] = True
+    return inputs
+
+
+def _replaced(module: Attention, inputs: Inputs, changes: dict[str, Callable[[Tensor], Tensor]]) -> list[Tensor]:
+    """The outputs with the maps of these labels changed so; always from the same seed and statistics."""
+
+    def replace(offer: Offer) -> Tensor | None:
+        change = changes.get(offer.fact.label)
+        return None if change is None else change(_values(offer))
+
+    state = deepcopy(module.state_dict())
+    torch.manual_seed(1)
+    with offering.replacing(replace):
+        outputs = run(module, inputs)
+    module.load_state_dict(state)
+    return outputs
+
+
+def _moved(weights: Tensor) -> Tensor:
+    """Each input's weights for the input behind it, or each place's for the place behind it."""
+    rolled = weights.roll(1, 0)
+    return weights.roll(1, -1) if torch.allclose(rolled, weights) else rolled
 
 
 def _may_be_none(module: Attention, name: str) -> bool:

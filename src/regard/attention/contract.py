@@ -93,11 +93,20 @@ class Attention(nn.Module):
 
         Returns:
             The weights that take the place of those offered. If there are none: the map itself, or None for a function.
+
+        Raises:
+            ShapeError: they do not have the shape of the map.
         """
         replaced = None
         if offering.listening():
             fact = next(fact for fact in self.maps if fact.label == label)
             replaced = offering.announce(self, fact, weights)
+            if replaced is not None and isinstance(weights, Tensor) and replaced.shape != weights.shape:
+                raise self.refuse(
+                    f"weights of shape {tuple(replaced.shape)} in the place of its map {label!r}",
+                    f"those of the map {tuple(weights.shape)}",
+                    "replace the whole map, expanded to its shape",
+                )
         return weights if replaced is None and isinstance(weights, Tensor) else replaced
 
     def __prepare_scriptable__(self) -> NoReturn:
@@ -106,6 +115,20 @@ class Attention(nn.Module):
             f"{type(self).__name__} got torch.jit.script, expected an exporter or compiler that traces: "
             "use torch.export.export or torch.compile, which take every mechanism at any size."
         )
+
+    def require_positions(self, x: Tensor, *axes: int) -> None:
+        """Refuse an input without a single position. A batch of none is no error: it gives none.
+
+        Args:
+            x: the input.
+            axes: its axes of positions; default all behind batch and channels.
+        """
+        if any(x.shape[axis] == 0 for axis in axes or range(2, x.ndim)):
+            raise self.refuse(
+                f"an input of shape {tuple(x.shape)}",
+                "at least one position along every axis",
+                "leave out what is empty: there is nothing to attend to",
+            )
 
     def refuse(self, got: str, expected: str, remedy: str) -> ShapeError:
         """The error for input of a wrong shape: what came, what was expected, what to do."""
@@ -126,7 +149,7 @@ class Refine(Attention):
     channels: int
 
     def check(self, x: Tensor) -> None:
-        """Refuse input that is not in this mechanism's layout or has another channel count."""
+        """Refuse input that is not in this mechanism's layout, has another channel count or no positions."""
         if self.layout == "tokens":
             fits = x.ndim == 3 and x.shape[2] == self.channels
             expected = f"tokens of shape (batch, positions, {self.channels})"
@@ -140,6 +163,7 @@ class Refine(Attention):
                 expected,
                 "build it with the channel count of its input, or move the channels to that axis",
             )
+        self.require_positions(x, *((1,) if self.layout == "tokens" else ()))
 
 
 class Convolve(Attention):
@@ -154,13 +178,14 @@ class Convolve(Attention):
     stride: int
 
     def check(self, x: Tensor) -> None:
-        """Refuse input that is not a two-dimensional map of `in_channels` channels."""
+        """Refuse input that is not a two-dimensional map of `in_channels` channels, or has no positions."""
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise self.refuse(
                 f"an input of shape {tuple(x.shape)}",
                 f"a map of shape (batch, {self.in_channels}, height, width)",
                 "build it with the channel count of its input",
             )
+        self.require_positions(x)
 
 
 class Read(Attention):
@@ -183,7 +208,7 @@ class Read(Attention):
         """The width `D` of the context."""
 
     def check(self, query: Tensor, memory: Tensor, mask: Tensor | None) -> Bool[Tensor, "B #T N"] | None:
-        """Refuse what does not fit together; give the mask one row a query (or one row for all).
+        """Refuse what does not fit together and what is empty; give the mask one row a query (or one row for all).
 
         Args:
             query: `(B, T, Dq)`.
@@ -209,6 +234,8 @@ class Read(Attention):
                 "the same batch size of both",
                 "repeat the smaller one",
             )
+        self.require_positions(query, 1)
+        self.require_positions(memory, 1)
         return self.check_mask(mask, query.shape[0], query.shape[1], memory.shape[1])
 
     def check_mask(self, mask: Tensor | None, B: int, T: int, N: int) -> Bool[Tensor, "B #T N"] | None:
@@ -257,13 +284,14 @@ class Select(Attention):
     channels: int
 
     def check(self, x: Tensor) -> None:
-        """Refuse input that is not a two-dimensional map of `channels` channels."""
+        """Refuse input that is not a two-dimensional map of `channels` channels, or has no positions."""
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise self.refuse(
                 f"an input of shape {tuple(x.shape)}",
                 f"a map of shape (batch, {self.channels}, height, width)",
                 "build it with the channel count of its input",
             )
+        self.require_positions(x)
 
 
 class Merge(Attention):
@@ -278,7 +306,7 @@ class Merge(Attention):
     channels: int
 
     def check(self, *inputs: Tensor) -> None:
-        """Refuse inputs of differing shapes or another channel count."""
+        """Refuse inputs of differing shapes, of another channel count or without positions."""
         first = inputs[0]
         if any(x.shape != first.shape for x in inputs) or first.ndim < 3 or first.shape[1] != self.channels:
             raise self.refuse(
@@ -286,3 +314,4 @@ class Merge(Attention):
                 f"{self.inputs} maps of one shape (batch, {self.channels}, *spatial)",
                 "resize or project them to one shape first",
             )
+        self.require_positions(first)

@@ -93,3 +93,4 @@ class GlobalAttentionUpsample(Merge):
                 "larger than the second",
                 "give the high level first, and project both to one channel count",
             )
+        self.require_positions(high)

@@ -77,3 +77,4 @@ class FeatureWiseModulation(Merge):
                 f"(batch, {self.channels}, *spatial) and (batch, {self.condition_width}), or the latter with *spatial",
                 "build it with the channel count of the map and the width of the condition",
             )
+        self.require_positions(x)

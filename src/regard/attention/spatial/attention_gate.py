@@ -101,6 +101,8 @@ class AttentionGate(Merge):
                 f"(batch, {self.channels}, *spatial) and (batch, {self.gating_channels}, *sizes)",
                 "build it with the channel counts of both, and give maps of one to three spatial axes",
             )
+        self.require_positions(x)
+        self.require_positions(gating)
 
     def forward(
         self, x: Float[Tensor, "B C *spatial"], gating: Float[Tensor, "B Cg *sizes"]
