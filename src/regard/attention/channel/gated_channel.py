@@ -77,5 +77,5 @@ class GatedChannelTransformation(Refine):
             score = self.embedding * x.abs().sum(dim=positions)  # (B, C)
             normal = score / (score.abs().mean(1, keepdim=True) + self.epsilon)  # (B, C)
         gate = 1 + (self.gain * normal + self.bias).tanh()  # (B, C)
-        self.offer("channel", gate)
+        gate = self.offer("channel", gate)
         return x * functional.spread(gate, x)  # (B, C, *spatial)

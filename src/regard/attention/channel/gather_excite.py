@@ -115,8 +115,7 @@ class GatherExcite(Refine):
         gate = gathered.sigmoid()  # (B, C, *cells), before it is spread: fewer values
         if self.extent is not None:
             gate = F.interpolate(gate, size=x.shape[2:])  # (B, C, *spatial)
-        self.offer("gate", gate.expand_as(x))
-        return x * gate  # (B, C, *spatial)
+        return x * self.offer("gate", gate.expand_as(x))  # (B, C, *spatial)
 
     def gather(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *cells"]:
         """What every channel finds around the cells of a coarser grid, or in the one cell of the whole map."""

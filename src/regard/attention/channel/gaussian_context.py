@@ -61,5 +61,5 @@ class GaussianContextTransformer(Refine):
         self.check(x)
         standard = F.layer_norm(x.mean(dim=tuple(range(2, x.ndim))), (self.channels,))  # (B, C)
         gate = ((standard / self.deviation).square() * -0.5).exp()  # (B, C)
-        self.offer("channel", gate)
+        gate = self.offer("channel", gate)
         return x * functional.spread(gate, x)  # (B, C, *spatial)

@@ -64,5 +64,5 @@ class StyleRecalibration(Refine):
         variance = (x - functional.spread(mean, x)).square().mean(dim=positions)  # (B, C)
         deviation = (variance + self.epsilon).sqrt()  # (B, C)
         gate = self.norm(self.weight[0] * mean + self.weight[1] * deviation).sigmoid()  # (B, C)
-        self.offer("channel", gate)
+        gate = self.offer("channel", gate)
         return x * functional.spread(gate, x)  # (B, C, *spatial)

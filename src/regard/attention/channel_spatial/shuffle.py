@@ -89,6 +89,6 @@ class ShuffleAttention(Refine):
         shift = (self.spatial_weight * self.norm.bias + self.spatial_bias).view(ones)
         spatial = torch.addcmul(shift, scale, centred)  # (B, G, C/2G, *spatial)
         gate = torch.cat((channel.expand_as(halves[0]), spatial), 2).flatten(1, 2).sigmoid()  # (B, C, *spatial)
-        self.offer("gate", gate)
+        gate = self.offer("gate", gate)
         # Into a tensor of the input's strides: indexing would give contiguous ones.
         return torch.empty_like(x).index_copy_(1, self.destination, x * gate)  # (B, C, *spatial)

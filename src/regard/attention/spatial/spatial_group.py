@@ -78,5 +78,5 @@ class SpatialGroupEnhance(Refine):
         deviation = centred.norm(dim=2, keepdim=True) / freedom**0.5  # (B, G, 1)
         gate = (self.weight * centred / (deviation + self.eps) + self.bias).sigmoid()  # (B, G, N)
         gate = gate.unflatten(2, x.shape[2:])  # (B, G, *spatial)
-        self.offer("spatial", gate)
+        gate = self.offer("spatial", gate)
         return (x.unflatten(1, (self.groups, -1)) * gate[:, :, None]).flatten(1, 2)  # (B, C, *spatial)

@@ -30,7 +30,13 @@ class PictureAttention(Attention):
     """
 
     name: ClassVar[str] = "picture_attention"
-    maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "layer", "heads", "query", "key")),)
+    maps: ClassVar[tuple[MapFact, ...]] = (
+        MapFact(
+            "attention",
+            ("batch", "layer", "heads", "query", "key"),
+            fixed="it is shown after the model of another library has run",
+        ),
+    )
 
     def show(self, layers: tuple[Tensor, ...], grid: tuple[int, int], words: int) -> None:
         """Offer what every layer's words give to the patches, which are the last keys.
