@@ -10,10 +10,11 @@ command line and the test matrix are made from them, and the contract suite chec
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, NoReturn, overload
+from typing import ClassVar, Literal, NamedTuple, NoReturn, TypeVar, overload
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -21,6 +22,8 @@ from regard.attention import offering
 from regard.attention.offering import MapFact, Request, Weights
 
 Layout = Literal["map", "tokens"]
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,32 @@ class Attention(nn.Module):
                     "replace the whole map, expanded to its shape",
                 )
         return weights if replaced is None and isinstance(weights, Tensor) else replaced
+
+    def offer_steps(
+        self,
+        label: str,
+        count: int,
+        run: Callable[[Sequence[Tensor | None]], tuple[Result, Callable[[Request], Tensor]]],
+    ) -> Result:
+        """Run what weighs in several steps, show the weights of all of them as one map, and return the result.
+
+        What a step weighs depends on the steps before it. If the map is replaced, the steps are run once more, each
+        with its own part of what takes the map's place; the statistics of batches then count the second run alone.
+
+        Args:
+            label: as of `offer`, of a map whose axis 1 is that of the steps.
+            count: the number of steps.
+            run: from the weights that each step uses, None for its own, to the result and the map of all steps.
+        """
+        kept = [buffer.clone() for buffer in self.buffers()] if offering.listening() else []
+        result, weights = run((None,) * count)
+        replaced = self.offer(label, weights)
+        if replaced is None:
+            return result
+        with torch.no_grad():
+            for buffer, before in zip(self.buffers(), kept, strict=True):
+                buffer.copy_(before)
+        return run(replaced.unbind(1))[0]
 
     def __prepare_scriptable__(self) -> NoReturn:
         """Refuse `torch.jit.script`, also of a model around this: it knows no shapes in signatures and no listeners."""

@@ -32,9 +32,7 @@ class PictureAttention(Attention):
     name: ClassVar[str] = "picture_attention"
     maps: ClassVar[tuple[MapFact, ...]] = (
         MapFact(
-            "attention",
-            ("batch", "layer", "heads", "query", "key"),
-            fixed="it is shown after the model of another library has run",
+            "attention", ("batch", "layer", "heads", "query", "key"), fixed="transformers computes and uses it inside"
         ),
     )
 
