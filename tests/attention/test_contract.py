@@ -672,28 +672,14 @@ def test_watching_does_not_change_the_output(case: Case, training: bool) -> None
 
 # Weights that others put in their place
 
-NOT_YET_REPLACEABLE: frozenset[str] = frozenset(
-    {
-        *("additive", "attention_on_attention", "dot", "hard", "local", "location_aware", "multi_head_cross"),
-        *("multi_head_gated_cross", "multi_scale_deformable", "perceiver_resampler", "query_former", "sentinel"),
-        *("show_attend_tell", "slot", "stacked", "top_down"),
-        *("attention_augmented", "bottleneck_self", "criss_cross", "disentangled_non_local", "divided_space_time"),
-        *("double_attention", "dual", "external", "gc", "generalized", "hamburger", "lambda_layer"),
-        *("multi_head_self", "non_local", "object_context", "position"),
-        *("agent", "cascaded_group", "cosine", "differential", "efficient", "entmax", "grouped_query", "latent"),
-        *("linear", "linformer", "multi_scale_linear", "nystrom", "patterned", "performer", "pooling_mixer"),
-        *("separable", "spatial_reduction", "talking_heads"),
-        *("bilinear_attention", "block_bilinear", "co_attention", "co_attentional", "compact_bilinear"),
-        *("crossmodal", "factorized_bilinear", "film", "guided", "low_rank_bilinear", "tucker"),
-        *("attention_proposal", "draw_read", "glimpse", "gumbel_selection", "spatial_transformer"),
-        *("axial", "bi_level_routing", "contextual_transformer", "deformable", "focal_modulation", "grid", "halo"),
-        *("neighbourhood", "outlook", "shifted_window", "stand_alone"),
-    }
-)
+NOT_YET_REPLACEABLE: frozenset[str] = frozenset()
 """Names of mechanisms that do not use what `offer` returns yet: to be empty."""
 
 FIXED: dict[tuple[str, str], str] = {
+    ("draw_read", "footprint"): "the mean of the filters, which stay as they are",
+    ("glimpse", "footprint"): "it follows from where the glimpse is taken",
     ("mean_field", "probability"): "it is the output: nothing is read with it",
+    ("spatial_transformer", "footprint"): "it follows from where the map is sampled",
 }
 """The maps that cannot be replaced, by mechanism and label, and why: the one list of them."""
 
