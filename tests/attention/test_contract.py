@@ -22,7 +22,9 @@ What a mechanism does not take (a mask, another number of axes, channels) it mus
     identity at the start         test_starts_as_the_identity_where_it_says_so
     device of the input           test_runs_on_the_device_of_its_input
     types, large values           test_types_are_kept, test_runs_under_autocast, test_large_inputs_stay_finite,
-                                  test_half_precision_holds_what_fits_into_it
+                                  test_half_precision_holds_what_fits_into_it,
+                                  test_half_precision_holds_large_maps
+    nothing to attend to          test_a_batch_of_none_gives_none, test_no_positions_are_refused
     batch of one, map of one      test_trains_on_a_batch_of_one, test_shape_is_what_the_contract_says
     order                         test_positions_may_change_places_where_they_do_not_matter,
                                   test_queries_may_change_places_where_they_are_no_steps_in_time,
@@ -197,13 +199,26 @@ def test_large_inputs_stay_finite(case: Case, dtype: torch.dtype) -> None:
 
 @every_mechanism
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
-def test_runs_under_autocast(case: Case) -> None:
+@pytest.mark.parametrize("cells", ["several", "one"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_runs_under_autocast(case: Case, dtype: torch.dtype, cells: str) -> None:
+    """Whether the layer before gave single or half precision; as near to the exact output as that allows."""
     module = stir(case.build()).train()
+    one = {"spatial": (1, 1), "count": 1} if cells == "one" else {}
+    inputs = as_type(case.inputs(module, **one), dtype)
+    expected = run(deepcopy(module).eval().double(), as_type(inputs, torch.float64))
+    inputs = {name: x.requires_grad_() for name, x in inputs.items()}
     with torch.autocast("cpu", torch.bfloat16):
-        outputs = run(module, case.inputs(module))
-    assert all(output.isfinite().all() for output in outputs)
-    if any(output.requires_grad for output in outputs):
-        sum(output.float().square().sum() for output in outputs).backward()  # pyright: ignore[reportAttributeAccessIssue]
+        outputs = run(deepcopy(module).eval(), inputs)
+        trained = run(module, inputs)
+    assert all(output.dtype in {torch.float32, torch.bfloat16} for output in outputs)
+    tolerance = 0.2 if isinstance(module, Select) else 0.05
+    for exact, rough in zip(expected, outputs, strict=True):
+        assert (rough.double() - exact).norm() <= tolerance * exact.norm()
+    assert all(output.isfinite().all() for output in trained)
+    sum(output.float().square().sum() for output in trained).backward()  # pyright: ignore[reportAttributeAccessIssue]
+    for name, x in {**inputs, **dict(module.named_parameters())}.items():
+        assert x.grad is None or x.grad.isfinite().all(), f"the gradient of {name} is not finite"
 
 
 @every_mechanism
@@ -216,6 +231,39 @@ def test_half_precision_holds_what_fits_into_it(case: Case) -> None:
     for wide, half in zip(exact, halves, strict=True):
         assert half.dtype == torch.float16
         assert half.isfinite().all() or wide.abs().max() > 3e4
+
+
+@every_mechanism
+@pytest.mark.parametrize(
+    ("dtype", "deviation", "cells"),
+    [
+        pytest.param(torch.float16, 80, "many", id="float16-80-many"),
+        pytest.param(torch.float16, 4, "many", id="float16-4-many", marks=pytest.mark.slow),
+        pytest.param(torch.bfloat16, 80, "many", id="bfloat16-80-many", marks=pytest.mark.slow),
+        pytest.param(torch.float16, 80, "one", id="float16-80-one"),
+        pytest.param(torch.bfloat16, 4, "one", id="bfloat16-4-one"),
+    ],
+)
+def test_half_precision_holds_large_maps(case: Case, dtype: torch.dtype, deviation: float, cells: str) -> None:
+    """Values of that deviation around a mean as large: what is summed on the way does not fit, what comes out does.
+
+    The exact output and gradients are those of the same module in double precision. The loss is scaled so that the
+    gradients fit, as whoever trains in half precision scales it.
+    """
+    module = stir(case.build(2)).train().to(dtype)
+    side = 1 if cells == "one" else 64 if case.mechanism.growth in {"1", "N"} else 32
+    inputs = case.inputs(module, batch=2, spatial=(side, side) if case.rank == 2 else None, count=side**2)
+    if "query" in inputs:
+        inputs["query"] = inputs["query"][:, : make.QUERIES]
+    inputs = {name: (deviation * (x + 1)).to(dtype) for name, x in inputs.items()}
+    exact, slopes = _with_slopes(deepcopy(module).double(), as_type(inputs, torch.float64))
+    largest = max([1e3, *(float(slope.abs().max()) for slope in slopes.values())])
+    found, rough = _with_slopes(module, inputs, scale=1e3 / largest)
+    most = torch.finfo(dtype).max / 2
+    for i, (one, two) in enumerate(zip(exact, found, strict=True)):
+        assert two[one.abs() < most].isfinite().all(), f"output {i} is not finite, but {float(one.abs().max())} at most"
+    for name, slope in rough.items():
+        assert slope.isfinite().all(), f"the gradient of {name} is not finite"
 
 
 @every_map
@@ -258,6 +306,43 @@ def test_wrong_shapes_are_refused(case: Case) -> None:
         if not what.startswith("mask") or "length" in what:
             shapes = [str(tuple(x.shape)) for x in inputs.values()]
             assert any(shape in message for shape in shapes) or "batch" in what, f"{what}: {message}"
+
+
+@every_case
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_no_positions_are_refused(case: Case) -> None:
+    """By name, along every axis of positions, of tokens and of queries, also of a batch of none."""
+    module = case.build()
+    for batch in (BATCH, 0):
+        inputs = case.inputs(module, batch=batch)
+        empty = []
+        for axis in range(2, 2 + case.rank) if case.rank else [1]:
+            if isinstance(module, Merge | Refine | Select | Convolve):
+                empty.append({name: x.narrow(axis, 0, 0) for name, x in inputs.items()})
+            else:
+                empty += [{**inputs, name: x.narrow(axis, 0, 0)} for name, x in inputs.items()]
+        for one in empty:
+            with pytest.raises(
+                ShapeError, match=rf"^{type(module).__name__} got an input of shape \(.*\b0\b.*\), .*one"
+            ):
+                call(module, one)
+
+
+@every_case
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_a_batch_of_none_gives_none(case: Case, training: bool) -> None:
+    """Of the right shape, forward and backward, and without a trace in the statistics of batches."""
+    module = stir(case.build()).train(training)
+    state = deepcopy(module.state_dict())
+    expected = run(deepcopy(module), case.inputs(module))
+    inputs = {name: x.requires_grad_() for name, x in case.inputs(module, batch=0).items()}
+    outputs = run(module, inputs)
+    assert [x.shape for x in outputs] == [(0, *x.shape[1:]) for x in expected]
+    torch.stack([x.sum() for x in outputs]).sum().backward()
+    for name, x in {**inputs, **dict(module.named_parameters())}.items():
+        assert x.grad is None or (x.grad == 0).all(), f"the gradient of {name} is not zero"
+    for name, value in module.state_dict().items():
+        assert name.endswith("num_batches_tracked") or torch.equal(value, state[name]), f"{name} has changed"
 
 
 @every_unmasked
@@ -892,6 +977,19 @@ def _loss(module: Attention, inputs: Inputs) -> Tensor:
         terms.append((logs * reward.to(logs)).sum())
     terms += [entropy.sum() for entropy in choices.entropies]
     return torch.stack(terms).sum()
+
+
+def _with_slopes(module: Attention, inputs: Inputs, scale: float = 1.0) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """The outputs, and the gradients of every input and parameter where the outputs are given random ones."""
+    leaves = {name: x.clone().requires_grad_() for name, x in inputs.items()}
+    torch.manual_seed(1)
+    outputs = run(module, leaves)
+    for i, output in enumerate(outputs):
+        if output.requires_grad:
+            drawn = scale * torch.randn(output.shape, generator=torch.Generator().manual_seed(1000 + i))
+            output.backward(drawn.to(output.dtype), retain_graph=True)
+    slopes = {name: x.grad for name, x in {**leaves, **dict(module.named_parameters())}.items() if x.grad is not None}
+    return [output.detach() for output in outputs], slopes
 
 
 def _magnitude(output: Tensor) -> float:

@@ -89,6 +89,7 @@ class ClassAttention(Read):
         query = self.token.expand(memory.shape[0], -1, -1) if query is None and self.token is not None else query
         assert query is not None
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
         token = self.embed(query)  # (B, T, D)
         q, own_key, own_value = (self.split(layer(token)) for layer in (self.query, self.key, self.value))
         k, v = self.split(self.key(memory)), self.split(self.value(memory))  # (B, h, N, d)

@@ -100,6 +100,7 @@ class ClassResidualPooling(Read):
         if query is None:
             query = memory.new_empty(memory.shape[0], 1, self.query_width)
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
         T = query.shape[1]
         weight = F.normalize(self.weight, dim=-1) if self.normalized else self.weight
         scores = F.linear(memory, weight.flatten(0, 1))  # (B, N, H·K)

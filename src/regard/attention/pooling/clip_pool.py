@@ -99,6 +99,7 @@ class CLIPAttentionPooling(Read):
         if query is None:
             query = memory.new_empty(memory.shape[0], 1, self.query_width)
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
         T = query.shape[1]
         mean = functional.masked_mean(memory, mask) + self.mean_embedding  # (B, #T, C)
         tokens = memory + self.embed(memory.shape[1], grid)  # (B, N, C)

@@ -81,6 +81,7 @@ class GatedInstancePooling(Read):
         if query is None:
             query = memory.new_empty(memory.shape[0], 1, self.query_width)
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
         T = query.shape[1]
         hidden = self.hidden(memory).tanh()  # (B, N, L)
         if self.gate is not None:

@@ -106,6 +106,7 @@ class MultiHeadAttentionPooling(Read):
         if query is None:
             query = memory.new_empty(memory.shape[0], self.seeds, self.query_width)
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
         T = query.shape[1]
         if self.seeds not in (1, T):
             raise self.refuse(f"{T} queries", f"{self.seeds}", "give one a seed, or None")

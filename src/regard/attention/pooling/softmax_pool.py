@@ -70,6 +70,7 @@ class SpatialSoftmaxPooling(Read):
         if query is None:
             query = memory.new_empty(memory.shape[0], 1, self.query_width)
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
         T = query.shape[1]
         scores = self.vector(self.hidden(memory).tanh()).transpose(1, 2)  # (B, 1, N)
         if mask is not None:
