@@ -102,7 +102,7 @@ class QueryFormer(Read):
         self.heads = choose_heads(self.width, heads, 12)
         self.expansion = expansion
         self.query = nn.Parameter(torch.randn(queries, self.width) * 0.02)  # as all weights of BERT
-        self.norm = nn.LayerNorm(self.width, eps=1e-12)
+        self.norm = _Norm(self.width)
         self.layers = nn.ModuleList(
             _Layer(self.width, memory_width if number % every == 0 else None, self.heads, expansion)
             for number in range(layers)
@@ -138,21 +138,32 @@ class QueryFormer(Read):
         return self.offer_steps("attention", self.crossings, run)
 
 
+class _Norm(nn.LayerNorm):
+    """The layer normalisation of BERT, whose tiny addition to the variance half precision does not hold."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=1e-12)
+
+    def forward(self, input: Float[Tensor, "*lead E"]) -> Float[Tensor, "*lead E"]:
+        wide, weight, bias = (functional.at_least_single(x) for x in (input, self.weight, self.bias))
+        return F.layer_norm(wide, self.normalized_shape, weight, bias, self.eps).to(input.dtype)
+
+
 class _Layer(nn.Module):
     """A layer of BERT, with attention to a memory between its two halves if the memory has a width."""
 
     def __init__(self, width: int, memory_width: int | None, heads: int, expansion: int) -> None:
         super().__init__()
         self.attention = MultiHead(width, width, width, heads, bias=True)
-        self.attention_norm = nn.LayerNorm(width, eps=1e-12)
+        self.attention_norm = _Norm(width)
         if memory_width is None:
             self.crossing = None
         else:
             self.crossing = MultiHead(width, memory_width, width, heads, bias=True)
-            self.crossing_norm = nn.LayerNorm(width, eps=1e-12)
+            self.crossing_norm = _Norm(width)
         self.hidden = nn.Linear(width, expansion * width)
         self.output = nn.Linear(expansion * width, width)
-        self.output_norm = nn.LayerNorm(width, eps=1e-12)
+        self.output_norm = _Norm(width)
 
     def forward(
         self,

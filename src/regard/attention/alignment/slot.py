@@ -110,9 +110,10 @@ class SlotAttention(Read):
             weights = functional.masked_softmax(scores, mask, dim=1)  # (B, slots, N)
             if iteration == self.iterations - 1:
                 weights = self.offer("attention", weights)
-            shares = weights + self.eps if mask is None else (weights + self.eps) * mask  # (B, slots, N)
+            shares = functional.at_least_single(weights) + self.eps  # (B, slots, N); half does not hold the eps
+            shares = shares if mask is None else shares * mask
             shares = shares / shares.sum(-1, keepdim=True).clamp_min(self.eps)
-            taken = functional.read(shares, value)  # (B, slots, d)
+            taken = functional.read(shares.to(value.dtype), value)  # (B, slots, d)
             slots = self.update(taken.flatten(0, 1), slots.flatten(0, 1)).unflatten(0, slots.shape[:2])
             slots = slots + self.output(self.hidden(self.norm(slots)).relu())  # (B, slots, d)
         return slots if mask is None else slots.masked_fill(~mask.any(-1, keepdim=True), 0.0)

@@ -67,7 +67,7 @@ class LinearAttention(MultiHeadSelfAttention):
         query, key = self.features(query, key, taking_part)  # (B, h, N, f)
 
         def attention(request: Request) -> Float[Tensor, "B h T N"]:
-            return self.weights(query, key, request)
+            return self.weights(query, key, request).to(value.dtype)
 
         replaced = self.offer("attention", attention)
         read = functional.feature_read(query, key, value, self.causal) if replaced is None else replaced @ value

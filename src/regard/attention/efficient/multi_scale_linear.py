@@ -103,8 +103,8 @@ class MultiScaleLinearAttention(Refine):
         query, key = query.relu(), key.relu()
 
         def attention(request: Request) -> Float[Tensor, "B H T N"]:
-            return functional.feature_weights(
-                request.pick(query, heads=1, queries=2), request.pick(key, heads=1)
+            return functional.feature_weights(request.pick(query, heads=1, queries=2), request.pick(key, heads=1)).to(
+                value.dtype
             )  # (B, H, T, N)
 
         replaced = None

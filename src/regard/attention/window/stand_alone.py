@@ -81,13 +81,16 @@ class StandAloneSelfAttention(Refine):
         query, memory = self.project(x.permute(0, 2, 3, 1)).tensor_split((self.channels,), dim=3)
         query = query.unflatten(3, (self.heads, -1)) * self.scale  # (B, H, W, h, d)
         key, value = self.around(memory.unflatten(3, (2, self.heads, -1))).unbind(3)  # (B, H, W, h, d, k, k)
+        dtype = value.dtype
+        query, key = functional.at_least_single(query), functional.at_least_single(key)  # unscaled, half is too narrow
         by_row, by_column = query.tensor_split((self.rows.shape[2],), dim=4)
         scores = torch.einsum("byxhd,byxhdij->bhyxij", query, key)  # (B, h, H, W, k, k)
-        scores = scores + torch.einsum("byxhd,hid->bhyxi", by_row, self.rows)[..., None]
-        scores = scores + torch.einsum("byxhd,hjd->bhyxj", by_column, self.columns)[..., None, :]
+        rows, columns = functional.at_least_single(self.rows), functional.at_least_single(self.columns)
+        scores = scores + torch.einsum("byxhd,hid->bhyxi", by_row, rows)[..., None]
+        scores = scores + torch.einsum("byxhd,hjd->bhyxj", by_column, columns)[..., None, :]
         row, column = (self.offsets(size, x.device) for size in (H, W))  # (H, k) and (W, k)
         inside = (self.inside(row, H)[:, None, :, None] & self.inside(column, W)[None, :, None]).flatten(2)
-        weights = functional.masked_softmax(scores.flatten(4), inside)  # (B, h, H, W, k·k)
+        weights = functional.masked_softmax(scores.flatten(4), inside).to(dtype)  # (B, h, H, W, k·k)
         if offering.listening():
             keys = row.clamp(0, H - 1)[:, None, :, None] * W + column.clamp(0, W - 1)[None, :, None]
             keys = keys.flatten(2).flatten(0, 1)[None]  # (1, N, k·k)
