@@ -38,7 +38,8 @@ class MapFact:
         axes: the names of its axes in order; `SPATIAL` stands for all spatial axes of the input.
         sums_to_one: the axes over which the weights sum to one (a softmax), or none for a gate. A row that its mask
             leaves without anything to attend to sums to zero instead.
-        fixed: why the map cannot be replaced by other weights (`replacing`); empty where it can, which is the default.
+        fixed: why the map cannot be replaced by other weights (`replacing`), whose functions are then not asked about
+            it; empty where it can, which is the default.
     """
 
     label: str
@@ -132,7 +133,7 @@ def listening() -> bool:
 
 
 def announce(module: nn.Module, fact: MapFact, weights: Weights) -> Tensor | None:
-    """Hand a map to everybody who replaces it and then to every listener.
+    """Hand a map to everybody who replaces it, unless it is fixed, and then to every listener.
 
     Returns:
         The weights that take the place of those offered, None if nobody replaces them.
@@ -140,7 +141,7 @@ def announce(module: nn.Module, fact: MapFact, weights: Weights) -> Tensor | Non
     grids = _grids.get()
     offer = Offer(module, fact, weights, grids[-1] if grids else None)
     replaced: Tensor | None = None
-    for replace in _replacements.get():
+    for replace in () if fact.fixed else _replacements.get():
         other = replace(offer)
         if other is not None:
             replaced = other

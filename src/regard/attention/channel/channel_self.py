@@ -64,6 +64,6 @@ class ChannelSelfAttention(Refine):
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self.check(x)
         attention = functional.channel_attention(x, dissimilar=self.variant == "dissimilar")  # (B, C, C)
-        self.offer("attention", attention)
+        attention = self.offer("attention", attention)
         # The gain goes to the small matrix, not to the map.
         return x + torch.bmm(self.gain * attention, x.flatten(2)).unflatten(2, x.shape[2:])  # (B, C, *spatial)

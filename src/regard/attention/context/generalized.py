@@ -115,7 +115,7 @@ class GeneralizedAttention(Refine):
         weights = self.scores(tokens, spatial).softmax(3)  # (B, h, N, N)
         if offering.listening():
             with offering.over_grid(spatial):
-                self.offer("attention", weights)
+                weights = self.offer("attention", weights)
         context = weights @ self.split(self.value(tokens))  # (B, h, N, d)
         added = self.output((self.gain * context).transpose(1, 2).flatten(2))  # (B, N, C)
         return x + tokens_to_map(added, spatial)  # (B, C, *spatial)
