@@ -155,7 +155,7 @@ def test_unfinished_run_says_what_is_missing(tmp_path: Path) -> None:
     results = json.loads((folder / "results.json").read_text())
     (folder / "results.json").write_text(json.dumps(results[:-1]))
     page = read(folder)
-    assert "additive (seed 1), dot, multi_head, stacked, hard" in page.text
+    assert "additive (seed 1), scaled_dot, multi_head, find_then_move, hard" in page.text
     assert "1 of 2 seeds" in row(page, "additive")[0]
 
 
