@@ -11,8 +11,8 @@ from random import Random
 from struct import pack
 from typing import Any
 
-FAMILIES = ("attribute", "relation", "count")
-SCENES = ("none", "spatial", "additive", "scaled_dot", "multi_head", "find_then_move", "hard")
+FAMILIES = ("attribute", "relation", "count", "comparison")
+SCENES = ("none", "spatial", "additive", "dot", "multi_head", "stacked", "hard")
 
 
 def png(rows: list[list[tuple[int, int, int]]]) -> str:
@@ -89,7 +89,7 @@ def _result(draw: Random, name: str, place: int, seed: int, keys: tuple[str, ...
         key: min(0.995, max(0.2, (0.35 if name == "none" else 0.7 + 0.05 * place) + draw.uniform(-0.05, 0.1)))
         for key in keys
     }
-    if "relation" in keys and name != "find_then_move":
+    if "relation" in keys and name != "stacked":
         accuracy["relation"] = draw.uniform(0.4, 0.55)
     accuracy["overall"] = sum(accuracy.values()) / len(keys)
     return {
@@ -171,7 +171,7 @@ def _examples(
             correct = place % 3 == 0 or draw.random() < (0.3 if name == "none" else 0.8)
             off = 0.0 if correct else 0.4
             maps: list[dict[str, Any]] = []
-            if name == "find_then_move":
+            if name == "stacked":
                 maps.append({"label": "hop 1", "weights": bump(7, 0.4, 0.7, 0.25), "sums_to_one": True})
                 maps.append({"label": "hop 2", "weights": bump(7, (x + off) % 1, y, 0.12), "sums_to_one": True})
             elif name in ("se", "eca"):

@@ -53,13 +53,20 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "find_then_move": ("find_then_move", {"hidden_width": HIDDEN, "words": len(WORDS), "directions": DIRECTION_WORDS}),
     "hard": ("reader", {"read": "hard", "arguments": {"hidden_width": HIDDEN, "estimator": "straight_through"}}),
 }
-"""Each one's core and its arguments: what reads from the picture, and nothing else, differs."""
+"""Each one's core and its arguments: what reads from the picture, and nothing else, differs.
+
+All train alike, also where that does not suit one. The first step of Adam changes the scores of `general`, each a sum
+over 96 by 96 weights with no scale before it, by a standard deviation of 4.7, and those of the others by 0.1 to 0.4.
+With a third of the learning rate `general` reached 0.964 of attributes, 0.336 of relations and 0.916 of counts, against
+0.258, 0.182 and 0.575, but `find_then_move` had 0.33 of relations after 20 of 32 epochs, against 0.956 at the end.
+"""
 
 NOTES: Mapping[str, str] = {
     "none": "no attention: every question gets the mean of the picture's cells",
     "spatial": "weights of the picture alone, the same for every question (softmax_pool)",
     "additive": "one read, scored by a small network (Bahdanau et al. 2015)",
-    "general": "one read, scored by the product of a projected question and a cell, not scaled (Luong et al. 2015)",
+    "general": "one read, scored by the product of a projected question and a cell, not scaled (Luong et al. 2015), for "
+    "which the learning rate that all variants share is too large: a third of it gives 0.96 of attributes",
     "scaled_dot": "one read, scored by the product of question and cell over the root of their width "
     "(Vaswani et al. 2017)",
     "multi_head": "one read by four heads, each scored by a scaled product of projections (Vaswani et al. 2017)",
