@@ -137,6 +137,20 @@ def test_summary_says_what_can_be_had_without_looking(tmp_path: Path) -> None:
         assert says in read(folder).text.replace("\N{NO-BREAK SPACE}", " ")
 
 
+def test_a_variant_s_note_stands_under_the_table(tmp_path: Path) -> None:
+    folder = synthetic.write(tmp_path / "scenes", seeds=(0, 1))
+    results = json.loads((folder / "results.json").read_text())
+    assert "is told" not in read(folder).text
+    for result in results:
+        result["note"] = "it is told <b>all</b>" if result["attention"] == "stacked" else None
+    (folder / "results.json").write_text(json.dumps(results))
+    assert read(folder).text.count("stacked: it is told <b>all</b>.") == 1  # once for all seeds, and text
+    results[0]["note"] = 7
+    (folder / "results.json").write_text(json.dumps(results))
+    with pytest.raises(UserError, match="expected text"):
+        write_report(folder)
+
+
 def test_a_curve_of_one_evaluation_is_a_point(tmp_path: Path) -> None:
     folder = synthetic.write(tmp_path / "scenes", "digit-scenes", ("none",), keys=("count",))
 

@@ -30,7 +30,7 @@ def vqa(
         str | None,
         typer.Option(
             help="Any core of regard.models.vqa, such as stacked_attention, mcan, ban, mutan, question_only; or vilt "
-            "or blip with --question CHECKPOINT. Default cross_attention; of digit-scenes, which has its own, stacked.",
+            "or blip with --question CHECKPOINT. Default cross_attention; of digit-scenes find_then_move.",
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -129,7 +129,7 @@ def vqa(
         )
     with stoppable():
         run = compare(
-            model or ("stacked" if pictures == "digit-scenes" else Recipe.core), data=pictures, questions=asked,
+            model or ("find_then_move" if pictures == "digit-scenes" else Recipe.core), data=pictures, questions=asked,
             test=source_of_test(test, folder, test_pictures, test_annotations, image_data),
             seeds=seed_count, epochs=epochs, minutes=minutes, size=size, batch=batch, device=device,
             precision=precision, name=name, resume=resume, backbone=image, pretrained=pretrained, frozen=frozen,

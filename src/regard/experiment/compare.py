@@ -150,7 +150,7 @@ def _train(run: Run, task: Any, variant: str, seed: int, display: Any) -> None:
     from regard.costing import cost
     from regard.experiment.statistics import share_interval
     from regard.experiment.training import Budget, accuracy, train
-    from regard.tasks.task import HasShortcuts
+    from regard.tasks.task import HasNotes, HasShortcuts
 
     settings = run.settings
     fit = train(
@@ -184,6 +184,8 @@ def _train(run: Run, task: Any, variant: str, seed: int, display: Any) -> None:
     if isinstance(task, HasShortcuts):
         shortcuts = {name: accuracy(outcomes, task.families) for name, outcomes in task.shortcuts().items()}
         result |= {"measure": task.measure, "shortcuts": shortcuts}
+    if isinstance(task, HasNotes):
+        result["note"] = task.notes.get(variant)
     task.keep(fit.model, run.part(variant, seed))
     # The report shows what the first seed's model says; another seed's may have been trained on those pictures.
     run.finish(variant, seed, result, fit.curve, task.readings(fit.model, 0) if seed == 0 else [])

@@ -36,6 +36,8 @@ class Result:
     """What accuracy is, where it is not the share of right answers."""
     shortcuts: dict[str, dict[str, float]]
     """By what it is, the accuracy of what can be had without looking properly, where it is known."""
+    note: str | None
+    """What the variant is, where its name does not say it."""
 
 
 @dataclass(frozen=True)
@@ -316,6 +318,7 @@ def _result(entry: Any) -> Result:
         train_seconds=_number(entry.get("train_seconds")),
         measure=None if entry.get("measure") is None else _text(entry["measure"]),
         shortcuts={_text(name): _numbers(shares) for name, shares in (entry.get("shortcuts") or {}).items()},
+        note=None if entry.get("note") is None else _text(entry["note"]),
     )
 
 

@@ -129,6 +129,7 @@ def _render(run: Run) -> str:
             rows=table,
             missing=summary.missing(run),
             measure=summary.measure(run),
+            notes=summary.notes(run),
             columns=_columns(run, table, families),
             classes=_classes(table, families) if len(families) > _few_families else [],
             class_count=len(families),
