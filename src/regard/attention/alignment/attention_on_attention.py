@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from regard import functional
 from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Read
 from regard.attention.heads import attend
@@ -98,13 +99,14 @@ class AttentionOnAttention(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T E"]:
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
         asked = self.query(query)  # (B, T, E)
-        read, weights = attend(asked, self.key(memory), self.value(memory), self.heads, mask)  # (B, T, E)
+        key, value = self.key(memory), self.value(memory)  # (B, N, E)
+        read = attend(asked, key, value, self.heads, lambda weights: self.offer("attention", weights), mask)
         both = torch.cat((read, asked if self.beside == "projected" else query), -1)  # (B, T, 2E or E + Dq)
         information, gate = self.output(both).chunk(2, -1)  # (B, T, E) each
         gate = gate.sigmoid()  # (B, T, E)
         if mask is not None:
             gate = gate.masked_fill(~mask.any(-1, keepdim=True), 0.0)
-        self.offer("attention", weights)
-        self.offer("gate", gate)
+        gate = self.offer("gate", gate)
         return gate * information  # (B, T, E)

@@ -98,13 +98,14 @@ class LocalRead(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T Dm"]:
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
         places = torch.arange(1, memory.shape[1] + 1, device=query.device)  # (N,)
         distance = places - self.centre(query, places, mask)  # (B, T, N)
         window = distance.abs() <= self.radius  # (B, T, N)
         weights = functional.masked_softmax(self.score(query, memory), window if mask is None else window & mask)
         if self.position == "predictive":
             weights = weights * torch.exp(-2 * (distance / self.radius).square()).to(weights.dtype)  # (B, T, N)
-        self.offer("attention", weights)
+        weights = self.offer("attention", weights)
         return functional.read(weights, memory)  # (B, T, Dm)
 
     def centre(

@@ -92,8 +92,9 @@ class LocationAwareRead(Read):
         memory: Float[Tensor, "B N Dm"],
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T Dm"]:
-        weights = self.weigh(query, memory, mask)  # (B, T, N)
-        self.offer("attention", weights)
+        part = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, part)
+        weights = self.offer("attention", self.weigh(query, memory, mask))  # (B, T, N)
         return functional.read(weights, memory)  # (B, T, Dm)
 
     def weigh(
@@ -105,6 +106,7 @@ class LocationAwareRead(Read):
     ) -> Float[Tensor, "B T N"]:
         """The weights of every query; `before` are those of the query before the first."""
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
         asked = self.score.query(query)  # (B, T, A)
         tokens = self.score.memory(memory)  # (B, N, A)
         row = memory.new_zeros(memory.shape[:2]) if before is None else before  # (B, N)

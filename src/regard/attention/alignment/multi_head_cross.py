@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from regard import functional
 from regard.attention.contract import Paper, Read
@@ -89,6 +90,7 @@ class MultiHeadCrossAttention(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T E"]:
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
         heads = None if mask is None else mask[:, None]  # (B, 1, #T, N)
         q = self.split(self.query(query))  # (B, h, T, d)
         k = self.split(self.key(memory))  # (B, h, N, d)
@@ -99,9 +101,12 @@ class MultiHeadCrossAttention(Read):
             some = heads if heads is None or heads.shape[2] == 1 else request.pick(heads, queries=2)
             return functional.scaled_dot_product_weights(rows, request.pick(k, heads=1), some)  # (B, h, T, N)
 
-        self.offer("attention", weights)
+        replaced = self.offer("attention", weights)
         dropout = self.dropout if self.training else 0.0
-        read = functional.scaled_dot_product_attention(q, k, v, heads, dropout)  # (B, h, T, d)
+        if replaced is None:
+            read = functional.scaled_dot_product_attention(q, k, v, heads, dropout)  # (B, h, T, d)
+        else:
+            read = F.dropout(replaced, dropout) @ v
         context = self.output(read.transpose(1, 2).flatten(2))  # (B, T, E)
         return context if mask is None else context.masked_fill(~mask.any(-1, keepdim=True), 0.0)
 

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from regard import functional
 from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Read
 from regard.attention.heads import MultiHead
@@ -86,7 +87,9 @@ class GatedCrossAttention(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T Dq"]:
         mask = self.check(query, memory, mask)
-        read, weights = self.attention(self.norm(query), memory, mask)  # (B, T, Dq)
-        self.offer("attention", weights)
+        memory = functional.mask_tokens(memory, mask)
+        read = self.attention(
+            self.norm(query), memory, mask, lambda weights: self.offer("attention", weights)
+        )  # (B, T, Dq)
         context = self.gate.tanh() * read  # (B, T, Dq)
         return context if mask is None else context.masked_fill(~mask.any(-1, keepdim=True), 0.0)

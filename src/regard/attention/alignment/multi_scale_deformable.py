@@ -124,6 +124,8 @@ class MultiScaleDeformableAttention(Read):
         mask: Bool[Tensor, "B N"] | None = None,
     ) -> Float[Tensor, "B T E"]:
         levels = self.fit(query, memory, mask)
+        if mask is not None:
+            memory = functional.mask_tokens(memory, mask[:, None])
         value = self.value(memory)  # (B, N, E)
         if mask is not None:
             value = value.masked_fill(~mask[:, :, None], 0.0)
@@ -142,7 +144,10 @@ class MultiScaleDeformableAttention(Read):
             total = torch.cat(shares, dim=3)  # (B, H, T, N)
             return total if mask is None else total.masked_fill(~mask[:, None, None], 0.0)
 
-        self.offer("attention", attention)
+        replaced = self.offer("attention", attention)
+        if replaced is not None:
+            heads = value.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, h, N, d)
+            return self.output((replaced @ heads).transpose(1, 2).flatten(2))
         read = value.new_zeros(())
         parts = value.split([rows * columns for rows, columns in levels], dim=1)
         for part, place, weight, level in zip(parts, places, weights, levels, strict=True):

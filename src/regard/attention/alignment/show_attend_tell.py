@@ -96,10 +96,14 @@ class ShowAttendTell(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T Dm"]:
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
         weights = functional.masked_softmax(self.score(query, memory), mask)  # (B, T, N)
         gate = self.gate(query).sigmoid()  # (B, T, 1 or Dm)
         if mask is not None:
             gate = gate.masked_fill(~mask.any(-1, keepdim=True), 0.0)
-        self.offer("attention", weights)
-        self.offer("gate", gate[:, :, 0] if self.gate.out_features == 1 else gate)
+        weights = self.offer("attention", weights)
+        if self.gate.out_features == 1:
+            gate = self.offer("gate", gate[:, :, 0])[:, :, None]
+        else:
+            gate = self.offer("gate", gate)
         return gate * functional.read(weights, memory)  # (B, T, Dm)

@@ -63,7 +63,7 @@ class AttentionalFeatureFusion(Merge):
     ) -> Float[Tensor, "B C *spatial"]:
         self.check(x, y)
         gate = multi_scale_gate(x + y, self.local_context, self.global_context)  # (B, C, *spatial)
-        self.offer("gate", gate)
+        gate = self.offer("gate", gate)
         fused = x * gate + y * (1 - gate)  # (B, C, *spatial)
         return 2 * fused if self.variant == "code" else fused
 

@@ -67,7 +67,7 @@ class AttentionFusion(Merge):
             project(x.flatten(2)) for project, x in zip(self.project, modalities, strict=True)
         ]  # R of (B, C, N)
         weights = torch.cat([self.score(x) for x in projected], 1).softmax(1)  # (B, R, N)
-        self.offer("modality", weights.unflatten(2, shape[2:]))
+        weights = self.offer("modality", weights.unflatten(2, shape[2:])).flatten(2)
         y = weights[:, :1] * projected[0]  # (B, C, N)
         for m, x in enumerate(projected[1:], start=1):
             y = torch.addcmul(y, weights[:, m : m + 1], x)

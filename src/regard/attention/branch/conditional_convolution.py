@@ -90,7 +90,7 @@ class ConditionallyParameterizedConvolution(Convolve):
     def forward(self, x: Float[Tensor, "B Cin H W"]) -> Float[Tensor, "B C h w"]:
         self.check(x)
         weights = self.route(x.mean(dim=(2, 3))).sigmoid()  # (B, K)
-        self.offer("expert", weights)
+        weights = self.offer("expert", weights)
         kernel = functional.mix(weights, self.weight)  # (B, C, Cin/groups, k, k)
         y = functional.convolve_each(x, kernel, stride=self.stride, groups=self.groups)  # (B, C, h, w)
         return y.contiguous(memory_format=memory_format(x))

@@ -106,7 +106,7 @@ class DynamicConvolution(Convolve):
         self.check(x)
         scores = self.select(self.squeeze(x.mean(dim=(2, 3))).relu())  # (B, K)
         weights = (scores / self.temperature).softmax(1)  # (B, K)
-        self.offer("kernel", weights)
+        weights = self.offer("kernel", weights)
         kernel = functional.mix(weights, self.weight)  # (B, C, Cin/groups, k, k)
         bias = None if self.bias is None else functional.mix(weights, self.bias)  # (B, C)
         y = functional.convolve_each(x, kernel, bias, self.stride, self.groups)  # (B, C, h, w)

@@ -69,5 +69,5 @@ class FeatureFusion(Merge):
         fused = self.project(both).reshape(x.shape).contiguous(memory_format=memory_format(x))  # (B, C, *spatial)
         mean = fused.mean(dim=tuple(range(2, x.ndim)))  # (B, C)
         gate = self.excite(self.squeeze(mean).relu()).sigmoid()  # (B, C)
-        self.offer("channel", gate)
+        gate = self.offer("channel", gate)
         return fused * functional.spread(1 + gate, fused)  # (B, C, *spatial)

@@ -77,8 +77,7 @@ class FeaturePyramidAttention(Refine):
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self.check(x)
         mean = functional.spread(x.mean(dim=tuple(range(2, x.ndim))), x)  # (B, C, *ones)
-        weight = self.pyramid(x)  # (B, 1, *spatial)
-        self.offer("spatial", weight[:, 0])
+        weight = self.offer("spatial", self.pyramid(x)[:, 0])[:, None]  # (B, 1, *spatial)
         return weight * self.main(x) + self.context(mean)  # (B, C, *spatial)
 
     def pyramid(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B 1 *spatial"]:

@@ -75,7 +75,7 @@ class GlobalAttentionUpsample(Merge):
         self.check(high, low)
         scores = self.norm(self.excite(high.mean(dim=tuple(range(2, high.ndim)))))  # (B, C)
         gate = scores.relu() if self.gate == "relu" else scores.sigmoid()  # (B, C)
-        self.offer("channel", gate)
+        gate = self.offer("channel", gate)
         if high.shape != low.shape:
             high = F.interpolate(high, low.shape[2:], mode=LINEAR[self.dims], align_corners=False)
         return high + functional.spread(gate, low) * self.project(low)  # (B, C, *spatial)
@@ -92,3 +92,4 @@ class GlobalAttentionUpsample(Merge):
                 "larger than the second",
                 "give the high level first, and project both to one channel count",
             )
+        self.require_positions(high)

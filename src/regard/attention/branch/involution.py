@@ -101,8 +101,8 @@ class Involution(Convolve):
         self.check(x)
         kernels = self.generate(self.pool(x))  # (B, G·k·k, h, w)
         height, width = kernels.shape[2:]
-        kernels = kernels.flatten(2).unflatten(1, (self.groups, 1, -1))  # (B, G, 1, k·k, h·w)
-        self.offer("kernel", kernels[:, :, 0])
+        kernels = kernels.flatten(2).unflatten(1, (self.groups, -1))  # (B, G, k·k, h·w)
+        kernels = self.offer("kernel", kernels)[:, :, None]  # (B, G, 1, k·k, h·w)
         windows = F.unfold(self.value(x), self.kernel_size, padding=self.kernel_size // 2, stride=self.stride)
         windows = windows.unflatten(1, (self.groups, -1, self.kernel_positions))  # (B, G, C/G, k·k, h·w)
         y = (windows * kernels).sum(3).flatten(1, 2).unflatten(2, (height, width))  # (B, C, h, w)

@@ -72,8 +72,8 @@ class IterativeAttentionalFeatureFusion(Merge):
     ) -> Float[Tensor, "B C *spatial"]:
         self.check(x, y)
         first_gate = multi_scale_gate(x + y, self.first_local, self.first_global)  # (B, C, *spatial)
-        self.offer("first_gate", first_gate)
+        first_gate = self.offer("first_gate", first_gate)
         mixture = x * first_gate + y * (1 - first_gate)  # (B, C, *spatial)
         gate = multi_scale_gate(mixture, self.second_local, self.second_global)  # (B, C, *spatial)
-        self.offer("gate", gate)
+        gate = self.offer("gate", gate)
         return x * gate + y * (1 - gate)  # (B, C, *spatial)

@@ -54,7 +54,14 @@ class MeanFieldRefinement(Refine):
     )
     formula: ClassVar[str] = "y = x - μ (w · Σ_{j≠i} k(i, j) softmax(y_j)), steps times, from y = x"
     layout = "map"
-    maps: ClassVar[tuple[MapFact, ...]] = (MapFact("probability", ("batch", "channel", SPATIAL), ("channel",)),)
+    maps: ClassVar[tuple[MapFact, ...]] = (
+        MapFact(
+            "probability",
+            ("batch", "channel", SPATIAL),
+            ("channel",),
+            fixed="it is the output: nothing is read with it",
+        ),
+    )
     growth: ClassVar[str] = "N^2"
     positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "C + C*C"

@@ -117,12 +117,10 @@ class OmniDimensionalDynamicConvolution(Convolve):
     def forward(self, x: Float[Tensor, "B Cin H W"]) -> Float[Tensor, "B C h w"]:
         self.check(x)
         hidden = self.norm(self.squeeze(x.mean(dim=(2, 3)))).relu()  # (B, d)
-        weights = (self.select(hidden) / self.temperature).softmax(1)  # (B, K)
-        position = self.position(hidden).sigmoid()  # (B, k·k)
-        inputs = self.input(hidden).sigmoid()  # (B, Cin)
-        outputs = self.output(hidden).sigmoid()  # (B, C)
-        for label, gate in (("kernel", weights), ("position", position), ("input", inputs), ("output", outputs)):
-            self.offer(label, gate)
+        weights = self.offer("kernel", (self.select(hidden) / self.temperature).softmax(1))  # (B, K)
+        position = self.offer("position", self.position(hidden).sigmoid())  # (B, k·k)
+        inputs = self.offer("input", self.input(hidden).sigmoid())  # (B, Cin)
+        outputs = self.offer("output", self.output(hidden).sigmoid())  # (B, C)
         kernel = functional.mix(weights, self.weight)  # (B, C, Cin/groups, k, k)
         kernel = kernel * position.unflatten(1, (1, 1, self.kernel_size, -1))
         kernel = kernel * self.by_output(inputs) * outputs[..., None, None, None]

@@ -84,5 +84,5 @@ class SpatialPyramidAttention(Refine):
         pool = POOLS[x.ndim - 2]
         means = torch.cat([pool(x, size).flatten(1) for size in self.sizes], 1)  # (B, C·P), grid by grid
         gate = self.excite(self.squeeze(means).relu()).sigmoid()  # (B, C)
-        self.offer("channel", gate)
+        gate = self.offer("channel", gate)
         return x * functional.spread(gate, x)  # (B, C, *spatial)

@@ -115,6 +115,6 @@ class PyramidSplitAttention(Convolve):
         last = len(self.networks) - 1
         scores = torch.stack([self.networks[min(i, last)](mean) for i, mean in enumerate(means)], 1)  # (B, 4, C/4)
         weights = scores.softmax(1)  # (B, 4, C/4)
-        self.offer("split", weights)
+        weights = self.offer("split", weights)
         weighted = [split * weight[..., None, None] for split, weight in zip(splits, weights.unbind(1), strict=True)]
         return torch.cat(weighted, 1)  # (B, C, h, w)

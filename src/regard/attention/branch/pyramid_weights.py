@@ -77,7 +77,7 @@ class AttentionToScale(Merge):
     def forward(self, *maps: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self.check(*maps)
         weights = self.score(torch.cat(maps, 1)).softmax(1)  # (B, R, *spatial)
-        self.offer("scale", weights)
+        weights = self.offer("scale", weights)
         y = weights[:, :1] * maps[0]  # (B, C, *spatial)
         for r, x in enumerate(maps[1:], start=1):
             y = torch.addcmul(y, weights[:, r : r + 1], x)

@@ -105,7 +105,7 @@ class SelectiveKernel(Convolve):
         mean = sum(output.mean(dim=(2, 3)) for output in outputs)  # (B, C), the mean of the sum
         scores = self.select(self.squeeze(mean)).unflatten(1, (self.branches, -1))  # (B, R, C)
         weights = scores.softmax(1)  # (B, R, C)
-        self.offer("branch", weights)
+        weights = self.offer("branch", weights)
         parts = [weight[..., None, None] * output for weight, output in zip(weights.unbind(1), outputs, strict=True)]
         y = parts[0]
         for part in parts[1:]:

@@ -115,7 +115,7 @@ class SplitAttention(Convolve):
         splits = self.convolution(x)  # (B, R·C, h, w)
         mean = splits.mean(dim=(2, 3)).unflatten(1, (self.radix, -1)).sum(1)  # (B, C), the mean of the sum
         weights = self.weights(self.select(self.squeeze(mean[:, :, None]))[:, :, 0])  # (B, R, C)
-        self.offer("branch", weights)
+        weights = self.offer("branch", weights)
         weighted = [
             weight[..., None, None] * split
             for weight, split in zip(weights.unbind(1), splits.chunk(self.radix, 1), strict=True)

@@ -53,6 +53,7 @@ class ChannelSelfAttention(Refine):
     )
     placement: ClassVar[str] = "after the last stage of a dilated backbone, beside an attention over positions"
     place = "last_stage"
+    zero_start = "gain"
 
     def __init__(self, channels: int, variant: Variant = "similar") -> None:
         super().__init__()
@@ -63,6 +64,6 @@ class ChannelSelfAttention(Refine):
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self.check(x)
         attention = functional.channel_attention(x, dissimilar=self.variant == "dissimilar")  # (B, C, C)
-        self.offer("attention", attention)
+        attention = self.offer("attention", attention)
         # The gain goes to the small matrix, not to the map.
         return x + torch.bmm(self.gain * attention, x.flatten(2)).unflatten(2, x.shape[2:])  # (B, C, *spatial)

@@ -66,7 +66,7 @@ class EfficientChannelAttention(Refine):
         self.check(x)
         mean = x.mean(dim=tuple(range(2, x.ndim)))  # (B, C)
         gate = self.mix(mean[:, None])[:, 0].sigmoid()  # (B, C)
-        self.offer("channel", gate)
+        gate = self.offer("channel", gate)
         return x * functional.spread(gate, x)  # (B, C, *spatial)
 
 

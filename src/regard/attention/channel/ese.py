@@ -66,5 +66,5 @@ class EffectiveSqueezeExcitation(Refine):
         self.check(x)
         score = self.excite(x.mean(dim=tuple(range(2, x.ndim))))  # (B, C)
         gate = score.sigmoid() if self.gate == "sigmoid" else F.hardsigmoid(score)  # (B, C)
-        self.offer("channel", gate)
+        gate = self.offer("channel", gate)
         return x * functional.spread(gate, x)  # (B, C, *spatial)

@@ -87,7 +87,7 @@ class FrequencyChannelAttention(Refine):
         basis = (rows[:, :, None] * columns[:, None]).to(x.dtype)  # (C, H, W)
         spectrum = (x * basis).sum(dim=(2, 3))  # (B, C)
         gate = self.excite(self.squeeze(spectrum).relu()).sigmoid()  # (B, C)
-        self.offer("channel", gate)
+        gate = self.offer("channel", gate)
         return x * functional.spread(gate, x)  # (B, C, H, W)
 
 

@@ -58,5 +58,5 @@ class NormalizationAttention(Refine):
         size = self.norm.weight.abs()  # (C,)
         weight = (size / size.sum()).reshape(-1, *[1] * (x.ndim - 2))  # (C, *ones)
         gate = (self.norm(x) * weight).sigmoid()  # (B, C, *spatial)
-        self.offer("gate", gate)
+        gate = self.offer("gate", gate)
         return x * gate  # (B, C, *spatial)

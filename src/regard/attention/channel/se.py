@@ -70,5 +70,5 @@ class SqueezeExcitation(Refine):
         self.check(x)
         mean = x.mean(dim=tuple(range(2, x.ndim)))  # (B, C)
         gate = self.excite(self.squeeze(mean).relu()).sigmoid()  # (B, C)
-        self.offer("channel", gate)
+        gate = self.offer("channel", gate)
         return x * gate.reshape(*gate.shape, *[1] * (x.ndim - 2))  # (B, C, *spatial)

@@ -102,5 +102,5 @@ class BottleneckAttention(Refine):
         channel = functional.spread(self.channel(x.mean(dim=tuple(range(2, x.ndim)))), x)  # (B, C, *ones)
         spatial = self.spatial(x)  # (B, 1, *spatial)
         gate = (channel * spatial if self.variant == "code" else channel + spatial).sigmoid()  # (B, C, *spatial)
-        self.offer("gate", gate)
+        gate = self.offer("gate", gate)
         return torch.addcmul(x, x, gate)  # (B, C, *spatial)

@@ -92,11 +92,10 @@ class CBAM(Refine):
         self.check(x)
         positions = tuple(range(2, x.ndim))
         channel = (self.score(x.mean(dim=positions)) + self.score(x.amax(dim=positions))).sigmoid()  # (B, C)
-        self.offer("channel", channel)
+        channel = self.offer("channel", channel)
         x = x * functional.spread(channel, x)  # (B, C, *spatial)
         spatial = self.norm(self.spatial(functional.peak_and_mean(x, 1))).sigmoid()  # (B, 1, *spatial)
-        self.offer("spatial", spatial[:, 0])
-        return x * spatial  # (B, C, *spatial)
+        return x * self.offer("spatial", spatial[:, 0])[:, None]  # (B, C, *spatial)
 
     def score(self, statistic: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
         """The network that the mean and the maximum share."""

@@ -115,11 +115,10 @@ class PolarizedSelfAttention(Refine):
         """The gate a channel, from the positions that it picks."""
         scores = functional.position_scores(x, self.channel_query.weight, x.new_zeros(1))  # (B, *spatial)
         pooling = scores.flatten(1).softmax(1).unflatten(1, x.shape[2:])  # (B, *spatial)
-        self.offer("pooling", pooling)
+        pooling = self.offer("pooling", pooling)
         pooled = self.channel_value(functional.position_sum(x, pooling))  # (B, d)
         gate = self.norm(self.excite(pooled)).sigmoid()  # (B, C)
-        self.offer("channel", gate)
-        return gate
+        return self.offer("channel", gate)
 
     def spatial_gate(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B *spatial"]:
         """The gate a position, from the channels that it picks."""
@@ -135,5 +134,4 @@ class PolarizedSelfAttention(Refine):
             if self.variant == "code":
                 scores = scores.softmax(1)
         gate = scores.sigmoid().unflatten(1, x.shape[2:])  # (B, *spatial)
-        self.offer("spatial", gate)
-        return gate
+        return self.offer("spatial", gate)

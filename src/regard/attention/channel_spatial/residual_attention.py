@@ -109,7 +109,7 @@ class ResidualAttention(Refine):
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self.check(x)
         mask = self.squash(self.score(self.hourglass(x)))  # (B, C, *spatial)
-        self.offer("mask", mask)
+        mask = self.offer("mask", mask)
         return x + mask * x
 
     def hourglass(self, x: Float[Tensor, "B C *spatial"], level: int = 0) -> Float[Tensor, "B C *spatial"]:

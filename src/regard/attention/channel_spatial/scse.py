@@ -77,9 +77,9 @@ class ConcurrentSqueezeExcitation(Refine):
         self.check(x)
         mean = x.mean(dim=tuple(range(2, x.ndim)))  # (B, C)
         channel = self.excite(self.squeeze(mean).relu()).sigmoid()  # (B, C)
-        self.offer("channel", channel)
+        channel = self.offer("channel", channel)
         spatial = functional.position_scores(x, self.spatial.weight, self.spatial.bias).sigmoid()  # (B, *spatial)
-        self.offer("spatial", spatial)
+        spatial = self.offer("spatial", spatial)
         gated = x * functional.spread(channel, x)  # (B, C, *spatial)
         if self.fusion == "max":
             return torch.maximum(gated, x * spatial[:, None])

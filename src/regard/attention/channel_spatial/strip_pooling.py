@@ -88,5 +88,5 @@ class StripPooling(Refine):
             # The last convolution is linear: it acts on the strips, before they become a map.
             scores = self.excite(rows)[..., None] + F.conv1d(columns, self.excite.weight)[:, :, None]
         gate = torch.sigmoid(scores)  # (B, C, H, W)
-        self.offer("gate", gate)
+        gate = self.offer("gate", gate)
         return x * gate  # (B, C, H, W)

@@ -122,6 +122,6 @@ class AttentionAugmentedConvolution(Convolve):
         weights = scores.softmax(3)  # (B, h, N, N)
         if offering.listening():
             with offering.over_grid(spatial):
-                self.offer("attention", weights)
+                weights = self.offer("attention", weights)
         attended = self.output((weights @ value).transpose(1, 2).flatten(2))  # (B, N, V)
         return torch.cat((self.convolution(x), tokens_to_map(attended, spatial)), dim=1)  # (B, C, h, w)

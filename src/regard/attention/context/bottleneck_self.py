@@ -85,6 +85,6 @@ class BottleneckSelfAttention(Refine):
         weights = scores.softmax(3)  # (B, h, N, N)
         if offering.listening():
             with offering.over_grid(spatial):
-                self.offer("attention", weights)
+                weights = self.offer("attention", weights)
         context = weights @ value  # (B, h, N, d)
         return tokens_to_map(context.transpose(1, 2).flatten(2), spatial)  # (B, C, *spatial)

@@ -61,6 +61,7 @@ class GlobalContext(Refine):
     )
     placement: ClassVar[str] = "in every residual block of the last three stages, before the addition"
     place = "branch"
+    zero_start = "excite.weight"
 
     def __init__(self, channels: int, reduction: int = 16, fusion: Fusion = "add") -> None:
         super().__init__()
@@ -78,7 +79,7 @@ class GlobalContext(Refine):
         self.check(x)
         scores = functional.position_scores(x, self.score.weight, self.score.bias)  # (B, *spatial)
         weights = scores.flatten(1).softmax(1).unflatten(1, x.shape[2:])  # (B, *spatial)
-        self.offer("attention", weights)
+        weights = self.offer("attention", weights)
         context = functional.position_sum(x, weights)  # (B, C)
         context = functional.spread(self.excite(self.norm(self.squeeze(context)).relu()), x)  # (B, C, *ones)
         return x + context if self.fusion == "add" else x * context.sigmoid()  # (B, C, *spatial)

@@ -72,6 +72,7 @@ class GeneralizedAttention(Refine):
     }
     placement: ClassVar[str] = "in the residual blocks of the last stages, after the 3x3 convolution"
     place = "branch"
+    zero_start = "gain"
 
     def __init__(
         self,
@@ -114,7 +115,7 @@ class GeneralizedAttention(Refine):
         weights = self.scores(tokens, spatial).softmax(3)  # (B, h, N, N)
         if offering.listening():
             with offering.over_grid(spatial):
-                self.offer("attention", weights)
+                weights = self.offer("attention", weights)
         context = weights @ self.split(self.value(tokens))  # (B, h, N, d)
         added = self.output((self.gain * context).transpose(1, 2).flatten(2))  # (B, N, C)
         return x + tokens_to_map(added, spatial)  # (B, C, *spatial)

@@ -90,6 +90,6 @@ class Hamburger(Refine):
         bases, codes = functional.nonnegative_factors(
             exact, bases, self.steps, one_step=self.training and self.one_step
         )  # (B, C, R), (B, R, N)
-        self.offer("code", codes.unflatten(2, spatial))
+        codes = self.offer("code", codes.unflatten(2, spatial)).flatten(2)
         rebuilt = torch.bmm(codes.transpose(1, 2), bases.transpose(1, 2)).to(x.dtype)  # (B, N, C)
         return x + self.norm(tokens_to_map(self.upper(rebuilt), spatial))  # (B, C, *spatial)

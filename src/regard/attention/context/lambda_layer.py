@@ -94,10 +94,10 @@ class LambdaLayer(Refine):
         query = self.query_norm(self.query(tokens).flatten(0, 1)).unflatten(0, tokens.shape[:2])  # (B, N, h·k)
         query = query.unflatten(2, (self.heads, -1))  # (B, N, h, k)
         keys = self.key(tokens).softmax(1)  # (B, N, k)
-        self.offer("content", tokens_to_map(keys, spatial))
+        keys = map_to_tokens(self.offer("content", tokens_to_map(keys, spatial)))
         value = self.value_norm(self.value(tokens).flatten(0, 1)).unflatten(0, tokens.shape[:2])  # (B, N, v)
         content = torch.bmm(keys.transpose(1, 2), value)  # (B, k, v)
-        maps = value.transpose(1, 2).reshape(-1, 1, *spatial)  # (B·v, 1, *spatial): each value channel by itself
-        position = self.position(maps).reshape(x.shape[0], self.head_width, self.query_depth, -1)  # (B, v, k, N)
+        maps = tokens_to_map(value, spatial).flatten(0, 1)[:, None]  # (B·v, 1, *spatial): each value channel by itself
+        position = self.position(maps).unflatten(0, (x.shape[0], self.head_width)).flatten(3)  # (B, v, k, N)
         lambdas = content[:, None] + position.permute(0, 3, 2, 1)  # (B, N, k, v)
         return tokens_to_map((query @ lambdas).flatten(2), spatial)  # (B, C, *spatial)

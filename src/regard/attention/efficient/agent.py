@@ -111,8 +111,7 @@ class AgentAttention(Refine):
         spread = (q * scale @ agents.transpose(2, 3) + self.spread_bias(spatial).transpose(1, 2)).softmax(3)
         if offering.listening():
             with offering.over_grid(spatial):
-                self.offer("gather", gather)
-                self.offer("spread", lambda request: request.pick(spread, heads=1, queries=2))
+                gather, spread = self.offer("gather", gather), self.offer("spread", spread)
         context = (spread @ (gather @ v)).transpose(1, 2).flatten(2)  # (B, N, C)
         refined = self.output(context + map_to_tokens(self.local(value)))  # (B, N, C)
         return tokens_to_map(refined, spatial)  # (B, C, H, W)

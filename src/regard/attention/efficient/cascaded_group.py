@@ -1,6 +1,6 @@
 """Cascaded group attention."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -109,16 +109,37 @@ class CascadedGroupAttention(Refine):
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self.check(x)
         spatial = tuple(x.shape[2:])
-        found: list[Tensor] = []  # (B, d, *spatial) of every head
-        pairs: list[tuple[Tensor, Tensor]] = []  # query and key of every head, (B, N, K)
-        for part, project, near in zip(x.chunk(self.heads, dim=1), self.project, self.near, strict=True):
+        if offering.listening():
+            with offering.over_grid(spatial):
+                found = self.offer_steps("attention", self.heads, lambda steps: self.cascade(x, steps))
+        else:
+            found, _ = self.cascade(x, (None,) * self.heads)
+        together = torch.cat(found, dim=1)  # (B, C, *spatial)
+        return self.output(together.relu() if self.variant == "authors" else together)
+
+    def cascade(
+        self, x: Float[Tensor, "B C *spatial"], steps: Sequence[Tensor | None]
+    ) -> tuple[list[Tensor], Callable[[Request], Tensor]]:
+        """What every head reads, `(B, d, *spatial)` each, and their weights.
+
+        Args:
+            steps: the weights that every head reads with, `(B, N, N)`; None for its own.
+        """
+        spatial = tuple(x.shape[2:])
+        found: list[Tensor] = []
+        pairs: list[tuple[Tensor, Tensor]] = []  # query and key of every head, (B, 1, N, K)
+        parts = x.chunk(self.heads, dim=1)
+        for part, project, near, given in zip(parts, self.project, self.near, steps, strict=True):
             widths = [self.key_width, self.key_width, self.value_width]
             query, key, value = project(part + found[-1] if found else part).split(widths, dim=1)
             query, key, value = (
                 map_to_tokens(some)[:, None] for some in (near(query), key, value)
             )  # (B, 1, N, K or d)
-            context = functional.scaled_dot_product_attention(query, key, value)  # (B, 1, N, d)
-            found.append(tokens_to_map(context[:, 0], spatial))
+            if given is None:
+                context = functional.scaled_dot_product_attention(query, key, value)[:, 0]  # (B, N, d)
+            else:
+                context = functional.read(given, value[:, 0])
+            found.append(tokens_to_map(context, spatial))
             pairs.append((query, key))
 
         def attention(request: Request) -> Float[Tensor, "B H T N"]:
@@ -126,8 +147,4 @@ class CascadedGroupAttention(Refine):
             query, key = (torch.cat(some, dim=1) for some in zip(*chosen, strict=True))
             return functional.scaled_dot_product_weights(request.pick(query, queries=2), key)
 
-        if offering.listening():
-            with offering.over_grid(spatial):
-                self.offer("attention", attention)
-        together = torch.cat(found, dim=1)  # (B, C, *spatial)
-        return self.output(together.relu() if self.variant == "authors" else together)
+        return found, attention

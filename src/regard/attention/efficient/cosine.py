@@ -79,11 +79,10 @@ class CosineAttention(MultiHeadSelfAttention):
 
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B *T N"] | None = None) -> Float[Tensor, "B N C"]:
         self.check(x)
-        mask = self.spread_mask(mask, x)  # (B, 1, 1 or N, N)
+        x, mask = self.take_part(x, mask)  # (B, 1, 1 or N, N)
         query, key, value = self.project(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, N, d)
         query = F.normalize(query, dim=3) * self.factor()
         key = F.normalize(key, dim=3)
-        context = functional.scaled_dot_product_attention(query, key, value, mask, scale=1.0)  # (B, h, N, d)
 
         def attention(request: Request) -> Float[Tensor, "B H T N"]:
             return functional.scaled_dot_product_weights(
@@ -93,7 +92,11 @@ class CosineAttention(MultiHeadSelfAttention):
                 scale=1.0,
             )
 
-        self.offer("attention", attention)
+        replaced = self.offer("attention", attention)
+        if replaced is None:
+            context = functional.scaled_dot_product_attention(query, key, value, mask, scale=1.0)  # (B, h, N, d)
+        else:
+            context = replaced @ value
         return self.output(context.transpose(1, 2).flatten(2))  # (B, N, C)
 
     def factor(self) -> Float[Tensor, "#h 1 1"]:

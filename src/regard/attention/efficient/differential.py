@@ -71,13 +71,11 @@ class DifferentialAttention(MultiHeadSelfAttention):
 
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B *T N"] | None = None) -> Float[Tensor, "B N C"]:
         self.check(x)
-        mask = self.spread_mask(mask, x)  # (B, 1, 1 or N, N)
+        x, mask = self.take_part(x, mask)  # (B, 1, 1 or N, N)
         query, key, value = self.project(x).chunk(3, dim=2)
         query, key = (part.unflatten(2, (2 * self.heads, -1)).transpose(1, 2) for part in (query, key))  # (B, 2h, N, d)
         value = value.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, h, N, 2d)
-        both = functional.scaled_dot_product_attention(query, key, value.repeat_interleave(2, dim=1), mask)
         factor = self.factor()
-        context = both[:, ::2] - factor * both[:, 1::2]  # (B, h, N, 2d)
 
         def attention(request: Request) -> Float[Tensor, "B H T N"]:
             rows = request.pick(query.unflatten(1, (-1, 2)), heads=1, queries=3).flatten(1, 2)  # (B, 2H, T, d)
@@ -86,7 +84,12 @@ class DifferentialAttention(MultiHeadSelfAttention):
             weights = functional.scaled_dot_product_weights(rows, keys, reach)
             return weights[:, ::2] - factor * weights[:, 1::2]
 
-        self.offer("attention", attention)
+        replaced = self.offer("attention", attention)
+        if replaced is None:
+            both = functional.scaled_dot_product_attention(query, key, value.repeat_interleave(2, dim=1), mask)
+            context = both[:, ::2] - factor * both[:, 1::2]  # (B, h, N, 2d)
+        else:
+            context = replaced @ value
         context = self.norm(context) * (1 - self.base)
         return self.output(context.transpose(1, 2).flatten(2))  # (B, N, C)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from regard import functional
 from regard.attention.context.multi_head_self import MultiHeadSelfAttention
 from regard.attention.contract import Paper
-from regard.attention.efficient.linear import key_mask
+from regard.attention.efficient.linear import take_part
 from regard.attention.offering import MapFact, Request
 
 Normalization = Literal["softmax", "scaling"]
@@ -68,7 +68,7 @@ class EfficientAttention(MultiHeadSelfAttention):
 
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N C"]:
         self.check(x)
-        taking_part = key_mask(self, mask, x)  # (B, 1, N, 1)
+        x, taking_part = take_part(self, x, mask)  # (B, 1, N, 1)
         query, key, value = self.project(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, N, d)
         if self.normalization == "softmax":
             query = query.softmax(3)
@@ -78,10 +78,10 @@ class EfficientAttention(MultiHeadSelfAttention):
         else:
             count = taking_part.sum(2, keepdim=True).clamp_min(1).to(key.dtype)  # (B, 1, 1, 1)
             query, key = query * count.rsqrt(), (key * count.rsqrt()).masked_fill(~taking_part, 0.0)
-        context = query @ (key.transpose(2, 3) @ value)  # (B, h, N, d)
 
         def attention(request: Request) -> Float[Tensor, "B H T N"]:
             return request.pick(query, heads=1, queries=2) @ request.pick(key, heads=1).transpose(2, 3)
 
-        self.offer("attention", attention)
+        replaced = self.offer("attention", attention)
+        context = query @ (key.transpose(2, 3) @ value) if replaced is None else replaced @ value  # (B, h, N, d)
         return self.output(context.transpose(1, 2).flatten(2))  # (B, N, C)

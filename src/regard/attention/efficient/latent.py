@@ -107,7 +107,7 @@ class MultiHeadLatentAttention(MultiHeadSelfAttention):
 
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B *T N"] | None = None) -> Float[Tensor, "B N C"]:
         self.check(x)
-        mask = self.spread_mask(mask, x)  # (B, 1, 1 or N, N)
+        x, mask = self.take_part(x, mask)  # (B, 1, 1 or N, N)
         widths = [self.key_rank, self.rotary_width, self.query_rank]
         latent, placed, asked = self.project(x).split(widths, dim=2)  # (B, N, p), (B, N, r), (B, N, s)
         key, value = (
@@ -117,7 +117,6 @@ class MultiHeadLatentAttention(MultiHeadSelfAttention):
         query = self.expand_query(self.query_norm(asked)).unflatten(2, (self.heads, -1)).transpose(1, 2)
         own, turning = query.split([self.head_width, self.rotary_width], dim=3)  # (B, h, N, d), (B, h, N, r)
         query = torch.cat((own, rotated(turning)), dim=3)  # (B, h, N, d + r)
-        context = functional.scaled_dot_product_attention(query, key, value, mask)  # (B, h, N, d)
 
         def attention(request: Request) -> Float[Tensor, "B H T N"]:
             return functional.scaled_dot_product_weights(
@@ -126,7 +125,11 @@ class MultiHeadLatentAttention(MultiHeadSelfAttention):
                 mask if mask is None or mask.shape[2] == 1 else request.pick(mask, queries=2),
             )
 
-        self.offer("attention", attention)
+        replaced = self.offer("attention", attention)
+        if replaced is None:
+            context = functional.scaled_dot_product_attention(query, key, value, mask)  # (B, h, N, d)
+        else:
+            context = replaced @ value
         return self.output(context.transpose(1, 2).flatten(2))  # (B, N, C)
 
     def spread_mask(self, mask: Tensor | None, x: Tensor) -> Bool[Tensor, "B 1 #N N"] | None:

@@ -99,14 +99,15 @@ class MultiScaleLinearAttention(Refine):
         heads = map_to_tokens(levels).unflatten(2, (self.heads, 3, -1))  # (B, N, h, 3, d): a head's q, k, v together
         query, key, value = heads.permute(3, 0, 2, 1, 4)  # (B, h, N, d)
         query, key = query.relu(), key.relu()
-        context = functional.feature_read(query, key, value)  # (B, h, N, d)
 
         def attention(request: Request) -> Float[Tensor, "B H T N"]:
-            return functional.feature_weights(
-                request.pick(query, heads=1, queries=2), request.pick(key, heads=1)
+            return functional.feature_weights(request.pick(query, heads=1, queries=2), request.pick(key, heads=1)).to(
+                value.dtype
             )  # (B, H, T, N)
 
+        replaced = None
         if offering.listening():
             with offering.over_grid(spatial):
-                self.offer("attention", attention)
+                replaced = self.offer("attention", attention)
+        context = functional.feature_read(query, key, value) if replaced is None else replaced @ value  # (B, h, N, d)
         return self.norm(self.output(tokens_to_map(context.transpose(1, 2).flatten(2), spatial)))  # (B, C, *spatial)

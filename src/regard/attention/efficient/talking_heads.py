@@ -62,11 +62,11 @@ class TalkingHeadsAttention(MultiHeadSelfAttention):
 
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B *T N"] | None = None) -> Float[Tensor, "B N C"]:
         self.check(x)
-        mask = self.spread_mask(mask, x)  # (B, 1, 1 or N, N)
+        x, mask = self.take_part(x, mask)  # (B, 1, 1 or N, N)
         query, key, value = self.project(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, N, d)
         scores = query * query.shape[3] ** -0.5 @ key.transpose(2, 3)  # (B, h, N, N)
         weights = functional.masked_softmax(self.mix_scores(scores), mask)  # (B, h, N, N)
-        self.offer("attention", weights)
+        weights = self.offer("attention", weights)
         mixed = self.mix_weights(weights)
         if mask is not None:
             mixed = mixed.masked_fill(~mask, 0.0)  # what a bias of the mixture gave to tokens that take no part

@@ -92,4 +92,4 @@ class CompactBilinearRead(BilinearRead):
         fused = functional.compact_bilinear(asking[:, :, None], asked[:, None])  # (B, T, N, K)
         if self.normalize:
             fused = F.normalize(functional.signed_root(fused), dim=3, eps=1e-6)
-        return self.score(fused).permute(0, 3, 1, 2)
+        return self.score(fused.to(query.dtype)).permute(0, 3, 1, 2)

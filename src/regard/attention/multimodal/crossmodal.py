@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from regard import functional
 from regard.attention.contract import Paper, Read
 from regard.attention.heads import MultiHead
 from regard.attention.multimodal.feed_forward import feed_forward
@@ -86,8 +87,8 @@ class CrossmodalAttention(Read):
     ) -> Float[Tensor, "B T D"]:
         mask = self.check(query, memory, mask)
         normal = self.query_norm(query)  # (B, T, D)
-        read, weights = self.attend(normal, self.memory_norm(memory), mask)  # (B, T, D)
-        self.offer("attention", weights)
+        memory = self.memory_norm(functional.mask_tokens(memory, mask))  # (B, N, M)
+        read = self.attend(normal, memory, mask, lambda weights: self.offer("attention", weights))  # (B, T, D)
         context = read + (query if self.variant == "code" else normal)
         normal = self.norm(context)
         context = self.feed_forward(normal) + (context if self.variant == "code" else normal)  # (B, T, D)

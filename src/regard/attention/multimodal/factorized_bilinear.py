@@ -105,7 +105,8 @@ class FactorizedBilinearRead(BilinearRead):
         parts = (self.factors, self.joint_width)
         asking, asked = self.query(query).unflatten(2, parts), self.memory(memory).unflatten(2, parts)
         if self.training and self.dropout.p:
-            pooled = self.dropout(asking[:, :, None] * asked[:, None]).sum(3)  # (B, T, N, K)
+            pairs = functional.at_least_single(asking)[:, :, None] * functional.at_least_single(asked)[:, None]
+            pooled = self.dropout(pairs).sum(3)  # (B, T, N, K)
         else:
             pooled = functional.low_rank_pairs(asking, asked)
         root = functional.signed_root(pooled)
@@ -115,4 +116,4 @@ class FactorizedBilinearRead(BilinearRead):
             fused = F.normalize(root.flatten(2), dim=2, eps=1e-6).unflatten(2, root.shape[2:])
         else:
             fused = F.normalize(root, dim=3, eps=1e-6)
-        return self.score(fused).permute(0, 3, 1, 2)
+        return self.score(fused.to(query.dtype)).permute(0, 3, 1, 2)

@@ -64,8 +64,7 @@ class FeatureWiseModulation(Merge):
             ones = [1] * (x.ndim - 2)
             change, shift = change.reshape(*change.shape, *ones), shift.reshape(*shift.shape, *ones)  # (B, C, *ones)
         scale = 1 + change if self.residual else change
-        self.offer("scale", scale.expand_as(x))
-        return scale * x + shift
+        return self.offer("scale", scale.expand_as(x)) * x + shift
 
     def check(self, *inputs: Tensor) -> None:
         """Refuse a map of another channel count, and a condition that fits neither it nor its positions."""
@@ -79,3 +78,4 @@ class FeatureWiseModulation(Merge):
                 f"(batch, {self.channels}, *spatial) and (batch, {self.condition_width}), or the latter with *spatial",
                 "build it with the channel count of the map and the width of the condition",
             )
+        self.require_positions(x)

@@ -82,6 +82,8 @@ class GatedInstancePooling(Read):
         if query is None:
             query = memory.new_empty(memory.shape[0], 1, self.query_width)
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
+        T = query.shape[1]
         hidden = self.hidden(memory).tanh()  # (B, N, L)
         if self.gate is not None:
             hidden = hidden * self.gate(memory).sigmoid()
@@ -89,6 +91,7 @@ class GatedInstancePooling(Read):
         if mask is not None:
             scores = scores.expand(-1, mask.shape[1], -1)  # (B, #T, N)
         weights = functional.masked_softmax(scores, mask)  # (B, #T, N)
-        self.offer("attention", weights.expand(-1, query.shape[1], -1))
-        context = functional.read(weights, memory)  # (B, #T, M)
-        return context.expand(-1, query.shape[1], -1).contiguous()  # (B, T, M)
+        # Read once for all queries, unless others give each of them weights of its own.
+        replaced = self.offer("attention", lambda request: request.pick(weights.expand(-1, T, -1), queries=1))
+        context = functional.read(weights if replaced is None else replaced, memory)  # (B, #T, M)
+        return context.expand(-1, T, -1).contiguous()  # (B, T, M)

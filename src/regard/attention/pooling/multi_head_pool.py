@@ -105,6 +105,7 @@ class MultiHeadAttentionPooling(Read):
         if query is None:
             query = memory.new_empty(memory.shape[0], self.seeds, self.query_width)
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
         T = query.shape[1]
         if self.seeds not in (1, T):
             raise self.refuse(f"{T} queries", f"{self.seeds}", "give one a seed, or None")
@@ -119,8 +120,9 @@ class MultiHeadAttentionPooling(Read):
             every = request.pick(q.expand(-1, -1, T, -1), heads=1, queries=2)
             return functional.scaled_dot_product_weights(every, request.pick(k, heads=1), part)  # (B, h, T, N)
 
-        self.offer("attention", weights)
-        read = functional.scaled_dot_product_attention(q, k, v, heads)  # (B, h, R, d)
+        replaced = self.offer("attention", weights)
+        read = replaced @ v if replaced is not None else functional.scaled_dot_product_attention(q, k, v, heads)
+        # (B, h, R, d), or one for each query if others give it weights of its own
         context = self.output(read.transpose(1, 2).flatten(2))  # (B, R, D)
         if self.mlp is not None:
             context = context + self.mlp(context)

@@ -92,7 +92,7 @@ class AttentionProposal(Select):
         rows, columns = x.shape[2:]
         centre_x, centre_y, half = shares[:, 0] * columns, shares[:, 1] * rows, shares[:, 2] * (max(rows, columns) / 2)
         mask = self.boxcar(centre_y, half, rows)[:, :, None] * self.boxcar(centre_x, half, columns)[:, None]
-        self.offer("mask", mask)  # (B, H, W)
+        mask = self.offer("mask", mask)  # (B, H, W)
         reach = torch.stack((half * (2 / columns), half * (2 / rows)), 1)  # (B, 2)
         transform = functional.box_transform(2 * shares[:, :2] - 1, reach)  # (B, 2, 3)
         height, width = self.size or (rows, columns)

@@ -52,7 +52,14 @@ class DrawRead(Select):
         "DRAW: A Recurrent Neural Network For Image Generation", "Gregor et al.", "ICML", 2015
     )
     formula: ClassVar[str] = "y = γ Fy x Fxᵀ with F_ia = exp(-(a - μ_i)² / 2σ²) / Z_i, μ_i = g + (i - n/2 - 0.5) δ"
-    maps: ClassVar[tuple[MapFact, ...]] = (MapFact("footprint", ("batch", "height", "width"), ("height", "width")),)
+    maps: ClassVar[tuple[MapFact, ...]] = (
+        MapFact(
+            "footprint",
+            ("batch", "height", "width"),
+            ("height", "width"),
+            fixed="the mean of the filters, which stay as they are",
+        ),
+    )
     growth: ClassVar[str] = "N"
     parameter_count: ClassVar[str] = "5*C + 5"
     letters: ClassVar[dict[str, str]] = {"C": "channels"}

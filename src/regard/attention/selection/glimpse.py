@@ -53,7 +53,9 @@ class GlimpseSensor(Select):
     aliases: ClassVar[tuple[str, ...]] = ("ram", "recurrent_attention_model")
     paper: ClassVar[Paper] = Paper("Recurrent Models of Visual Attention", "Mnih et al.", "NeurIPS", 2014)
     formula: ClassVar[str] = "ρ_k = s·2ᵏ cells around l, resized to s by s, with l ~ N(W mean(x) + b, σ²)"
-    maps: ClassVar[tuple[MapFact, ...]] = (MapFact("footprint", ("batch", "patch", "height", "width")),)
+    maps: ClassVar[tuple[MapFact, ...]] = (
+        MapFact("footprint", ("batch", "patch", "height", "width"), fixed="it follows from where the glimpse is taken"),
+    )
     growth: ClassVar[str] = "N"
     parameter_count: ClassVar[str] = "2*C + 2"
     letters: ClassVar[dict[str, str]] = {"C": "channels"}

@@ -101,6 +101,8 @@ class AttentionGate(Merge):
                 f"(batch, {self.channels}, *spatial) and (batch, {self.gating_channels}, *sizes)",
                 "build it with the channel counts of both, and give maps of one to three spatial axes",
             )
+        self.require_positions(x)
+        self.require_positions(gating)
 
     def forward(
         self, x: Float[Tensor, "B C *spatial"], gating: Float[Tensor, "B Cg *sizes"]
@@ -116,8 +118,7 @@ class AttentionGate(Merge):
         gate = self.score(hidden.relu()).sigmoid().unflatten(2, gating.shape[2:])  # (B, 1, *sizes or *spatial)
         if resize and self.variant == "paper":
             gate = self.interpolate(gate, x)  # (B, 1, *spatial)
-        self.offer("spatial", gate[:, 0])
-        return x * gate  # (B, C, *spatial)
+        return x * self.offer("spatial", gate[:, 0])[:, None]  # (B, C, *spatial)
 
     @staticmethod
     def interpolate(coarse: Float[Tensor, "B c *sizes"], x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B c ..."]:

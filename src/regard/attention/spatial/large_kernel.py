@@ -78,5 +78,5 @@ class LargeKernelAttention(Refine):
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self.check(x)
         attention = self.mix(self.far(self.near(x)))  # (B, C, *spatial)
-        self.offer("attention", attention)
+        attention = self.offer("attention", attention)
         return x * attention  # (B, C, *spatial)

@@ -73,5 +73,5 @@ class MultiScaleConvolutionalAttention(Refine):
         for strip in self.strips:
             scales = scales + strip(near)
         attention = self.mix(scales)  # (B, C, H, W)
-        self.offer("attention", attention)
+        attention = self.offer("attention", attention)
         return x * attention  # (B, C, H, W)

@@ -67,5 +67,4 @@ class SpatialGate(Refine):
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self.check(x)
         gate = self.norm(self.convolution(functional.peak_and_mean(x, 1))).sigmoid()  # (B, 1, *spatial)
-        self.offer("spatial", gate[:, 0])
-        return x * gate  # (B, C, *spatial)
+        return x * self.offer("spatial", gate[:, 0])[:, None]  # (B, C, *spatial)

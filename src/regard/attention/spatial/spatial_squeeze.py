@@ -60,5 +60,5 @@ class SpatialSqueezeExcitation(Refine):
         self.check(x)
         bias = x.new_zeros(1) if self.score.bias is None else self.score.bias
         gate = functional.position_scores(x, self.score.weight, bias).sigmoid()  # (B, *spatial)
-        self.offer("spatial", gate)
+        gate = self.offer("spatial", gate)
         return x * gate[:, None]  # (B, C, *spatial)

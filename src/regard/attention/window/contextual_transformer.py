@@ -139,13 +139,13 @@ class ContextualTransformer(Refine):
         weights = self.score(hidden).unflatten(1, (self.heads, self.neighbours))  # (B, h, k², H, W)
         if self.variant == "softmax":
             weights = weights.softmax(2)
-        self.offer("attention", weights)
+        weights = self.offer("attention", weights)
         dynamic = self.read(weights, self.value(x))  # (B, C, H, W)
         if self.variant == "released":
             dynamic = self.activate(dynamic)
         mean = static.mean(dim=(2, 3)) + dynamic.mean(dim=(2, 3))  # (B, C)
         gates = self.select(self.squeeze(mean)).unflatten(1, (2, -1)).softmax(1)  # (B, 2, C)
-        self.offer("branch", gates)
+        gates = self.offer("branch", gates)
         return static * gates[:, 0, :, None, None] + dynamic * gates[:, 1, :, None, None]  # (B, C, H, W)
 
     def read(

@@ -81,8 +81,7 @@ class FocalModulation(Refine):
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self.check(x)
         query, context, gates = self.project(x).split((self.channels, self.channels, self.ranges), dim=1)
-        self.offer("gate", gates)
-        *near, far = gates.split(1, dim=1)  # (B, 1, *spatial) each
+        *near, far = self.offer("gate", gates).split(1, dim=1)  # (B, 1, *spatial) each
         total = torch.zeros_like(query)
         for convolution, gate in zip(self.convolutions, near, strict=True):
             context = F.gelu(convolution(context))  # (B, C, *spatial)

@@ -10,8 +10,9 @@ from regard import functional
 from regard.attention import offering
 from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
+from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.offering import MapFact
-from regard.attention.window.groups import over_map
+from regard.attention.window.groups import over_map, read_over_map
 
 Partition = Literal["grid", "block"]
 
@@ -89,8 +90,11 @@ class GridAttention(Refine):
         if offering.listening():
             with offering.over_grid((H, W)):
                 positions = functional.window_positions((H, W), self.size, strided=strided, device=x.device)
-                self.offer(
+                replaced = self.offer(
                     "attention", lambda request: over_map(request, weights, positions, positions[:, None], H * W)
                 )
+            if replaced is not None:
+                value = self.project(map_to_tokens(x)).chunk(3, dim=2)[2]  # (B, N, C)
+                return tokens_to_map(self.output(read_over_map(replaced, value)), (H, W))
         context = (weights @ value).transpose(2, 3).flatten(3)  # (B, g, P, C)
         return functional.join_windows(self.output(context), self.size, (H, W), strided=strided)  # (B, C, H, W)

@@ -88,7 +88,7 @@ class OutlookAttention(Refine):
         middles = x if s == 1 else F.avg_pool2d(x, s, s, ceil_mode=True)  # (B, C, rows, columns)
         scores = self.score(middles.permute(0, 2, 3, 1)) * self.scale  # (B, rows, columns, h·k⁴)
         weights = scores.unflatten(3, (self.heads, k * k, k * k)).softmax(5)  # (B, rows, columns, h, k², k²)
-        self.offer("attention", weights.movedim(3, 1))
+        weights = self.offer("attention", weights.movedim(3, 1)).movedim(1, 3)
         value = self.value(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (B, C, H, W)
         value = F.unfold(value, k, padding=k // 2, stride=s).unflatten(1, (self.heads, -1, k * k))  # (B, h, d, k², n)
         context = weights.flatten(1, 2) @ value.permute(0, 4, 1, 3, 2)  # (B, n, h, k², d)
