@@ -204,8 +204,8 @@ def test_large_inputs_stay_finite(case: Case, dtype: torch.dtype) -> None:
 def test_runs_under_autocast(case: Case, dtype: torch.dtype, cells: str) -> None:
     """Whether the layer before gave single or half precision; as near to the exact output as that allows."""
     module = stir(case.build()).train()
-    one = {"spatial": (1, 1), "count": 1} if cells == "one" else {}
-    inputs = as_type(case.inputs(module, **one), dtype)
+    sizes = ((1,) * case.rank, 1) if cells == "one" else (None, None)
+    inputs = as_type(case.inputs(module, spatial=sizes[0], count=sizes[1]), dtype)
     expected = run(deepcopy(module).eval().double(), as_type(inputs, torch.float64))
     inputs = {name: x.requires_grad_() for name, x in inputs.items()}
     with torch.autocast("cpu", torch.bfloat16):
@@ -257,11 +257,11 @@ def test_half_precision_holds_large_maps(case: Case, dtype: torch.dtype, deviati
         inputs["query"] = inputs["query"][:, : make.QUERIES]
     inputs = {name: (deviation * (x + 1)).to(dtype) for name, x in inputs.items()}
     exact, slopes = _with_slopes(deepcopy(module).double(), as_type(inputs, torch.float64))
-    largest = max([1e3, *(float(slope.abs().max()) for slope in slopes.values())])
+    if max(float(one.abs().max()) for one in exact) > torch.finfo(dtype).max / 2:
+        return  # does not fit
+    largest = max([1e3, *(float(slope.abs().max()) for slope in slopes.values() if slope.numel())])
     found, rough = _with_slopes(module, inputs, scale=1e3 / largest)
-    most = torch.finfo(dtype).max / 2
-    for i, (one, two) in enumerate(zip(exact, found, strict=True)):
-        assert two[one.abs() < most].isfinite().all(), f"output {i} is not finite, but {float(one.abs().max())} at most"
+    assert all(output.isfinite().all() for output in found)
     for name, slope in rough.items():
         assert slope.isfinite().all(), f"the gradient of {name} is not finite"
 
@@ -757,9 +757,6 @@ def test_watching_does_not_change_the_output(case: Case, training: bool) -> None
 
 # Weights that others put in their place
 
-NOT_YET_REPLACEABLE: frozenset[str] = frozenset()
-"""Names of mechanisms that do not use what `offer` returns yet: to be empty."""
-
 FIXED: dict[tuple[str, str], str] = {
     ("draw_read", "footprint"): "the mean of the filters, which stay as they are",
     ("glimpse", "footprint"): "it follows from where the glimpse is taken",
@@ -778,11 +775,7 @@ GATES = {
 
 every_replaceable = pytest.mark.parametrize(
     "case",
-    [
-        case
-        for case in make.first_cases()
-        if any(not fact.fixed for fact in case.mechanism.maps) and case.mechanism.name not in NOT_YET_REPLACEABLE
-    ],
+    [case for case in make.first_cases() if any(not fact.fixed for fact in case.mechanism.maps)],
     ids=lambda case: case.mechanism.name,
 )
 
@@ -883,7 +876,7 @@ def test_weights_of_another_shape_are_refused(case: Case) -> None:
 
 @every_mechanism
 def test_these_maps_are_fixed(case: Case) -> None:
-    """And what would replace them is not asked."""
+    """And whoever replaces weights is not asked about them."""
     module = stir(case.build()).eval()
     name = case.mechanism.name
     fixed = {(name, fact.label): fact.fixed for fact in module.maps if fact.fixed}
