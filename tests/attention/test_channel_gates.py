@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+from copy import deepcopy
 
 import pytest
 import torch
@@ -476,3 +477,17 @@ def test_every_way_of_gathering_keeps_channels_last_and_trains_on_one_cell(varia
     assert y.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(y, module(x))
     assert module.train()(draw((1, 5, 1, 1))).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_gather_excite_gathers_halves_over_any_number_of_axes(dims: int, dtype: torch.dtype) -> None:
+    """Means over three axes are none that PyTorch takes of halves on CPUs."""
+    module = GatherExcite(7, extent=2, dims=dims)
+    x = torch.randn(2, 7, *(5, 3, 11)[:dims]).to(dtype).requires_grad_()
+    y = deepcopy(module).to(dtype)(x)
+    assert y.dtype == dtype
+    torch.testing.assert_close(y.double(), module.double()(x.double()), rtol=0.02, atol=0.02)
+    y.sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()

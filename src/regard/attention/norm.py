@@ -46,15 +46,16 @@ class BatchNorm(_BatchNorm):
         return super().forward(input)
 
     def forward_half(self, input: Float[Tensor, "B C *spatial"], training: bool) -> Float[Tensor, "B C *spatial"]:
-        """Normalise with statistics and parameters in single precision: the variance of values near 256 is no half."""
+        """Normalise in single precision: neither the variance of values of 300 nor their sum of products is a half."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         mean, variance = self.running_mean.float(), self.running_var.float()  # (C,) each, of the size of parameters
         weight, bias = (None if x is None else at_least_single(x) for x in (self.weight, self.bias))
-        output = F.batch_norm(input, mean, variance, weight, bias, training, self.momentum or 0.0, self.eps)
+        single = at_least_single(input)  # (B, C, *spatial)
+        output = F.batch_norm(single, mean, variance, weight, bias, training, self.momentum or 0.0, self.eps)
         if training:
             self.num_batches_tracked.add_(1)
             self.running_mean.copy_(mean)
             self.running_var.copy_(variance.clamp_max(torch.finfo(self.running_var.dtype).max))
-        return output
+        return output.to(input.dtype)

@@ -12,6 +12,7 @@ from regard.attention.arguments import LINEAR, convolution_over, reduced
 from regard.attention.contract import Paper, Refine
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import SPATIAL, MapFact
+from regard.functional.precision import at_least_single
 
 Variant = Literal["theta_minus", "theta", "theta_plus"]
 MEANS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -127,11 +128,12 @@ class GatherExcite(Refine):
         if self.extent is None:
             return x.mean(dim=positions, keepdim=True)
         # Padding is left to `pad`, and to the share of a window that lies in the map: PyTorch's own refuses a window
-        # larger than a map of three axes.
+        # larger than a map of three axes. Of halves it knows no means over three axes on every device.
         average = MEANS[len(positions)]
         margin, window = [self.extent - 1] * (2 * len(positions)), 2 * self.extent - 1
-        inside = average(F.pad(x.new_ones(1, 1, *x.shape[2:]), margin), window, self.extent)  # (1, 1, *cells)
-        return average(F.pad(x, margin), window, self.extent) / inside  # (B, C, *cells)
+        single = at_least_single(x)  # (B, C, *spatial)
+        inside = average(F.pad(single.new_ones(1, 1, *x.shape[2:]), margin), window, self.extent)  # (1, 1, *cells)
+        return (average(F.pad(single, margin), window, self.extent) / inside).to(x.dtype)  # (B, C, *cells)
 
 
 def resize(kernel: Float[Tensor, "C *size"], spatial: torch.Size) -> Float[Tensor, "C *spatial"]:

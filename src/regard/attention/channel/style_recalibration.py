@@ -64,6 +64,8 @@ class StyleRecalibration(Refine):
         mean = x.mean(dim=positions)  # (B, C)
         variance = at_least_single(x - functional.spread(mean, x)).square().mean(dim=positions)  # (B, C)
         deviation = (variance + self.epsilon).sqrt()  # (B, C)
-        gate = self.norm(self.weight[0] * mean + self.weight[1] * deviation).sigmoid().to(x.dtype)  # (B, C)
+        gate = (
+            self.norm(self.weight[0] * at_least_single(mean) + self.weight[1] * deviation).sigmoid().to(x.dtype)
+        )  # (B, C)
         gate = self.offer("channel", gate)
         return x * functional.spread(gate, x)  # (B, C, *spatial)
