@@ -17,6 +17,7 @@ What a mechanism does not take (a mask, another number of axes, channels) it mus
     input not modified            test_a_forward_changes_nothing_but_statistics_of_batches
     sums of weights               test_offers_what_it_declares
     masks, fully masked rows      test_what_is_masked_has_no_influence, test_what_is_masked_has_no_weight,
+                                  test_what_is_masked_may_hold_anything, test_a_token_that_nobody_reads_may_still_ask,
                                   test_a_mask_of_true_changes_nothing, test_a_mask_is_refused_where_none_is_taken,
                                   test_nothing_to_attend_to_is_finite_forward_and_backward
     identity at the start         test_starts_as_the_identity_where_it_says_so
@@ -649,6 +650,66 @@ def test_what_is_masked_has_no_influence(case: Case, per_query: bool, training: 
         if memory == "x":  # a masked token still asks: its own row may change
             one, two = one[part], two[part]
         assert torch.equal(one, two)
+
+
+@every_masked
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("per_query", [False, True], ids=["mask for all", "mask per query"])
+@pytest.mark.parametrize("junk", [torch.nan, torch.inf, -torch.inf], ids=str)
+def test_what_is_masked_may_hold_anything(case: Case, junk: float, per_query: bool, training: bool) -> None:
+    """Zero times NaN is NaN: outputs and gradients are those of finite values in its place, and its own are zero."""
+    if per_query and not make.takes_mask_per_query(case.mechanism):
+        return  # that such a mask is refused is tested with the wrong shapes
+    module = stir(case.build()).train(training)
+    inputs = case.inputs(module)
+    memory = "memory" if isinstance(module, Read) else "x"
+    B, N = inputs[memory].shape[:2]
+    part = torch.rand(B, N) < 0.6
+    part[:, 1] = False
+    part[:, 0] = True
+    part[2] = True
+    mask = part[:, None].expand(B, _queries(inputs), N) if per_query else part
+    held = inputs[memory].masked_fill(~part[..., None], junk)
+    outcomes = []
+    for memories in (inputs[memory], held):
+        given = {name: x.clone().requires_grad_() for name, x in {**inputs, memory: memories}.items()}
+        leaves = {**given, **dict(module.named_parameters())}
+        torch.manual_seed(1)
+        outputs = run(module, {**given, "mask": mask})
+        if memory == "x":  # a masked token still asks: its own row may change
+            outputs = [output[part] for output in outputs]
+        loss = torch.stack([output.square().sum() for output in outputs]).sum()
+        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        outcomes.append((outputs, dict(zip(leaves, gradients, strict=True))))
+    (finite, expected), (found, gradients) = outcomes
+    assert all(map(torch.equal, found, finite))
+    for name, gradient in gradients.items():
+        if gradient is not None:
+            wanted = expected[name]
+            torch.testing.assert_close(gradient, wanted, rtol=1e-5, atol=1e-6 * _magnitude(wanted), msg=name)
+    own = gradients[memory]
+    assert own is None or not own[~part].any(), "a gradient reaches what is masked"
+
+
+@every_masked
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_a_token_that_nobody_reads_may_still_ask(case: Case, training: bool) -> None:
+    """As a class token does that no patch reads: a mask by pairs takes it from the keys alone."""
+    if not issubclass(case.mechanism, Refine) or not make.takes_mask_per_query(case.mechanism):
+        return
+    module = stir(case.build()).train(training)
+    x = case.inputs(module)["x"]
+    B, N = x.shape[:2]
+    mask = torch.ones(B, N, N, dtype=torch.bool)
+    mask[:, :, 2] = False
+    outcomes = []
+    for own in (x[:, 2], torch.randn_like(x[:, 2])):
+        torch.manual_seed(1)
+        outcomes.append(run(module, {"x": torch.cat([x[:, :2], own[:, None], x[:, 3:]], 1), "mask": mask})[0])
+    one, two = outcomes
+    others = torch.arange(N) != 2
+    assert torch.equal(one[:, others], two[:, others])
+    assert not torch.allclose(one[:, 2], two[:, 2])
 
 
 @every_masked
