@@ -179,7 +179,7 @@ class Attention(nn.Module):
             raise self.refuse(
                 f"an input of shape {tuple(x.shape)}",
                 "at least one position along every axis",
-                "leave out what is empty: there is nothing to attend to",
+                "leave out empty inputs, in which there is nothing to attend to",
             )
 
     def refuse(self, got: str, expected: str, remedy: str) -> ShapeError:
