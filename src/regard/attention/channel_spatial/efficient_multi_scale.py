@@ -43,6 +43,7 @@ class EfficientMultiScaleAttention(Refine):
     """
 
     name: ClassVar[str] = "efficient_multi_scale"
+    aliases: ClassVar[tuple[str, ...]] = ("ema", "ema_attention")
     paper: ClassVar[Paper] = Paper(
         "Efficient Multi-Scale Attention Module with Cross-Spatial Learning", "Ouyang et al.", "ICASSP", 2023
     )
@@ -58,6 +59,7 @@ class EfficientMultiScaleAttention(Refine):
     parameter_count: ClassVar[str] = "10*q*q + 4*q"
     letters: ClassVar[dict[str, str]] = {"q": "group_channels"}
     placement: ClassVar[str] = "after a convolutional block of a backbone or of a detector's neck"
+    place = "block"
 
     def __init__(self, channels: int, groups: int = 32) -> None:
         super().__init__()
@@ -86,5 +88,5 @@ class EfficientMultiScaleAttention(Refine):
         weights_two = two.mean(dim=(2, 3)).softmax(1)[:, None]  # (B·G, 1, q)
         scores = torch.bmm(weights_one, two.flatten(2)) + torch.bmm(weights_two, one.flatten(2))  # (B·G, 1, H·W)
         gate = scores.sigmoid().reshape(-1, self.groups, *x.shape[2:])  # (B, G, H, W)
-        self.offer("spatial", gate)
+        gate = self.offer("spatial", gate)
         return (x.unflatten(1, (self.groups, -1)) * gate[:, :, None]).flatten(1, 2)  # (B, C, H, W)

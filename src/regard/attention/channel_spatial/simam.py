@@ -38,6 +38,7 @@ class SimAM(Refine):
     """
 
     name: ClassVar[str] = "simam"
+    aliases: ClassVar[tuple[str, ...]] = ("simam_module",)
     paper: ClassVar[Paper] = Paper(
         "SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks",
         "Yang et al.",
@@ -50,6 +51,7 @@ class SimAM(Refine):
     growth: ClassVar[str] = "N"
     parameter_count: ClassVar[str] = "0"
     placement: ClassVar[str] = "in every residual block, after the second convolution"
+    place = "branch"
 
     def __init__(self, channels: int, regularization: float = 1e-4) -> None:
         super().__init__()
@@ -59,5 +61,5 @@ class SimAM(Refine):
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self.check(x)
         gate = functional.energy_gate(x, self.regularization)  # (B, C, *spatial)
-        self.offer("neuron", gate)
+        gate = self.offer("neuron", gate)
         return x * gate  # (B, C, *spatial)
