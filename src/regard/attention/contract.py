@@ -22,6 +22,19 @@ from regard.attention.offering import MapFact, Request, Weights
 
 Layout = Literal["map", "tokens"]
 
+Role = Literal["input", "stem", "stage", "block", "branch", "skip", "decoder", "pool", "output"]
+"""What a tensor is in a network: the input, the output of the stem, of a stage or of a block, the output of a residual
+block's branch before the addition, what a skip connection carries, the output of a decoder block, the input of global
+pooling, the output."""
+
+DefaultPlace = Role | Literal["last_stage", "convolution"]
+"""Where the paper of a mechanism puts it: at all tensors of that role, at what the last stage gives (in a segmentation
+network the output of its encoder), or in place of the 3x3 convolutions of the blocks.
+
+`"branch"` is the only role inside a residual block, and so also stands for other places there: of a transformer's
+attention, or of what follows its 3x3 convolution. Which of the tensors it is where it is not all of them, such as those
+of the last three stages, is said in words by `placement`."""
+
 
 @dataclass(frozen=True)
 class Paper:
@@ -118,11 +131,13 @@ class Refine(Attention):
     Class attributes:
         layout: `"map"` for `(B, C, *spatial)` or `"tokens"` for `(B, N, C)`.
         spatial_ranks: of a map, how many spatial axes it may have.
+        place: where in a network its paper puts it, as the role of a place; what `placement` says in words.
     """
 
     contract: ClassVar[str] = "Refine"
     layout: ClassVar[Layout]
     spatial_ranks: ClassVar[tuple[int, ...]] = (1, 2, 3)
+    place: ClassVar[DefaultPlace]
     channels: int
 
     def check(self, x: Tensor) -> None:
@@ -146,9 +161,13 @@ class Convolve(Attention):
     """`(B, Cin, H, W)` → `(B, Cout, H/s, W/s)`: stands where a `nn.Conv2d` stands.
 
     The first arguments are those of a convolution: `in_channels`, `out_channels`, `kernel_size`, `stride`, `groups`.
+
+    Class attributes:
+        place: where in a network its paper puts it: always `"convolution"`, in place of the 3x3 ones of the blocks.
     """
 
     contract: ClassVar[str] = "Convolve"
+    place: ClassVar[DefaultPlace] = "convolution"
     in_channels: int
     out_channels: int
     stride: int
@@ -271,10 +290,12 @@ class Merge(Attention):
 
     Class attributes:
         inputs: how many tensors it merges.
+        place: where in a network its paper puts it, as the role of a place; what `placement` says in words.
     """
 
     contract: ClassVar[str] = "Merge"
     inputs: ClassVar[int] = 2
+    place: ClassVar[DefaultPlace]
     channels: int
 
     def check(self, *inputs: Tensor) -> None:
