@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from regard.errors import UserError
+from regard.experiment import findings
 
 REMEDY = "move it away and run the same `regard compare` command again: finished variants are not trained twice"
 
@@ -32,6 +33,7 @@ class Result:
     parameters: float | None
     macs: float | None
     milliseconds: float | None
+    """Of one forward, measured with all variants side by side."""
     train_seconds: float | None
     measure: str | None
     """What accuracy is, where it is not the share of right answers."""
@@ -41,14 +43,18 @@ class Result:
 
 @dataclass(frozen=True)
 class Difference:
-    """One variant against none, paired by seed."""
+    """One variant against the reference, paired by seed, or by test item where there is one seed."""
 
     attention: str
+    reference: str
     difference: float
     interval: Interval | None
     differences: list[float]
     p: float | None
+    adjusted_p: float | None
+    """For the number of variants."""
     milliseconds_ratio: float | None
+    milliseconds_ratio_quartiles: Interval | None
     parameters_added: float | None
 
 
@@ -108,6 +114,10 @@ class Run:
     metrics: list[Evaluation]
     examples: list[Example]
     readings: dict[str, list[Reading]]
+    found: list[findings.Row] = field(default_factory=list)
+    """What the results show, a row a variant."""
+    baselines: dict[str, float] = field(default_factory=dict)
+    """The accuracy of what can be had without looking properly; the first is blind."""
     absent: list[str] = field(default_factory=list)
     """Files that a finished run has and this one has not."""
 
@@ -133,6 +143,11 @@ def read(run: Path) -> Run:
         seeds = [int(seed) for seed in _list(settings["seeds"])]
     results = _each(run / "results.json", _result)
     comparison = _each(run / "comparison.json", _difference) if (run / "comparison.json").is_file() else None
+    with _checking(run / "results.json"):
+        raw = {(one["attention"], one["seed"]): one for one in _json(run / "results.json", list)}
+        differences = _json(run / "comparison.json", list) if comparison else []
+        table = findings.rows(list(raw.values()), differences)
+        baselines = findings.baselines(list(raw.values()))
     examples = _each(run / "examples.json", _example) if (run / "examples.json").is_file() else []
     readings: dict[str, list[Reading]] = {}
     if (run / "readings.json").is_file():
@@ -157,6 +172,8 @@ def read(run: Path) -> Run:
         metrics=metrics,
         examples=examples,
         readings=readings,
+        found=table,
+        baselines=baselines,
         absent=[name for name in ("metrics.csv", "examples.json", "readings.json") if not (run / name).is_file()],
     )
 
@@ -184,11 +201,14 @@ def _difference(entry: Any) -> Difference:
         raise ValueError("difference is not a number")
     return Difference(
         attention=_text(entry["attention"]),
+        reference=_text(entry.get("reference") or "none"),
         difference=difference,
         interval=_interval(entry.get("interval")),
         differences=[value for value in map(_number, _list(entry.get("differences") or [])) if value is not None],
         p=_number(entry.get("p")),
+        adjusted_p=_number(entry.get("adjusted_p")),
         milliseconds_ratio=_number(entry.get("milliseconds_ratio")),
+        milliseconds_ratio_quartiles=_interval(entry.get("milliseconds_ratio_quartiles")),
         parameters_added=_number(entry.get("parameters_added")),
     )
 

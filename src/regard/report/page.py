@@ -14,6 +14,7 @@ from typing import Any
 
 from regard import formatting
 from regard.errors import UserError
+from regard.experiment import findings
 from regard.report import charts, folder, summary
 from regard.report.folder import Example, Reading, Run, Weights
 from regard.report.summary import Row
@@ -143,7 +144,10 @@ def _render(run: Run) -> str:
         page = environment.get_template("template.html.j2").render(
             run=run,
             title=_title(run),
-            sentence=summary.sentence(run, table),
+            sentences=summary.sentences(run),
+            used=_used(run),
+            headings=findings.HEADINGS,
+            explanation=findings.EXPLANATION,
             rows=table,
             missing=summary.missing(run),
             measure=summary.measure(run),
@@ -185,6 +189,13 @@ def _title(run: Run) -> str:
         "sort-of-clevr": "Answers to the questions of sort-of-CLEVR",
     }
     return tasks.get(run.task, f"Attention compared on {run.task}")
+
+
+def _used(run: Run) -> list[tuple[int, list[str]]]:
+    """The rows about what attention does, with the place of each variant; none if no attention was ablated."""
+    if not any(row.ablation is not None for row in run.found):
+        return []
+    return [(run.attention.index(row.name), row.cells()) for row in run.found]
 
 
 def _columns(run: Run, table: list[Row], families: list[str]) -> list[Column]:

@@ -98,6 +98,11 @@ class Ablations:
         return float(differs.reshape(len(differs), -1).any(1).double().mean())
 
 
+def attends(model: nn.Module) -> bool:
+    """Return whether a model holds a mechanism of regard, inserted or its own."""
+    return any(isinstance(module, (Attention, Placed)) for module in model.modules())
+
+
 def ablations(
     model: nn.Module,
     batches: Iterable[Batch],
