@@ -141,7 +141,8 @@ def compare(
     folder = runs / (name or chosen.name)
     run = Run(folder, settings, resume)
     with Display(run) as display:
-        display.about(getattr(task, "about", ""))
+        display.about(about := getattr(task, "about", ""))
+        run.describe(about)
         display.left_out(getattr(task, "skipped", []))
         for seed in range(settings.seeds):
             for variant in settings.attention:

@@ -66,6 +66,12 @@ class Run:
         self.variants: list[str] = mine["attention"]
         self.seeds: list[int] = mine["seeds"]
 
+    def describe(self, about: str) -> None:
+        """Keep how models are built and trained, in words, among the settings."""
+        path = self.folder / "settings.json"
+        if about:
+            files.write_json(path, {**files.read_json(path), "about": about})
+
     def part(self, attention: str, seed: int) -> Path:
         """The folder of one variant and seed."""
         return self.folder / f"{attention}-{seed}"

@@ -35,6 +35,8 @@ class Result:
     milliseconds: float | None
     """Of one forward, measured with all variants side by side."""
     train_seconds: float | None
+    places: list[str]
+    """The modules at which attention was inserted."""
     measure: str | None
     """What accuracy is, where it is not the share of right answers."""
     shortcuts: dict[str, dict[str, float]]
@@ -190,6 +192,7 @@ def _result(entry: Any) -> Result:
         macs=_number(entry.get("macs")),
         milliseconds=_number(entry.get("milliseconds")),
         train_seconds=_number(entry.get("train_seconds")),
+        places=[_text(place) for place in _list(entry.get("places") or [])],
         measure=None if entry.get("measure") is None else _text(entry["measure"]),
         shortcuts={_text(name): _numbers(shares) for name, shares in (entry.get("shortcuts") or {}).items()},
     )

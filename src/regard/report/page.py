@@ -168,7 +168,7 @@ def _render(run: Run) -> str:
             colour_of=lambda variant: _colour(run, variant),
             colours="".join(bytes(rgb).hex() for rgb in colour.table()),
             ramp=", ".join(f"#{bytes(rgb).hex()}" for rgb in colour.table(24)),
-            settings={key: _setting(key, value) for key, value in run.settings.items()},
+            settings={key: _setting(key, value) for key, value in run.settings.items()} | _places(run),
             style=Markup(style),
             script=Markup(script),
             script_hash=b64encode(sha256(script.encode()).digest()).decode(),
@@ -189,6 +189,12 @@ def _title(run: Run) -> str:
         "sort-of-clevr": "Answers to the questions of sort-of-CLEVR",
     }
     return tasks.get(run.task, f"Attention compared on {run.task}")
+
+
+def _places(run: Run) -> dict[str, str]:
+    """Where the attention of each variant stands."""
+    found = {result.attention: result.places for result in run.results if result.places}
+    return {f"places of {name}": ", ".join(places) for name, places in found.items()}
 
 
 def _used(run: Run) -> list[tuple[int, list[str]]]:

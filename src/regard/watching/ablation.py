@@ -216,13 +216,10 @@ def substituted(model: nn.Module, choose: Substitute) -> Iterator[Substituted]:
     report = Substituted()
 
     def replace(offer: Offer) -> Tensor | None:
-        if id(offer.module) not in paths:
+        if id(offer.module) not in paths or offer.fact.fixed:
             return None
         key = _key(offer, paths, calls)
         name = f"{key.path} {key.label}"
-        if offer.fact.fixed:
-            report.left.add(f"{name}: {offer.fact.fixed}")
-            return None
         own = _of(offer, queries)
         values = choose(key, own)
         if isinstance(values, str):
@@ -231,7 +228,11 @@ def substituted(model: nn.Module, choose: Substitute) -> Iterator[Substituted]:
         report.replaced.add(name)
         return in_form(values.to(own.values.dtype), own)
 
-    with _masks_known(model), offering.replacing(replace):
+    def name_fixed(offer: Offer) -> None:
+        if id(offer.module) in paths and offer.fact.fixed:
+            report.left.add(f"{paths[id(offer.module)]} {offer.fact.label}: {offer.fact.fixed}")
+
+    with _masks_known(model), offering.replacing(replace), offering.listen(name_fixed):
         yield report
 
 

@@ -455,7 +455,8 @@ def test_the_attention_of_a_fusion_is_ablated(columns: Table, folder: Path, targ
     """Also of a number; and a fusion without attention has nothing to ablate."""
     names = ("note", "colour", target) if target != "label" else ("note", "colour", "size", "label")
     given = {name: columns[name] for name in names}
-    made = quick(given, folder, target=target, fusion="cross_attention", epochs=1)
+    options = {"target": target, "epochs": 1, "encoder_options": {}}
+    made = quick(given, folder, fusion="cross_attention", **options)
     report = made.evaluate(given, folder=folder)
     found = made.ablate(given, folder=folder)
     assert list(found) == ["removed", "mean", "resampled"]
@@ -467,5 +468,5 @@ def test_the_attention_of_a_fusion_is_ablated(columns: Table, folder: Path, targ
     assert low <= removed["difference"] <= high
     assert removed[change] >= 0
     assert made.evaluate(given, folder=folder) == report
-    plain = quick(given, folder, target=target, fusion="concatenation", epochs=1)
+    plain = quick(given, folder, fusion="concatenation", **options)
     assert plain.ablate(given, folder=folder) == {"removed": None, "mean": None, "resampled": None}

@@ -100,7 +100,7 @@ class PicturesTask:
         backbone: str = "resnet18",
         pretrained: bool = False,
         at: str | Sequence[str] | None = None,
-        start: Literal["identity", "paper"] | None = None,
+        start: str | None = None,
         augmentation: str = "crop",
         learning_rate: float | None = None,
         weight_decay: float = 1e-4,
@@ -134,7 +134,8 @@ class PicturesTask:
             )
         self._backbone = find_backbone(backbone, pretrained)
         self._at = at
-        self.start: Literal["identity", "paper"] = start or ("identity" if pretrained else "paper")
+        own = "identity" if pretrained else "paper"
+        self.start = cast(Literal["identity", "paper"], start or own)
         self.augmentation = augmentation
         self.weight_decay = weight_decay
         self.label_smoothing = label_smoothing
