@@ -1,7 +1,7 @@
 """The main job: train one model several times, alike in everything but its attention, and compare."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -216,7 +216,7 @@ def _train(run: Run, task: Any, variant: str, seed: int, display: Any) -> None:
         "macs": counts.macs,
         "train_seconds": fit.progress.seconds,
         "ablations": _ablated(task, fit.model, seed),
-        "strength": _spread(list(strengths(fit.model).values())),
+        "strength": _spread(value for one in strengths(fit.model).values() for value in one.tolist()),
         "places": [module.place for module in fit.model.modules() if isinstance(module, Placed)],
     }
     if isinstance(task, HasShortcuts):
@@ -250,8 +250,9 @@ def _ablated(task: Any, model: Any, seed: int) -> dict[str, Any]:
     return empty | {"left": {kind: list(lines) for kind, lines in found.left.items()}}
 
 
-def _spread(values: list[float]) -> dict[str, float] | None:
+def _spread(strengths: Iterable[float]) -> dict[str, float] | None:
     """The mean size of strengths, the lowest and the highest; None where attention has none."""
+    values = list(strengths)
     if not values:
         return None
     return {"mean": sum(map(abs, values)) / len(values), "lowest": min(values), "highest": max(values)}

@@ -153,7 +153,7 @@ class Predictor:
             return found
         target, cells = self._target(table), self._cells(table, folder, (), skip_bad)
         order = torch.randperm(len(target), generator=torch.Generator().manual_seed(seed)).tolist()
-        parts = [list(part) for part in np.array_split(order, max(1, -(-len(order) // self.batch)))]
+        parts = [part.tolist() for part in np.array_split(order, max(1, -(-len(order) // self.batch)))]
 
         def predict(rows: list[int]) -> Tensor:
             raw = [{name: column[row] for name, column in cells.items()} for row in rows]
