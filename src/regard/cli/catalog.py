@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from regard.commands import command
+
 if TYPE_CHECKING:
     from regard.attention import Attention
     from regard.attention.catalogue import Entry
@@ -74,7 +76,8 @@ def _list(entries: "list[Entry]") -> None:
         previous = entry.family
     console = Console()
     console.print(table)
-    console.print("N = positions of the map or tokens of the memory. All about one: regard catalog NAME", style="dim")
+    one = command("catalog", "NAME")
+    console.print(f"N = positions of the map or tokens of the memory. All about one: {one}", style="dim")
 
 
 def facts(mechanism: "type[Attention]", entry: "Entry") -> dict[str, list[str]]:

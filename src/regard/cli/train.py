@@ -1,7 +1,6 @@
 """`regard train vqa`: a model that answers questions about pictures."""
 
 import json
-import shlex
 from base64 import b64decode
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ import typer
 
 from regard.cli import options
 from regard.cli.options import MODEL, TRAINING, source, source_of_test, stoppable
+from regard.commands import command
 from regard.errors import UserError
 
 if TYPE_CHECKING:
@@ -172,4 +172,4 @@ def invitation(run: "Run") -> str:
         files.write(Path(picture), lambda partial: partial.write_bytes(drawn))
     regions = run.settings.options.get("regions")
     read = () if regions is None else ("--regions", regions)
-    return shlex.join(["regard", "ask", str(run.folder), picture, example["question"], *read])
+    return command("ask", str(run.folder), picture, example["question"], *read)

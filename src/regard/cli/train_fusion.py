@@ -98,9 +98,9 @@ def fusion(
     What the columns hold is inferred, and said. All fusions are trained on the same rows and tested on the same
     others, once whole and once without each modality, all numbers and categories together being one.
 
-    It writes runs/NAME/: results.json, and a folder for each fusion, which `regard evaluate NAME OTHER.csv` and
-    `regard.models.fusion.Predictor.load` read. A run that was broken off goes on with the same command, and another
-    --fusion joins it.
+    It writes runs/NAME/: report.html (one file, opens offline), results.json, and a folder for each fusion, which
+    `regard evaluate NAME OTHER.csv` and `regard.models.fusion.Predictor.load` read. A run that was broken off goes on
+    with the same command, and another --fusion joins it.
 
     Examples:
 
@@ -118,6 +118,7 @@ def fusion(
     from regard.experiment.run import free_name
     from regard.models.fusion import train_fusions
     from regard.models.fusion.columns import columns_of, folder_of, kinds_of
+    from regard.report import write_report
 
     console = wide(Console())
     folder = folder_of(table, folder)
@@ -136,7 +137,7 @@ def fusion(
             say=lambda line: console.print(Text(line, style="dim"), soft_wrap=True),
         )  # fmt: skip
     console.print(shown(results, "rows that no training saw"))
-    console.print(f"Run: {place}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {write_report(place)}", highlight=False, soft_wrap=True)
 
 
 def listed(names: str) -> list[str]:
@@ -170,9 +171,11 @@ def wanted(names: list[str], target: str, columns: str | None, kinds: list[str])
 
 def _changed(ablation: dict[str, Any]) -> str:
     """How much an ablation changes what is predicted: the share of rows, or the mean change of a number."""
+    from regard import formatting
+
     if "changed" in ablation:
-        return f"{100 * ablation['changed']:.1f} %"
-    return f"{ablation['mean_change']:.4g}"
+        return formatting.percent(ablation["changed"])
+    return formatting.number(ablation["mean_change"], 4)
 
 
 def shown(results: list[dict[str, Any]], rows: str) -> "Table":
@@ -180,6 +183,8 @@ def shown(results: list[dict[str, Any]], rows: str) -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table
+
+    from regard.formatting import number
 
     first = results[0]["test"]
     regression = "r_squared" in first
@@ -203,7 +208,7 @@ def shown(results: list[dict[str, Any]], rows: str) -> "Table":
     for result in results:
         test, without = result["test"], result["without"]
         low, high = test["interval"]
-        error = [f"{test['mean_absolute_error']:.4g}"] if regression else []
+        error = [number(test["mean_absolute_error"], 4)] if regression else []
         one = result.get("ablations") or {}
         scores = [f"{100 * one[kind][measure]:.1f}" if one.get(kind) else "" for kind in kinds]
         first_kind = next((one[kind] for kind in kinds if one.get(kind)), None)
@@ -218,6 +223,6 @@ def shown(results: list[dict[str, Any]], rows: str) -> "Table":
             *(f"{100 * report[measure]:.1f}" for report in without.values()),
         )
     table.add_section()
-    known = ["0.0", f"{first['mean_alone']:.4g}"] if regression else [f"{100 * first['most_common']:.1f}"]
+    known = ["0.0", number(first["mean_alone"], 4)] if regression else [f"{100 * first['most_common']:.1f}"]
     table.add_row("the mean alone" if regression else "the most common class", "", *known, style="dim")
     return table

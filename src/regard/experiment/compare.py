@@ -9,6 +9,7 @@ from regard.errors import UserError
 from regard.experiment.choosing import GENERATED, Asked, Chosen, choose
 from regard.experiment.run import Run
 from regard.experiment.settings import Settings
+from regard.extras import naming_extras
 
 if TYPE_CHECKING:
     from regard.tasks.vqa.source import Source
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 
 
+@naming_extras()
 def compare(
     attention: str | Sequence[str] | None = None,
     *,

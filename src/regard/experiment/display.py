@@ -22,7 +22,7 @@ PATIENCE = 3.0
 """Seconds that a frozen network may look at pictures before it is shown."""
 
 APART, SILENCE = 10.0, 60.0
-"""Without a terminal: seconds between two lines of progress at least, and, where a tenth of it takes longer, at most."""
+"""Without a terminal: seconds between two lines of progress at least, and, where a tenth takes longer, at most."""
 
 
 def wide(console: Console) -> Console:

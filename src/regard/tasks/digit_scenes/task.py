@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regard.commands import command
 from regard.errors import UserError
 from regard.models.vqa import Answering, Recipe, VisualQuestionAnswering, build, cores, create, save
 from regard.models.vqa.vocabulary import WordVocabulary, tokenize_marked
@@ -111,7 +112,7 @@ class DigitScenes:
             raise UserError(
                 f"digit scenes know no attention {attention!r}: {hint}There are {', '.join(VARIANTS)}, and the models "
                 f"of questions {', '.join(cores)}. Mechanisms that refine a map are compared on pictures of your own: "
-                "regard compare --data FOLDER"
+                f"{command('compare', '--data', 'FOLDER')}"
             )
 
     def recipe(self, attention: str) -> Recipe:
