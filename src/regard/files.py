@@ -35,9 +35,9 @@ def write_text(path: Path, text: str) -> None:
     write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Put a JSON file in place at once."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
+    """Put a JSON file in place at once; without an indent, on one line."""
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 
 def save_weights(model: nn.Module, path: Path, about: dict[str, str] | None = None) -> None:

@@ -106,11 +106,15 @@ def test_questions_need_pictures_and_what_belongs_to_another_task_is_refused(tmp
     photos(tmp_path / "photos", 5, 15)
     own = ("--data", "photos", "--questions", "photos/questions.csv")
     one_line(regard("--questions", "photos/questions.csv"), "--questions", "digit scenes")
-    one_line(regard("--data", "photos", "--frozen"), "--frozen", "pictures in folders")
+    one_line(regard("--data", "photos", "--glove", "a.txt"), "--glove a.txt", "pictures in folders")
+    one_line(regard("--frozen"), "--frozen", "digit scenes")
+    one_line(regard("--label-smoothing", "0.2"), "--label-smoothing 0.2", "digit scenes")
+    one_line(regard("--data", "sort-of-clevr", "--augmentation", "crop"), "--augmentation crop", "sort-of-CLEVR")
     one_line(regard("--data", "sort-of-clevr", "--glove", "a.txt"), "--glove a.txt", "sort-of-CLEVR")
     one_line(regard("--data", "sort-of-clevr", "--size", "64"), "--size 64", "75")
     one_line(regard("--data", "digit-scenes", "--backbone", "resnet18"), "--backbone resnet18", "digit scenes")
     one_line(regard(*own, "--at", "stage"), "--at stage", "questions about pictures")
+    one_line(regard(*own, "--weight-decay", "0.1"), "--weight-decay 0.1", "questions about pictures")
     one_line(regard(*own, "--attention", "se"), "unknown model 'se'")
     one_line(regard(*own, "--attention", "film", "--regions", "photos"), "'film' convolves")
     one_line(regard(*own, "--regions", "photos"), "no regions of photos/0.png")
@@ -160,6 +164,10 @@ def test_a_whole_comparison(tmp_path: Path) -> None:
     assert not [path for path in folder.rglob("*") if path.name.endswith(".partial")]
     assert "report.html" in result.stdout
 
+    assert "Timing none, additive side by side" in result.stdout
+    for said in ("removed", "resampled", "changed", "This is one seed"):
+        assert said in result.stdout
+
     before = contents(folder)
     again = regard(*arguments)
     assert again.exit_code == 0
@@ -191,7 +199,7 @@ def test_help_reads_like_a_manual() -> None:
     assert result.exit_code == 0
     options = (
         "--attention --data --seeds --epochs --minutes --size --batch --device --precision --name --resume --backbone "
-        "--pretrained --at --skip-bad"
+        "--pretrained --at --skip-bad --augmentation --weight-decay --label-smoothing --frozen --start"
     )
     for option in options.split():
         assert option in result.stdout

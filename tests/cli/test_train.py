@@ -110,7 +110,7 @@ def test_it_ends_with_the_measure_the_shortcut_the_report_and_how_to_ask(tmp_pat
     assert result.exit_code == 0, (result.output, result.exception)
     assert trained == ["mlb"]
     shortcut = "the most frequent answer to each type of question, without looking"
-    assert f"Accuracy is exact match.\nShortcut: {shortcut}: other 0." in result.stdout
+    assert f"Accuracy is exact match.\nBaseline: {shortcut}: other 0." in result.stdout
     *_, report, ask = result.stdout.strip().splitlines()
     assert report == f"Report: {Path('runs/photos/report.html')}"
     command = shlex.split(ask.partition(": ")[2])
@@ -121,7 +121,7 @@ def test_it_ends_with_the_measure_the_shortcut_the_report_and_how_to_ask(tmp_pat
     assert set(found["accuracy"]) == {"other", "yes/no", "overall"} == set(found["shortcuts"][shortcut])
     page = (tmp_path / "runs" / "photos" / "report.html").read_text()
     assert "Answers to questions about pictures" in page
-    assert f"Shortcut: {shortcut}, " in page
+    assert f"Baseline: {shortcut}, " in page
     assert "Accuracy on the test set, which is exact match" in page
     settings = json.loads((tmp_path / "runs" / "photos" / "settings.json").read_text())
     assert (settings["epochs"], settings["size"], settings["width"]) == (100, 15, 8)

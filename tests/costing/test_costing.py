@@ -134,6 +134,16 @@ def test_what_is_compared_is_timed_in_turn() -> None:
     assert rounds in (["ab", "ba"] * 3, ["ba", "ab"] * 3)
 
 
+def test_models_that_take_other_inputs_are_timed_in_turn_too() -> None:
+    small, large = costs([nn.Linear(3, 5), nn.Linear(7, 5)], examples=[torch.rand(2, 3), (2, 7)], repeats=4)
+    assert (small.macs, large.macs) == (30, 70)
+    assert small.repeats == large.repeats == 4
+    with pytest.raises(UserError, match="1 examples for 2 models"):
+        costs([nn.Linear(3, 5), nn.Linear(7, 5)], examples=[torch.rand(2, 3)])
+    with pytest.raises(UserError, match="none beside them"):
+        costs([nn.Linear(3, 5)], torch.rand(2, 3), examples=[torch.rand(2, 3)])
+
+
 def by_hand(parameters: int, macs: int, times: tuple[float, ...]) -> Cost:
     return Cost(
         macs=macs, bytes_moved=10, activation_bytes=0, parameters=parameters, trainable_parameters=2, times=times
@@ -153,6 +163,16 @@ def test_difference_and_ratio() -> None:
     assert by_hand(1, 1, (7.0,)).spread == 0
     assert added.as_dict()["milliseconds"] == 4.0
     assert "times" not in added.as_dict()
+
+
+def test_a_ratio_of_times_is_that_of_the_rounds() -> None:
+    """A busy moment falls on both models of a round: 30 against 60 is twice the time, as 1 against 2 is."""
+    before, after = by_hand(1, 1, (1.0, 30.0, 2.0, 4.0)), by_hand(1, 1, (2.0, 60.0, 3.0, 12.0))
+    assert after.time_ratio(before) == pytest.approx((2.0, 1.875, 2.25))  # of 2, 2, 1.5 and 3
+    assert before.time_ratio(before) == (1, 1, 1)
+    assert by_hand(1, 1, (3.0,)).time_ratio(by_hand(1, 1, (2.0,))) == (1.5, 1.5, 1.5)
+    with pytest.raises(UserError, match="measure both in one call"):
+        after.time_ratio(by_hand(1, 1, (1.0,)))
 
 
 def test_bad_input() -> None:

@@ -13,7 +13,14 @@ from scipy import stats
 from regard import files
 from regard.errors import UserError
 from regard.experiment.checkpoint import SafetensorsCheckpoints
-from regard.experiment.statistics import mean_interval, paired_p, share_interval
+from regard.experiment.statistics import (
+    holm,
+    mean_interval,
+    paired_interval,
+    paired_item_p,
+    paired_p,
+    share_interval,
+)
 
 
 def full_disk(*_: object, **__: object) -> None:
@@ -259,3 +266,46 @@ def test_mean_interval_and_paired_p_are_scipys() -> None:
     assert paired_p([0.1]) is None
     assert paired_p([0.02, 0.02, 0.02]) is None
     assert mean_interval([0.02, 0.02]) == pytest.approx((0.02, 0.02))
+
+
+def test_a_paired_interval_is_agresti_and_mins_where_each_item_is_alone() -> None:
+    """Of 63 pictures 7 are right under the first model alone and 2 under the second alone."""
+    differences = np.array([1.0] * 7 + [-1.0] * 2 + [0.0] * 54)
+    b, c, n = 7 + 0.5, 2 + 0.5, 63 + 2
+    mean, error = (b - c) / n, np.sqrt(b + c - (b - c) ** 2 / n) / n
+    low, high = paired_interval(differences, np.arange(63))
+    t = stats.t.ppf(0.975, 62)
+    assert (low, high) == pytest.approx((mean - t * error, mean + t * error), abs=2e-3)
+
+
+def test_a_paired_interval_has_a_width_where_nothing_differs() -> None:
+    low, high = paired_interval(np.zeros(63), np.arange(63))
+    assert -0.05 < low < -0.02
+    assert high == pytest.approx(-low)
+    assert paired_item_p(np.zeros(63), np.arange(63)) == 1.0
+
+
+def test_questions_about_one_picture_count_as_one() -> None:
+    differences, groups = np.repeat([1.0, -1.0, 0.0, 0.0, 1.0] * 10, 8), np.repeat(np.arange(50), 8)
+    together = paired_interval(differences, groups)
+    apart = paired_interval(differences, np.arange(400))
+    assert together[1] - together[0] > 2 * (apart[1] - apart[0])
+    assert paired_item_p(differences, groups) == pytest.approx(stats.binomtest(20, 30).pvalue)
+
+
+def test_mcnemars_test_and_the_test_of_signs() -> None:
+    differences = np.array([1.0] * 9 + [-1.0] * 2 + [0.0] * 20)
+    assert paired_item_p(differences, np.arange(31)) == pytest.approx(stats.binomtest(9, 11).pvalue)
+    random = np.random.default_rng(0)
+    scores = random.normal(0.3, 1, 60)
+    found = paired_item_p(scores, np.arange(60))
+    theirs = stats.permutation_test((scores,), np.mean, permutation_type="samples", random_state=1).pvalue
+    assert found == pytest.approx(theirs, abs=0.01)
+
+
+def test_holm_is_the_published_procedure() -> None:
+    """The example of the R manual's p.adjust: sorted p-values times 4, 3, 2 and 1, never falling."""
+    assert holm([0.01, 0.02, 0.03, 0.005]) == pytest.approx([0.03, 0.04, 0.04, 0.02])
+    assert holm([0.01, None, 0.5, 0.9]) == [pytest.approx(0.03), None, 1.0, 1.0]
+    assert holm([None]) == [None]
+    assert holm([]) == []

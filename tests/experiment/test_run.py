@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from regard import files
 from regard.errors import UserError
@@ -24,9 +25,9 @@ SETTINGS = Settings(
 )  # fmt: skip
 
 
-def result(attention: str, seed: int, overall: float = 0.5, milliseconds: float = 1.0) -> dict[str, Any]:
+def result(attention: str, seed: int, overall: float = 0.5, ratio: float = 1.0) -> dict[str, Any]:
     return {
-        "attention": attention, "seed": seed, "accuracy": {"overall": overall}, "milliseconds": milliseconds,
+        "attention": attention, "seed": seed, "accuracy": {"overall": overall}, "milliseconds_ratio": ratio,
         "parameters": 100 if attention == "none" else 130,
     }  # fmt: skip
 
@@ -131,9 +132,9 @@ def test_files_at_the_top_are_made_of_finished_parts(tmp_path: Path) -> None:
 
 def test_compared_takes_differences_within_a_seed() -> None:
     none, se = [0.5, 0.7, 0.6], [0.6, 0.75, 0.66]
-    results = [result("none", seed, share, 2.0) for seed, share in enumerate(none)]
-    results += [result("se", seed, share, 3.0) for seed, share in enumerate(se)]
-    results += [result("eca", 1, 0.6, 2.0), result("cbam", 9, 0.9)]
+    results = [result("none", seed, share) for seed, share in enumerate(none)]
+    results += [result("se", seed, share, 1.5) for seed, share in enumerate(se)]
+    results += [result("eca", 1, 0.6), result("cbam", 9, 0.9)]
     table = {row["attention"]: row for row in compared(results)}
     assert list(table) == ["se", "eca"]  # cbam shares no seed with none
     assert table["se"]["differences"] == pytest.approx([0.1, 0.05, 0.06])
@@ -146,7 +147,28 @@ def test_compared_takes_differences_within_a_seed() -> None:
     assert table["eca"]["differences"] == pytest.approx([-0.1])
     assert table["eca"]["interval"] is None
     assert table["eca"]["p"] is None
+    assert table["se"]["adjusted_p"] == table["se"]["p"]  # the only comparison that has one
+    assert {row["reference"] for row in table.values()} == {"none"}
     assert compared([]) == []
+
+
+def test_of_one_seed_the_test_items_are_the_sample() -> None:
+    """Of 40 pictures se has 9 right that none has wrong, and 2 the other way round."""
+    right = {"none": np.zeros(40), "se": np.zeros(40), "eca": np.zeros(40)}
+    right["none"][:12], right["se"][2:21], right["eca"][:12] = 1, 1, 1
+    results = [result(name, 0, float(one.mean())) for name, one in right.items()]
+    se, eca = compared(results, lambda name, seed: (right[name], np.arange(40)))
+    assert se["paired_by"] == "items"
+    assert se["p"] == pytest.approx(stats.binomtest(9, 11).pvalue)
+    assert se["adjusted_p"] == pytest.approx(2 * se["p"])
+    low, high = se["interval"]
+    assert low < 7 / 40 < high
+    assert (eca["p"], eca["difference"]) == (1.0, 0.0)
+    assert eca["interval"][0] < 0 < eca["interval"][1]
+    # Outcomes of other items cannot be paired; without `none` the first variant is the reference.
+    (other,) = compared(results[:2], lambda name, seed: (right[name], np.arange(40) + (name == "se")))
+    assert (other["paired_by"], other["interval"]) == ("seeds", None)
+    assert [one["reference"] for one in compared(results[1:])] == ["se"]
 
 
 @pytest.fixture
@@ -167,6 +189,11 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     return parts
 
 
+def untimed(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Results without what comes from the timing of all variants together."""
+    return [{key: value for key, value in one.items() if "milliseconds" not in key} for one in results]
+
+
 def go(tmp_path: Path, attention: str, **more: Any) -> Run:
     return compare(attention, runs=tmp_path, batch=4, epochs=1, device="cpu", **more)
 
@@ -174,19 +201,24 @@ def go(tmp_path: Path, attention: str, **more: Any) -> Run:
 def test_nothing_finished_is_trained_again_and_more_can_be_added(
     tmp_path: Path, trained: list[tuple[str, int]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = go(tmp_path, "none,additive").results()
+    first = untimed(go(tmp_path, "none,additive").results())
     assert trained == [("none", 0), ("additive", 0)]
-    assert go(tmp_path, "none,additive").results() == first
+    once = (tmp_path / "digit-scenes" / "times.json").read_text()
+    assert untimed(go(tmp_path, "none,additive").results()) == first
     assert len(trained) == 2
+    assert (tmp_path / "digit-scenes" / "times.json").read_text() == once  # what is timed is not timed again
     go(tmp_path, "additive,hard", seeds=2)
     assert trained[2:] == [("hard", 0), ("additive", 1), ("hard", 1)]
+    times = files.read_json(tmp_path / "digit-scenes" / "times.json")
+    assert list(times) == ["none", "additive", "hard"]  # all of them together, also those that had been timed
+    assert {len({one["rounds"] for one in times.values()}), times["none"]["milliseconds_ratio"]} == {1}
     run = go(tmp_path, "none")
     assert len(trained) == 5
     assert [(one["attention"], one["seed"]) for one in run.results()] == [
         ("none", 0), ("additive", 0), ("additive", 1), ("hard", 0), ("hard", 1),
     ]  # fmt: skip
     assert files.read_json(run.folder / "settings.json")["seeds"] == [0, 1]
-    assert [one for one in run.results() if one["seed"] == 0][:2] == first
+    assert untimed([one for one in run.results() if one["seed"] == 0][:2]) == first
     go(tmp_path, "none", resume=False)
     assert trained[5:] == [("none", 0)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["digit-scenes", "digit-scenes-1"]
@@ -234,6 +266,20 @@ def test_a_result_has_all_that_is_promised(tmp_path: Path, trained: list[tuple[s
     assert {"attribute", "relation", "count", "overall"} == set(
         none["shortcuts"]["the most frequent answer to a question"]
     )
+    low, high = additive["milliseconds_ratio_quartiles"]
+    assert low <= additive["milliseconds_ratio"] <= high
+    assert (none["milliseconds_ratio"], none["milliseconds_ratio_quartiles"]) == (1, [1, 1])
+    assert {none["ablations"][kind] for kind in ("removed", "mean", "resampled")} == {None}
+    removed = additive["ablations"]["removed"]
+    assert removed["accuracy"] - additive["accuracy"]["overall"] == pytest.approx(removed["difference"], abs=1e-6)
+    assert removed["interval"][0] <= removed["difference"] + 0.01
+    assert 0 <= removed["changed"] <= 1
+    assert additive["strength"] is None
+    kept = files.read_json(tmp_path / "digit-scenes" / "additive-0" / "outcomes.json")
+    assert np.mean(kept["correct"]) == pytest.approx(additive["accuracy"]["overall"])
+    assert len(set(kept["groups"])) == 20
+    (entry,) = files.read_json(tmp_path / "digit-scenes" / "comparison.json")
+    assert (entry["attention"], entry["reference"], entry["paired_by"]) == ("additive", "none", "items")
 
 
 def test_notes_stand_in_terminal_and_report_and_an_earlier_run_is_not_taken_up(

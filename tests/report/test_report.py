@@ -115,22 +115,22 @@ def test_summary_names_the_best(tmp_path: Path) -> None:
         result["interval"]["overall"] = [0.88, 0.92] if best else [0.48, 0.52]
     (folder / "results.json").write_text(json.dumps(results))
     page = read(folder)
-    assert "With dot attention, 90.0 % of the test questions" in page.text.replace("\N{NO-BREAK SPACE}", " ")
-    assert "overlap with the best" not in page.text
+    said = "dot is highest, with 90.0 % (95 % interval 88.0 to 92.0) of the test questions right."
+    assert said in page.text.replace("\N{NO-BREAK SPACE}", " ")
     assert "(best)" in row(page, "dot")[1]
-    results[-1]["interval"]["overall"] = [0.4, 0.89]
+    results[-1]["accuracy"]["overall"] = 0.9001
     (folder / "results.json").write_text(json.dumps(results))
-    assert "The interval of hard overlaps with the best" in read(folder).text
+    assert "hard and dot are level, with 90.0" in read(folder).text
 
 
 def test_summary_says_what_can_be_had_without_looking(tmp_path: Path) -> None:
     folder = synthetic.write(tmp_path / "scenes")
     results = json.loads((folder / "results.json").read_text())
-    assert "Shortcut" not in read(folder).text
+    assert "Baseline" not in read(folder).text
     known = {"always yes": {"count": 0.1, "overall": 0.25}, "counting": {"count": 1.0, "overall": 0.625}}
     for shortcuts, says in [
-        (dict([*known.items()][:1]), "Shortcut: always yes, 25.0 %."),
-        (known, "Shortcuts: always yes, 25.0 %; counting, 62.5 %."),
+        (dict([*known.items()][:1]), "Baseline: always yes, 25.0 %."),
+        (known, "Baselines: always yes, 25.0 %; counting, 62.5 %."),
     ]:
         results[0]["shortcuts"] = shortcuts
         (folder / "results.json").write_text(json.dumps(results))
@@ -194,7 +194,7 @@ def test_pictures_with_paired_differences(tmp_path: Path, seeds: tuple[int, ...]
             assert cells[3] == "one seed"
         else:
             assert cells[3] == " to ".join(f"{100 * end:+.1f}" for end in entry["interval"])
-    assert ("one seed, which cannot tell" in page.text) == (len(seeds) == 1)
+    assert ("one seed, which says nothing of chance" in page.text) == (len(seeds) == 1)
     assert "64 values, sorted" in page.text  # the channel gate of `se`
     assert "no map over positions" in page.text  # `none`
 
@@ -202,18 +202,43 @@ def test_pictures_with_paired_differences(tmp_path: Path, seeds: tuple[int, ...]
 @pytest.mark.parametrize(
     ("intervals", "says"),
     [
-        ([[0.01, 0.03], [-0.01, 0.01]], "se helps on these pictures: +2.0 percentage points"),
-        ([[-0.01, 0.05], [-0.01, 0.01]], "No attention is shown to help on these pictures"),
-        ([[-0.01, 0.05], [0.002, 0.018]], "cbam does help, +1.0 percentage points"),
+        ([[0.01, 0.03], [-0.01, 0.03]], "se is 2.0 percentage points above no attention (95 % interval +1.0 to +3.0"),
+        ([[-0.01, 0.05], [-0.01, 0.01]], "No difference to no attention could be shown (largest: se, +2.0 percentage"),
+        ([[-0.01, 0.05], [0.002, 0.018]], "cbam is 1.0 percentage points above no attention"),
     ],
 )
 def test_summary_of_differences(tmp_path: Path, intervals: list[list[float]], says: str) -> None:
     folder = synthetic.write(tmp_path / "run", "pictures", ("none", "se", "cbam"), (0, 1), keys=("cat", "dog"))
     comparison = json.loads((folder / "comparison.json").read_text())
     for entry, difference, interval in zip(comparison, (0.02, 0.01), intervals, strict=True):
-        entry |= {"difference": difference, "interval": interval}
+        entry |= {"difference": difference, "interval": interval, "adjusted_p": 0.01 if interval[0] > 0 else 0.2}
     (folder / "comparison.json").write_text(json.dumps(comparison))
     assert says in read(folder).text
+
+
+def test_what_attention_does_stands_in_a_table_of_its_own(tmp_path: Path) -> None:
+    folder = synthetic.write(tmp_path / "run", "pictures", ("none", "se"), (0,), keys=("cat", "dog"))
+    assert "Is the attention used?" not in read(folder).text
+    results = json.loads((folder / "results.json").read_text())
+    accuracy = results[1]["accuracy"]["overall"]
+    one = {"accuracy": 0.321, "difference": 0.321 - accuracy, "interval": [-0.6, -0.3], "changed": 0.415}
+    results[0]["ablations"] = {"removed": None, "mean": None, "resampled": None}
+    results[1] |= {
+        "ablations": {"removed": one, "mean": {**one, "accuracy": 0.432}, "resampled": None},
+        "strength": {"mean": 0.25, "lowest": -0.5, "highest": 1.0},
+        "milliseconds_ratio": 1.5, "milliseconds_ratio_quartiles": [1.25, 1.75],
+    }  # fmt: skip
+    (folder / "results.json").write_text(json.dumps(results))
+    page = read(folder)
+    assert "Is the attention used?" in page.text
+    cells = row(page, "se", table=1)
+    assert cells[3:6] == ["0.321", "0.432", ""]
+    assert cells[6:9] == ["41.5\N{NO-BREAK SPACE}%", "0.25 (\N{MINUS SIGN}0.50 to 1.0)", "× 1.50 (1.25 to 1.75)"]
+    assert row(page, "none", table=1)[3:8] == [""] * 5
+    results[1]["ablations"]["removed"]["accuracy"] = "much"
+    (folder / "results.json").write_text(json.dumps(results))
+    with pytest.raises(UserError, match=r"results\.json does not hold"):
+        read(folder)
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:

@@ -47,6 +47,18 @@ def tiny(**changed: int) -> DigitScenes:
     return DigitScenes(**{"batches_per_epoch": 2, "test_scenes": 20, "batch": 4, **changed})
 
 
+@pytest.mark.parametrize("attention", ["none", "additive", "hard"])
+def test_attention_is_ablated_on_the_test_scenes(attention: str) -> None:
+    """The groups are those of the scenes, sixteen questions each, and the whole model is right where it was."""
+    task = tiny()
+    model = task.model(attention, 0)
+    found, full = task.ablate(model, 0), task.evaluate(model, 0)
+    for scene in range(20):
+        assert found.full[found.groups == scene].tolist() == full.correct[full.groups == scene].tolist()
+    assert set(found.ablated) == (set() if attention == "none" else {"removed", "mean", "resampled"})
+    assert all(len(one) == len(found.full) == 320 for one in found.ablated.values())
+
+
 @cache
 def drawn(strict: bool) -> tuple[Scenes, Questions]:
     """300 scenes with questions; strict: as the test has them, six digits; otherwise of two to six digits."""

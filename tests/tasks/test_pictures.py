@@ -133,6 +133,11 @@ BAD: dict[str, tuple[Spoil, dict[str, object], list[str]]] = {
     "weights tag": (lambda f: None, {"backbone": "resnet18.a1_in1"}, ["unknown weights", "resnet18.a1_in1k"]),
     "no weights": (lambda f: None, {"backbone": "test_coatnet", "pretrained": True}, ["no pretrained weights"]),
     "size": (lambda f: None, {"size": 0}, ["at least 1"]),
+    "augmentation": (lambda f: None, {"augmentation": "flip"}, ["'flip'", "none, crop, crop-flip"]),
+    "start": (lambda f: None, {"start": "zero"}, ["'zero'", "identity or paper"]),
+    "smoothing": (lambda f: None, {"label_smoothing": 1.0}, ["label smoothing 1.0", "below 1"]),
+    "decay": (lambda f: None, {"weight_decay": -0.1}, ["weight decay -0.1", "at least 0"]),
+    "rate": (lambda f: None, {"learning_rate": 0.0}, ["learning rate 0.0", "above 0"]),
     "shares": (lambda f: None, {"test_share": 0.9}, ["leave some for training"]),
 }
 
@@ -310,7 +315,7 @@ def test_crops_stay_inside_and_show_enough() -> None:
 
 @pytest.mark.parametrize("attention", ["se", "multi_head_self", "se+simam"])
 def test_variants_of_a_seed_share_all_but_attention(shapes: Path, attention: str) -> None:
-    made = task(shapes)
+    made = task(shapes, start="identity")
     state = torch.get_rng_state()
     plain, attended, other = made.model("none", 3), made.model(attention, 3), made.model(attention, 4)
     assert torch.equal(torch.get_rng_state(), state)
@@ -417,6 +422,76 @@ def test_loss_is_smoothed_cross_entropy(shapes: Path) -> None:
     logs = logits.log_softmax(1)
     expected = -(0.95 * logs[:, 0] + 0.05 * logs[:, 1]).mean()
     torch.testing.assert_close(task(shapes).loss(Fixed(), (torch.zeros(2, 3, 32, 32), labels)), expected)
+
+
+def test_augmentation_is_what_it_is_called() -> None:
+    """A picture whose left half is dark and whose right half is bright tells a mirror by its gradient."""
+    ramp = np.tile(np.linspace(0, 255, 40).astype(np.uint8), (32, 1))
+    picture = Image.merge("RGB", [Image.fromarray(ramp)] * 3)
+    centre = views.centred(picture, 16, Image.Resampling.BILINEAR)
+
+    def seen(augmentation: str) -> list[Tensor]:
+        draws = (np.random.default_rng(seed) for seed in range(40))
+        return [views.augmented(picture, 16, Image.Resampling.BILINEAR, draw, augmentation) for draw in draws]
+
+    def mirrored(view: Tensor) -> bool:
+        return bool(view[0, :, 0].float().mean() > view[0, :, -1].float().mean())
+
+    assert all(torch.equal(view, centre) for view in seen("none"))
+    crops, flips = seen("crop"), seen("crop-flip")
+    assert not any(map(mirrored, crops))
+    assert 10 < sum(map(mirrored, flips)) < 30
+    assert len({float(view.float().mean()) for view in crops}) > 20
+    for crop, flip in zip(crops, flips, strict=True):
+        assert torch.equal(crop, flip.flip(2) if mirrored(flip) else flip)
+
+
+def test_defaults_follow_from_pretrained_and_are_said(shapes: Path) -> None:
+    made, pretrained = task(shapes, at=None), task(shapes, pretrained=True)
+    assert (made.start, made.augmentation, made.learning_rate(), made.weight_decay) == ("paper", "crop", 1e-3, 1e-4)
+    assert (pretrained.start, pretrained.learning_rate()) == ("identity", 3e-4)
+    assert task(shapes, pretrained=True, start="paper").start == "paper"
+    for part in ("random weights", "where its paper puts it, starts as its paper has it", "no flips", "0.001", "0.1."):
+        assert part in made.about
+    other = task(shapes, learning_rate=0.02, weight_decay=0.3, label_smoothing=0.0, augmentation="none", frozen=True)
+    for part in ("frozen", "at stage", "none, training pictures are seen", "0.02", "weight decay 0.3", "smoothing 0."):
+        assert part in other.about
+    assert other.learning_rate() == 0.02
+
+
+def test_of_a_frozen_backbone_attention_and_classifier_learn(shapes: Path) -> None:
+    made = task(shapes, frozen=True, learning_rate=0.1)
+    plain = made.model("none", 0)
+    before = {name: value.clone() for name, value in made.model("se", 0).state_dict().items()}
+    model = train(made, "se", 1)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    own = set(plain.state_dict())
+    assert changed & own == {"fc.weight", "fc.bias"}
+    assert changed - own == {name for name in before if name not in own}
+    assert any(module.training for module in model.get_submodule("fc").modules())
+
+
+def test_attention_is_ablated_on_the_test_pictures(shapes: Path) -> None:
+    made = task(shapes, test_share=0.4)
+    plain, model = made.model("none", 0), made.model("se", 0)
+    found = made.ablate(model, 0)
+    assert sorted(found.groups) == sorted(made.split(0).test)
+    full = made.evaluate(model, 0)
+    order = {index: place for place, index in enumerate(full.groups)}
+    assert found.full.tolist() == [bool(full.correct[order[index]]) for index in found.groups]
+    # With its attention removed it is the network without attention, of the same initial values.
+    without = made.evaluate(plain, 0)
+    assert found.ablated["removed"].tolist() == [bool(without.correct[order[index]]) for index in found.groups]
+    assert set(found.ablated) == set(found.changed) == {"removed", "mean", "resampled"}
+    assert made.ablate(plain, 0).ablated == {}
+
+
+def test_the_most_frequent_class_is_the_baseline(tmp_path: Path) -> None:
+    folder = toy(tmp_path / "data", 20)
+    remove_pictures(folder, "circle", 10)
+    (name, found) = next(iter(task(folder).shortcuts().items()))
+    assert name == "the most frequent class"
+    assert found.correct.tolist() == [False] * 2 + [True] * 4
 
 
 def test_examples_show_what_the_network_sees(tmp_path: Path) -> None:

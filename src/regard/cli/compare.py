@@ -41,7 +41,15 @@ def compare(
     test: options.Test = None,
     test_pictures: options.TestPictures = None,
     test_annotations: options.TestAnnotations = None,
-    frozen: options.Frozen = False,
+    frozen: Annotated[
+        bool,
+        typer.Option(
+            "--frozen",
+            help="Leave the backbone as it is. By class, attention and the classifier are trained; with questions, the "
+            "backbone sees every picture once.",
+            rich_help_panel=MODEL,
+        ),
+    ] = False,
     question: options.Reader = "lstm",
     width: options.Width = 512,
     glove: options.Glove = None,
@@ -73,8 +81,32 @@ def compare(
         ),
     ] = None,
     batch: options.Batch = 32,
-    augmentation: options.Augmentation = None,
-    learning_rate: options.LearningRate = None,
+    augmentation: Annotated[
+        str | None,
+        typer.Option(
+            help="How training pictures are varied. By class: crop, the default, cuts out at least half of a picture "
+            "at random and stretches it by up to 4/3; crop-flip also mirrors half of them, which is wrong for digits, "
+            "text, and classes that differ in left and right; none. With questions: shift moves and turns them a "
+            "little; none. Default shift for pictures that are seen anew in every epoch.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="The highest of the schedule. Default by class 1e-3, and 3e-4 with --pretrained; with questions 5e-4, "
+            "and 1e-4 where published weights are trained on.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    weight_decay: Annotated[
+        float | None,
+        typer.Option(help="Of AdamW, on pictures by class. Default 1e-4.", rich_help_panel=TRAINING),
+    ] = None,
+    label_smoothing: Annotated[
+        float | None,
+        typer.Option(help="Of the loss, on pictures by class. Default 0.1.", rich_help_panel=TRAINING),
+    ] = None,
     device: options.Device = "auto",
     precision: options.Precision = "32-true",
     name: options.Name = None,
@@ -91,19 +123,21 @@ def compare(
     ] = None,
     pretrained: options.Pretrained = False,
     at: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Where attention is put: block, branch, stage, stage3, pool, stem, a module's path or a glob.",
+            help="Where attention is put: block, branch, stage, stage3, pool, stem, a module's path or a glob. "
+            "Default: where the paper of each mechanism puts it.",
             rich_help_panel=MODEL,
         ),
-    ] = "block",
+    ] = None,
     start: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="identity: the network is unchanged right after insertion. paper: attention starts as published.",
+            help="identity: the network is unchanged right after insertion. paper: attention starts as published. "
+            "Default: identity with --pretrained, otherwise paper.",
             rich_help_panel=MODEL,
         ),
-    ] = "identity",
+    ] = None,
     skip_bad: options.SkipBad = False,
 ) -> None:
     """Train one model several times, alike in everything but its attention, and show what attention brings and costs.
@@ -122,7 +156,7 @@ def compare(
 
       regard compare --attention none,additive,find_then_move --seeds 3
 
-      regard compare --data flowers --attention se,cbam --at branch --seeds 5
+      regard compare --data flowers --attention se,cbam --seeds 5
 
       regard compare --data photos --questions questions.csv --attention question_only,stacked_attention,mcan
 
@@ -139,7 +173,8 @@ def compare(
             attention, data=data, questions=source(questions, folder, annotations, image_data),
             test=source_of_test(test, folder, test_pictures, test_annotations, image_data),
             frozen=frozen, question=question, width=width, glove=glove, regions=regions, minimum=minimum,
-            augmentation=augmentation, learning_rate=learning_rate, seeds=seeds, epochs=epochs, minutes=minutes,
+            augmentation=augmentation, learning_rate=learning_rate, weight_decay=weight_decay,
+            label_smoothing=label_smoothing, seeds=seeds, epochs=epochs, minutes=minutes,
             size=size, batch=batch, device=device, precision=precision, name=name, resume=resume, backbone=backbone,
             pretrained=pretrained, at=at, start=start, skip_bad=skip_bad,
         )  # fmt: skip

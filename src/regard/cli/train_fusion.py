@@ -169,6 +169,15 @@ def wanted(names: list[str], target: str, columns: str | None, kinds: list[str])
     return found
 
 
+def _changed(ablation: dict[str, Any]) -> str:
+    """How much an ablation changes what is predicted: the share of rows, or the mean change of a number."""
+    from regard import formatting
+
+    if "changed" in ablation:
+        return formatting.percent(ablation["changed"])
+    return formatting.number(ablation["mean_change"], 4)
+
+
 def shown(results: list[dict[str, Any]], rows: str) -> "Table":
     """A row a fusion: what it scores, whole and without some modalities; `rows` says on which."""
     from rich.box import SIMPLE_HEAD
@@ -185,9 +194,14 @@ def shown(results: list[dict[str, Any]], rows: str) -> "Table":
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left")
     table.add_column("fusion", style="bold")
     table.add_column("level")
+    # Of the attention of a fusion, where one has any: the score with it ablated, and how much predictions change.
+    ablated = [result.get("ablations") or {} for result in results]
+    kinds = [kind for kind in ("removed", "mean", "resampled") if any(one.get(kind) for one in ablated)]
     for heading in (
         "whole",
         *(["mean error"] if regression else []),
+        *(f"attention {kind}" for kind in kinds),
+        *(["changed"] if kinds else []),
         *(f"no {escape(gone)}" for gone in results[0]["without"]),
     ):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -195,11 +209,17 @@ def shown(results: list[dict[str, Any]], rows: str) -> "Table":
         test, without = result["test"], result["without"]
         low, high = test["interval"]
         error = [number(test["mean_absolute_error"], 4)] if regression else []
+        one = result.get("ablations") or {}
+        scores = [f"{100 * one[kind][measure]:.1f}" if one.get(kind) else "" for kind in kinds]
+        first_kind = next((one[kind] for kind in kinds if one.get(kind)), None)
+        if kinds:
+            scores.append("" if first_kind is None else _changed(first_kind))
         table.add_row(
             result["fusion"],
             result["level"],
             f"{100 * test[measure]:.1f} [dim]{100 * low:.1f}–{100 * high:.1f}[/]",
             *error,
+            *scores,
             *(f"{100 * report[measure]:.1f}" for report in without.values()),
         )
     table.add_section()

@@ -33,8 +33,10 @@ class Asked:
     device: str = "cpu"
     backbone: str | None = None
     pretrained: bool = False
-    at: str = "block"
-    start: str = "identity"
+    at: str | None = None
+    start: str | None = None
+    weight_decay: float | None = None
+    label_smoothing: float | None = None
     skip_bad: bool = False
     questions: "Source | None" = None
     test: "Source | None" = None
@@ -117,7 +119,7 @@ def choose(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
 def _digit_scenes(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
     from regard.tasks.digit_scenes import DigitScenes
 
-    asked.refuse("digit scenes", *_of_pictures, *_of_questions)
+    asked.refuse("digit scenes", *_of_pictures, *_of_questions, *_of_classes)
     size = 40 if asked.size is None else asked.size
     task = DigitScenes(size=size, batch=asked.batch, device=asked.device)
     # A run whose questions are others, as those of an earlier version, does not go on.
@@ -128,7 +130,8 @@ def _sort_of_clevr(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
     from regard.tasks.sort_of_clevr import SortOfClevr
     from regard.tasks.sort_of_clevr.scenes import SIDE
 
-    asked.refuse("sort-of-CLEVR", *_of_pictures, *(name for name in _of_questions if name != "options"))
+    others = (name for name in _of_questions if name != "options")
+    asked.refuse("sort-of-CLEVR", *_of_pictures, *others, *_of_classes)
     if asked.size not in (None, SIDE):
         raise UserError(f"--size {asked.size}: pictures of sort-of-CLEVR have {SIDE} pixels; leave it out")
     task = SortOfClevr(batch=asked.batch, device=asked.device)
@@ -147,14 +150,23 @@ def _pictures(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
 
     asked.refuse("pictures in folders, a class each", *_of_questions)
     data, size = _own(asked), 128 if asked.size is None else asked.size
+    given = ("at", "start", "augmentation", "learning_rate", "weight_decay", "label_smoothing")
     options: dict[str, Any] = {
         "backbone": asked.backbone or "resnet18",
         "pretrained": asked.pretrained,
-        "at": asked.at,
-        "start": asked.start,
+        "frozen": asked.frozen,
         "skip_bad": asked.skip_bad,
+        **{name: getattr(asked, name) for name in given if getattr(asked, name) is not None},
     }
     task = PicturesTask(data, size=size, batch=asked.batch, device=asked.device, **options)
+    options |= {
+        "at": asked.at,
+        "start": task.start,
+        "augmentation": task.augmentation,
+        "learning_rate": task.learning_rate(),
+        "weight_decay": task.weight_decay,
+        "label_smoothing": task.label_smoothing,
+    }
     options |= {"classes": list(task.families), "contents": _contents("pictures", task.names)}
     names = tuple(dict.fromkeys(["none", *(asked.attention or PICTURE_ATTENTION)]))
     return Chosen(task, names, size, 10, _called(data), options)
@@ -165,7 +177,7 @@ def _visual_questions(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
     from regard.tasks.vqa.task import VARIANTS, VisualQuestions
 
     whose = "questions about pictures"
-    asked.refuse(whose, "at", "start")
+    asked.refuse(whose, *_of_classes)
     if asked.questions is None or asked.data is None:
         raise UserError(f"{whose} need both: give a folder of pictures, and a file of questions about them")
     names = asked.attention or VARIANTS
@@ -402,9 +414,7 @@ def _whole(path: Path | None) -> str | None:
     return None if path is None else str(path.resolve())
 
 
-_of_pictures = ("backbone", "pretrained", "at", "start", "skip_bad")
+_of_pictures = ("backbone", "pretrained", "frozen", "augmentation", "learning_rate", "skip_bad")
+_of_classes = ("at", "start", "weight_decay", "label_smoothing")
 _of_parts = ("backbone", "pretrained", "frozen", "regions", "glove", "width")
-_of_questions = (
-    "questions", "test", "frozen", "question", "width", "options", "glove", "regions", "augmentation", "minimum",
-    "learning_rate",
-)  # fmt: skip
+_of_questions = ("questions", "test", "question", "width", "options", "glove", "regions", "minimum")

@@ -1,12 +1,12 @@
 """The main job: train one model several times, alike in everything but its attention, and compare."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regard.errors import UserError
-from regard.experiment.choosing import GENERATED, Asked, choose
+from regard.experiment.choosing import GENERATED, Asked, Chosen, choose
 from regard.experiment.run import Run
 from regard.experiment.settings import Settings
 from regard.extras import naming_extras
@@ -35,8 +35,8 @@ def compare(
     resume: bool = True,
     backbone: str | None = None,
     pretrained: bool = False,
-    at: str = "block",
-    start: str = "identity",
+    at: str | None = None,
+    start: str | None = None,
     frozen: bool = False,
     question: str = "lstm",
     width: int = 512,
@@ -46,6 +46,8 @@ def compare(
     augmentation: str | None = None,
     minimum: int | None = None,
     learning_rate: float | None = None,
+    weight_decay: float | None = None,
+    label_smoothing: float | None = None,
     skip_bad: bool = False,
     runs: str | Path = "runs",
 ) -> Run:
@@ -79,9 +81,12 @@ def compare(
         backbone: of own pictures: any image model of timm; default `resnet18`, and with questions, unless `pretrained`,
             `convolutions`, a small network. With questions also `detector`.
         pretrained: of own pictures: start from published weights.
-        at: of pictures by class: where attention is put, as `regard.insert` takes it.
-        start: of pictures by class: `identity` (the network is unchanged at the start) or `paper`.
-        frozen: with questions: the backbone stays as it is, and sees every picture once.
+        at: of pictures by class: where attention is put, as `regard.insert` takes it; default where the paper of each
+            mechanism puts it.
+        start: of pictures by class: `identity` (the network is unchanged at the start) or `paper` (attention starts as
+            published); default identity with `pretrained`, otherwise paper.
+        frozen: of own pictures: the backbone stays as it is. By class, attention and the classifier are trained; with
+            questions, the backbone sees every picture once.
         question: with questions: what reads them: `lstm`, `gru`, `bag`, or a checkpoint of Hugging Face or its folder;
             of `vilt` or `blip`, which are whole, their own. Beside other models, `"vilt=CHECKPOINT"`, and with a comma
             what reads for these, if not `lstm`; each sees, reads and learns as it is used to, and questions, answers,
@@ -90,10 +95,15 @@ def compare(
         options: with questions, of a single variant: its arguments, such as `{"layers": 2}`.
         glove: with questions: a file of GloVe's vectors to start from.
         regions: with questions: an HDF5 file of region features or a folder of `.npz`, in place of the pictures.
-        augmentation: with questions: `shift` moves and turns training pictures a little, otherwise in every epoch;
-            `none`. Default `shift` where what sees them learns.
+        augmentation: of own pictures, how training pictures are varied. By class: `crop` (random crops, the default),
+            `crop-flip` (half of them mirrored, which is wrong for digits, text, left and right), `none`. With
+            questions: `shift` moves and turns them a little, otherwise in every epoch; `none`; default `shift` where
+            what sees them learns.
         minimum: with questions: how often an answer must occur to be chosen from; default 1, and 9 from 10,000 on.
-        learning_rate: with questions: the highest of the schedule; default 5e-4, and 1e-4 for published weights.
+        learning_rate: of own pictures: the highest of the schedule. Default by class 1e-3, and 3e-4 for published
+            weights; with questions 5e-4, and 1e-4 for published weights.
+        weight_decay: of pictures by class: of AdamW; default 1e-4.
+        label_smoothing: of pictures by class: of the loss; default 0.1.
         skip_bad: of own pictures: go on without those that cannot be read.
         runs: the folder of all runs.
 
@@ -113,7 +123,7 @@ def compare(
         batch=batch, device=found_device(device), backbone=backbone, pretrained=pretrained, at=at, start=start,
         skip_bad=skip_bad, questions=_source(questions, data), test=test, frozen=frozen, question=question, width=width,
         options=options or {}, glove=_path(glove), regions=_path(regions), augmentation=augmentation, minimum=minimum,
-        learning_rate=learning_rate, epochs=epochs,
+        learning_rate=learning_rate, weight_decay=weight_decay, label_smoothing=label_smoothing, epochs=epochs,
     )  # fmt: skip
     chosen = choose(asked, lambda default: runs / (name or default))
     task = chosen.task
@@ -133,6 +143,8 @@ def compare(
     folder = runs / (name or chosen.name)
     run = Run(folder, settings, resume)
     with Display(run) as display:
+        display.about(about := getattr(task, "about", ""))
+        run.describe(about)
         display.left_out(getattr(task, "skipped", []))
         for seed in range(settings.seeds):
             for variant in settings.attention:
@@ -140,17 +152,42 @@ def compare(
                     _train(run, chosen.task_of(variant), variant, seed, display)
                     run.gather(task.examples(0))
                 display.show(run.finished(variant, seed))
+        _time(run, chosen, display)
         run.gather(task.examples(0))
     display.finish()
     return run
 
 
+def _time(run: Run, chosen: Chosen, display: Any) -> None:
+    """Time all finished variants side by side, unless that is done: times of two moments are not comparable."""
+    from regard.costing import costs
+    from regard.experiment.evaluate import restored
+    from regard.models.vqa.parts import WHOLE
+
+    first = {variant: seed for variant in run.variants for seed in reversed(run.seeds) if run.finished(variant, seed)}
+    # Of models that see in a way of their own, what they take is known while they are asked for.
+    timed = {one: seed for one, seed in first.items() if one in chosen.attention or one not in WHOLE}
+    if not timed or set(timed) <= set(run.times()):
+        return
+    display.timing(list(timed))
+    tasks = {variant: chosen.task_of(variant) for variant in timed}
+    models = [
+        restored(tasks[variant], variant, seed, run.part(variant, seed), run.settings.device)
+        for variant, seed in timed.items()
+    ]
+    found = costs(models, examples=[tasks[variant].example(0) for variant in timed])
+    run.keep_times(dict(zip(timed, found, strict=True)))
+
+
 def _train(run: Run, task: Any, variant: str, seed: int, display: Any) -> None:
     """Train, measure and keep one part of the run."""
-    from regard.costing import cost
+    from regard.costing import count
     from regard.experiment.statistics import share_interval
     from regard.experiment.training import Budget, accuracy, train
+    from regard.placing import Placed
+    from regard.running import Inputs, undisturbed
     from regard.tasks.task import HasNotes, HasShortcuts
+    from regard.watching.ablation import strengths
 
     settings = run.settings
     fit = train(
@@ -164,7 +201,8 @@ def _train(run: Run, task: Any, variant: str, seed: int, display: Any) -> None:
         lambda progress: display.progress(variant, seed, progress),
     )
     evaluation = task.evaluate(fit.model, seed)
-    price = cost(fit.model, *task.example(seed))
+    with undisturbed(fit.model):
+        counts = count(fit.model, Inputs(task.example(seed)))
     kinds = evaluation.kinds(task.families)
     result = {
         "attention": variant,
@@ -176,10 +214,12 @@ def _train(run: Run, task: Any, variant: str, seed: int, display: Any) -> None:
         },
         "questions": {family: int(among.sum()) for family, among in kinds.items()},
         "pointing": None if evaluation.pointed is None else float(evaluation.pointed.mean()),
-        "parameters": price.parameters,
-        "macs": price.macs,
-        "milliseconds": price.milliseconds,
+        "parameters": sum(parameter.numel() for parameter in fit.model.parameters()),
+        "macs": counts.macs,
         "train_seconds": fit.progress.seconds,
+        "ablations": _ablated(task, fit.model, seed),
+        "strength": _spread(value for one in strengths(fit.model).values() for value in one.tolist()),
+        "places": [module.place for module in fit.model.modules() if isinstance(module, Placed)],
     }
     if isinstance(task, HasShortcuts):
         shortcuts = {name: accuracy(outcomes, task.families) for name, outcomes in task.shortcuts().items()}
@@ -188,7 +228,38 @@ def _train(run: Run, task: Any, variant: str, seed: int, display: Any) -> None:
         result["note"] = task.notes.get(variant)
     task.keep(fit.model, run.part(variant, seed))
     # The report shows what the first seed's model says; another seed's may have been trained on those pictures.
-    run.finish(variant, seed, result, fit.curve, task.readings(fit.model, 0) if seed == 0 else [])
+    readings = task.readings(fit.model, 0) if seed == 0 else []
+    run.finish(variant, seed, result, fit.curve, readings, evaluation)
+
+
+def _ablated(task: Any, model: Any, seed: int) -> dict[str, Any]:
+    """What each ablation of a model's attention changes; None for what is not possible, as without attention."""
+    from regard.experiment.statistics import paired_interval
+    from regard.tasks.task import HasAblations
+    from regard.watching.ablation import KINDS, attends
+
+    empty: dict[str, Any] = dict.fromkeys(KINDS)
+    if not isinstance(task, HasAblations) or not attends(model):
+        return empty
+    found = task.ablate(model, seed)
+    for kind, outcomes in found.ablated.items():
+        differences = outcomes.astype(float) - found.full.astype(float)
+        empty[kind] = {
+            "accuracy": float(outcomes.mean()),
+            "difference": float(differences.mean()),
+            "interval": paired_interval(differences, found.groups),
+            "changed": found.changed[kind],
+            "questions": len(outcomes),
+        }
+    return empty | {"left": {kind: list(lines) for kind, lines in found.left.items()}}
+
+
+def _spread(strengths: Iterable[float]) -> dict[str, float] | None:
+    """The mean size of strengths, the lowest and the highest; None where attention has none."""
+    values = list(strengths)
+    if not values:
+        return None
+    return {"mean": sum(map(abs, values)) / len(values), "lowest": min(values), "highest": max(values)}
 
 
 def _check(

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from regard import formatting
+from regard.experiment import findings
 from regard.experiment.run import Run
 from regard.experiment.training import Progress as Training
 
@@ -81,6 +82,15 @@ class Display:
     def __exit__(self, *error: object) -> None:
         self._progress.stop()
 
+    def about(self, text: str) -> None:
+        """Say how models are built and trained."""
+        if text:
+            self.console.print(text, highlight=False, markup=False)
+
+    def timing(self, variants: Sequence[str]) -> None:
+        """Say that the variants are timed now."""
+        self.console.print(f"Timing {', '.join(variants)} side by side", highlight=False, markup=False)
+
     def left_out(self, files: Sequence[Path | str]) -> None:
         """Name the pictures that cannot be read, or the questions about them, which are left out."""
         if files:
@@ -138,16 +148,43 @@ class Display:
         )
 
     def finish(self) -> None:
-        """Print the table."""
+        """Print the tables, and what they show."""
         results = self.run.results()
-        families = list(dict.fromkeys(family for result in results for family in result["accuracy"]))
-        if len(families) > MOST_COLUMNS:
-            families = ["overall"]
+        families = list(dict.fromkeys(name for one in results for name in one["accuracy"]))
+        parts = [name for name in families if name != "overall"]
+        if 0 < len(parts) <= MOST_COLUMNS:
+            self._print_families(results, families)
+        rows = findings.rows(results, self.run.comparison())
+        several = len(rows) > 1
+        title = f"{self.run.settings.task}: accuracy, and what the attention does" if several else ""
+        table = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD)
+        cells = [row.cells() for row in rows]
+        for column, heading in enumerate(findings.HEADINGS):
+            if not column or any(row[column] for row in cells):
+                table.add_column(heading, justify="right" if column else "left", style="bold" if not column else "")
+        for row in cells:
+            table.add_row(*(cell for at, cell in enumerate(row) if not at or any(other[at] for other in cells)))
+        self.console.print(table)
+        known = next((result for result in results if result.get("shortcuts")), None)
+        lines = []
+        if known is not None:  # so that nobody is proud of what needs no picture
+            lines += [f"Accuracy is {known['measure']}."] if known["measure"] else []
+            for name, reached in known["shortcuts"].items():
+                if 1 < len(reached) <= MOST_COLUMNS + 1:
+                    shares = ", ".join(f"{kind} {share:.3f}" for kind, share in reached.items())
+                    lines.append(f"Baseline: {name}: {shares}")
+        if several:
+            lines.append(findings.EXPLANATION)
+        lines += ["", *findings.sentences(self.run.settings.task, rows, findings.baselines(results))]
+        self.console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+
+    def _print_families(self, results: Sequence[dict[str, Any]], families: Sequence[str]) -> None:
+        """Print the accuracy of each kind of question or class, by variant and seed."""
         table = Table(
             title=f"{self.run.settings.task}: accuracy with its 95 % interval", title_justify="left", box=SIMPLE_HEAD
         )
         table.add_column("attention", style="bold", no_wrap=True)
-        for column in (*families, "pointing", "parameters", "MACs", "ms", "training"):
+        for column in (*families, "pointing", "MACs", "training"):
             table.add_column(column, justify="right", no_wrap=True)
         for result in results:
             cells = []
@@ -158,23 +195,13 @@ class Display:
                 self._name((result["attention"], result["seed"])),
                 *cells,
                 "–" if result["pointing"] is None else f"{result['pointing']:.3f}",
-                formatting.count(result["parameters"]),
                 formatting.scaled(result["macs"]),
-                formatting.number(result["milliseconds"]),
                 formatting.duration(result["train_seconds"]),
             )
         self.console.print(table)
         for attention, note in {result["attention"]: result.get("note") for result in results}.items():
             if note:
                 self.console.print(f"{attention}: {note}.", highlight=False, markup=False, soft_wrap=True)
-        known = next((result for result in results if result.get("shortcuts")), None)
-        if known is not None:  # so that nobody is proud of what needs no picture
-            lines = [f"Accuracy is {known['measure']}."] if known["measure"] else []
-            for name, reached in known["shortcuts"].items():
-                lines.append(
-                    f"Shortcut: {name}: " + ", ".join(f"{kind} {share:.3f}" for kind, share in reached.items())
-                )
-            self.console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
     def _name(self, part: tuple[str, int]) -> str:
         attention, seed = part

@@ -150,7 +150,7 @@ def _other_pictures(settings: Mapping[str, Any], folder: Path, device: str, skip
         raise UserError(
             f"{folder} alone cannot be evaluated on: give a folder of pictures and the file of the questions about them"
         )
-    names = ("backbone", "pretrained", "at", "start", "size", "batch", "classes")
+    names = ("backbone", "pretrained", "at", "start", "size", "batch", "classes")  # what a model is built of
     return PicturesTask(folder, **{name: settings[name] for name in names}, skip_bad=skip_bad, device=device)
 
 

@@ -4,26 +4,34 @@ import csv
 import io
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from regard import files
 from regard.errors import UserError
 from regard.experiment.settings import Settings
-from regard.experiment.statistics import mean_interval, paired_p
+from regard.experiment.statistics import holm, mean_interval, paired_interval, paired_item_p, paired_p
+
+if TYPE_CHECKING:
+    from regard.costing import Cost
+    from regard.tasks.task import Evaluation
+
+Outcomes = tuple[np.ndarray, np.ndarray]
+"""How right each test item is, and the group (picture) that it belongs to."""
 
 
 class Run:
     """The folder of one comparison.
 
-    It holds `settings.json`, `results.json`, `metrics.csv`, `examples.json`, `readings.json`, for pictures
-    `comparison.json`, at last `report.html`, and a folder for each variant and seed with `checkpoint.safetensors`
-    while it trains, and `model.safetensors`, `result.json`, `curve.json` and `readings.json` once it has. The files at
-    the top are made anew from those of the parts, so that none of them can fall behind.
+    It holds `settings.json`, `results.json`, `metrics.csv`, `examples.json`, `readings.json`, `comparison.json`,
+    `times.json`, at last `report.html`, and a folder for each variant and seed with `checkpoint.safetensors` while it
+    trains, and `model.safetensors`, `result.json`, `outcomes.json`, `curve.json` and `readings.json` once it has. The
+    files at the top are made anew from those of the parts, so that none of them can fall behind, but for `times.json`,
+    the one measurement of all variants side by side.
 
     Args:
         folder: where it is.
@@ -58,6 +66,12 @@ class Run:
         self.variants: list[str] = mine["attention"]
         self.seeds: list[int] = mine["seeds"]
 
+    def describe(self, about: str) -> None:
+        """Keep how models are built and trained, in words, among the settings."""
+        path = self.folder / "settings.json"
+        if about:
+            files.write_json(path, {**files.read_json(path), "about": about})
+
     def part(self, attention: str, seed: int) -> Path:
         """The folder of one variant and seed."""
         return self.folder / f"{attention}-{seed}"
@@ -71,19 +85,69 @@ class Run:
         return files.read_json(path) if path.exists() else None
 
     def finish(
-        self, attention: str, seed: int, result: dict[str, Any], curve: list[dict[str, Any]], readings: list[Any]
+        self,
+        attention: str,
+        seed: int,
+        result: dict[str, Any],
+        curve: list[dict[str, Any]],
+        readings: list[Any],
+        evaluation: "Evaluation | None" = None,
     ) -> None:
         """Keep what came of a part; its result last, because it says that the part is whole."""
         part = self.part(attention, seed)
         files.write_json(part / "curve.json", curve)
         files.write_json(part / "readings.json", readings)
+        if evaluation is not None:
+            correct = evaluation.correct
+            right = correct.astype(int).tolist() if correct.dtype == bool else [round(float(x), 6) for x in correct]
+            files.write_json(part / "outcomes.json", {"correct": right, "groups": evaluation.groups.tolist()}, None)
         files.write_json(part / "result.json", result)
         self.checkpoint(attention, seed).unlink(missing_ok=True)
 
+    def outcomes(self, attention: str, seed: int) -> Outcomes | None:
+        """The outcome of each test item, and its group; None where they were not kept."""
+        path = self.part(attention, seed) / "outcomes.json"
+        if not path.exists():
+            return None
+        kept = files.read_json(path)
+        return np.array(kept["correct"], float), np.array(kept["groups"])
+
+    def times(self) -> dict[str, dict[str, Any]]:
+        """What each variant takes, measured side by side; empty while that has not been done."""
+        path = self.folder / "times.json"
+        return files.read_json(path) if path.exists() else {}
+
+    def keep_times(self, costs: "Mapping[str, Cost]") -> None:
+        """Keep one measurement of all variants, of which the reference is compared with each.
+
+        Args:
+            costs: by variant, from one call of `regard.costing.costs`.
+        """
+        first = costs[reference(list(costs))]
+        files.write_json(
+            self.folder / "times.json",
+            {
+                name: {
+                    "milliseconds": cost.milliseconds,
+                    "milliseconds_spread": cost.spread,
+                    "milliseconds_ratio": (ratio := cost.time_ratio(first))[0],
+                    "milliseconds_ratio_quartiles": ratio[1:],
+                    "rounds": cost.repeats,
+                }
+                for name, cost in costs.items()
+            },
+        )
+
     def results(self) -> list[dict[str, Any]]:
-        """The results of all finished parts, by variant and seed."""
+        """The results of all finished parts, by variant and seed, with their times where these are measured."""
+        times = self.times()
+        none = {"milliseconds": None, "milliseconds_ratio": None, "milliseconds_ratio_quartiles": None}
         parts = [self.finished(attention, seed) for attention in self.variants for seed in self.seeds]
-        return [result for result in parts if result is not None]
+        return [{**result, **none, **times.get(result["attention"], {})} for result in parts if result is not None]
+
+    def comparison(self) -> list[dict[str, Any]]:
+        """The paired differences to the reference."""
+        return compared(self.results(), self.outcomes)
 
     def gather(self, examples: list[dict[str, Any]] | None) -> None:
         """Make the files at the top from those of the finished parts."""
@@ -105,8 +169,7 @@ class Run:
         files.write_json(self.folder / "readings.json", readings)
         if examples is not None:
             files.write_json(self.folder / "examples.json", examples)
-        if self.settings.task == "pictures":
-            files.write_json(self.folder / "comparison.json", compared(results))
+        files.write_json(self.folder / "comparison.json", self.comparison())
 
 
 def find_run(name: str) -> Path:
@@ -142,32 +205,58 @@ def named(folder: Path, parts: Sequence[Path], wanted: str | None) -> dict[str, 
     return found
 
 
-def compared(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each variant's difference to `none` in overall accuracy, over the seeds that both have finished."""
+def reference(variants: Sequence[str]) -> str:
+    """The variant that others are compared with: `none`, or else the first."""
+    return "none" if "none" in variants else variants[0]
+
+
+def compared(
+    results: list[dict[str, Any]], outcomes: Callable[[str, int], Outcomes | None] = lambda attention, seed: None
+) -> list[dict[str, Any]]:
+    """Return each variant's paired difference to the reference in overall accuracy.
+
+    Of several seeds that both have finished, the differences of the seeds are the sample: Student's interval and paired
+    test. Of a single one, its test items are, as far as their outcomes are kept.
+
+    Args:
+        results: of all finished parts.
+        outcomes: those of the test items of a variant and seed, where they are kept.
+    """
     by_part = {(result["attention"], result["seed"]): result for result in results}
-    table = []
-    for attention in dict.fromkeys(result["attention"] for result in results):
-        pairs = [
-            (result, by_part["none", seed])
-            for (name, seed), result in by_part.items()
-            if name == attention != "none" and ("none", seed) in by_part
-        ]
-        if not pairs:
+    names = list(dict.fromkeys(result["attention"] for result in results))
+    if not names:
+        return []
+    other = reference(names)
+    table: list[dict[str, Any]] = []
+    for attention in names:
+        seeds = [seed for name, seed in by_part if name == attention != other and (other, seed) in by_part]
+        if not seeds:
             continue
-        differences = [one["accuracy"]["overall"] - none["accuracy"]["overall"] for one, none in pairs]
+        pairs = [(by_part[attention, seed], by_part[other, seed]) for seed in seeds]
+        differences = [one["accuracy"]["overall"] - base["accuracy"]["overall"] for one, base in pairs]
+        interval, p, paired_by = mean_interval(differences), paired_p(differences), "seeds"
+        if len(seeds) == 1:
+            mine, theirs = outcomes(attention, seeds[0]), outcomes(other, seeds[0])
+            if mine is not None and theirs is not None and np.array_equal(mine[1], theirs[1]):
+                each, paired_by = mine[0] - theirs[0], "items"
+                interval, p = paired_interval(each, mine[1]), paired_item_p(each, mine[1])
+        ratio = pairs[0][0].get("milliseconds_ratio")
         table.append(
             {
                 "attention": attention,
+                "reference": other,
                 "difference": float(np.mean(differences)),
-                "interval": mean_interval(differences),
+                "interval": interval,
                 "differences": differences,
-                "p": paired_p(differences),
-                "milliseconds_ratio": float(
-                    np.mean([one["milliseconds"] / none["milliseconds"] for one, none in pairs])
-                ),
+                "p": p,
+                "paired_by": paired_by,
+                "milliseconds_ratio": ratio,
+                "milliseconds_ratio_quartiles": pairs[0][0].get("milliseconds_ratio_quartiles"),
                 "parameters_added": pairs[0][0]["parameters"] - pairs[0][1]["parameters"],
             }
         )
+    for entry, adjusted in zip(table, holm([entry["p"] for entry in table]), strict=True):
+        entry["adjusted_p"] = adjusted
     return table
 
 

@@ -20,6 +20,9 @@ from regard.tasks.task import Batch, Evaluation, Looks, Task
 WARM_UP = 0.03
 """Share of training over which the learning rate rises; after it, half a cosine down to a hundredth."""
 
+WEIGHT_DECAY = 1e-4
+"""Of AdamW, where a task says nothing else."""
+
 EVALUATIONS = 8
 """Points of a learning curve."""
 
@@ -88,7 +91,8 @@ class Fit(lightning.LightningModule):
         self._began = 0.0
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.model.parameters(), lr=self.task.learning_rate(), weight_decay=1e-4)
+        decay = getattr(self.task, "weight_decay", WEIGHT_DECAY)
+        return torch.optim.AdamW(self.model.parameters(), lr=self.task.learning_rate(), weight_decay=decay)
 
     def train_dataloader(self) -> Epoch:
         return Epoch(self.task, self.seed, self.current_epoch, self._share(0))

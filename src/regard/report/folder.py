@@ -12,6 +12,7 @@ from typing import Any
 
 from regard.commands import command
 from regard.errors import UserError
+from regard.experiment import findings
 
 _picture = re.compile(r"data:image/(png|jpeg|webp|gif);base64,[A-Za-z0-9+/=]+")
 
@@ -31,7 +32,10 @@ class Result:
     parameters: float | None
     macs: float | None
     milliseconds: float | None
+    """Of one forward, measured with all variants side by side."""
     train_seconds: float | None
+    places: list[str]
+    """The modules at which attention was inserted."""
     measure: str | None
     """What accuracy is, where it is not the share of right answers."""
     shortcuts: dict[str, dict[str, float]]
@@ -42,14 +46,18 @@ class Result:
 
 @dataclass(frozen=True)
 class Difference:
-    """One variant against none, paired by seed."""
+    """One variant against the reference, paired by seed, or by test item where there is one seed."""
 
     attention: str
+    reference: str
     difference: float
     interval: Interval | None
     differences: list[float]
     p: float | None
+    adjusted_p: float | None
+    """For the number of variants."""
     milliseconds_ratio: float | None
+    milliseconds_ratio_quartiles: Interval | None
     parameters_added: float | None
 
 
@@ -110,6 +118,10 @@ class Run:
     metrics: list[Evaluation]
     examples: list[Example]
     readings: dict[str, list[Reading]]
+    found: list[findings.Row] = field(default_factory=list)
+    """What the results show, a row a variant."""
+    baselines: dict[str, float] = field(default_factory=dict)
+    """The accuracy of what can be had without looking properly; the first is blind."""
     absent: list[str] = field(default_factory=list)
     """Files that a finished run has and this one has not."""
 
@@ -122,6 +134,19 @@ class Score:
     interval: Interval | None
     error: float | None
     error_interval: Interval | None
+
+
+@dataclass(frozen=True)
+class FusionAblation:
+    """What ablating the attention of a fusion changes: the score, its difference, and what is predicted."""
+
+    value: float | None
+    difference: float | None
+    interval: Interval | None
+    changed: float | None
+    """The share of rows that are given another class; of numbers None."""
+    mean_change: float | None
+    """How much a predicted number changes, in the unit of the column; of classes None."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +164,8 @@ class FusionResult:
     readings: list[Reading]
     robustness: str | None
     """The curves, an SVG picture."""
+    ablations: dict[str, FusionAblation] = field(default_factory=dict)
+    """By kind, those that are possible."""
 
 
 @dataclass(frozen=True)
@@ -230,6 +257,17 @@ def _fusion_result(run: Path, entry: Any, measure: str, examples: int) -> Fusion
         best=best,
         readings=readings if len(readings) == examples else [],
         robustness=drawn.read_text(encoding="utf-8") if drawn.is_file() else None,
+        ablations={
+            _text(kind): FusionAblation(
+                value=_number(one[measure]),
+                difference=_number(one["difference"]),
+                interval=_interval(one.get("interval")),
+                changed=_number(one.get("changed")),
+                mean_change=_number(one.get("mean_change")),
+            )
+            for kind, one in (entry.get("ablations") or {}).items()
+            if one is not None
+        },
     )
 
 
@@ -276,6 +314,11 @@ def read(run: Path) -> Run:
         seeds = [int(seed) for seed in _list(settings["seeds"])]
     results = _each(run / "results.json", _result)
     comparison = _each(run / "comparison.json", _difference) if (run / "comparison.json").is_file() else None
+    with _checking(run / "results.json"):
+        raw = {(one["attention"], one["seed"]): one for one in _json(run / "results.json", list)}
+        differences = _json(run / "comparison.json", list) if comparison else []
+        table = findings.rows(list(raw.values()), differences)
+        baselines = findings.baselines(list(raw.values()))
     examples = _each(run / "examples.json", _example) if (run / "examples.json").is_file() else []
     readings: dict[str, list[Reading]] = {}
     if (run / "readings.json").is_file():
@@ -300,6 +343,8 @@ def read(run: Path) -> Run:
         metrics=metrics,
         examples=examples,
         readings=readings,
+        found=table,
+        baselines=baselines,
         absent=[name for name in ("metrics.csv", "examples.json", "readings.json") if not (run / name).is_file()],
     )
 
@@ -316,6 +361,7 @@ def _result(entry: Any) -> Result:
         macs=_number(entry.get("macs")),
         milliseconds=_number(entry.get("milliseconds")),
         train_seconds=_number(entry.get("train_seconds")),
+        places=[_text(place) for place in _list(entry.get("places") or [])],
         measure=None if entry.get("measure") is None else _text(entry["measure"]),
         shortcuts={_text(name): _numbers(shares) for name, shares in (entry.get("shortcuts") or {}).items()},
         note=None if entry.get("note") is None else _text(entry["note"]),
@@ -328,11 +374,14 @@ def _difference(entry: Any) -> Difference:
         raise ValueError("difference is not a number")
     return Difference(
         attention=_text(entry["attention"]),
+        reference=_text(entry.get("reference") or "none"),
         difference=difference,
         interval=_interval(entry.get("interval")),
         differences=[value for value in map(_number, _list(entry.get("differences") or [])) if value is not None],
         p=_number(entry.get("p")),
+        adjusted_p=_number(entry.get("adjusted_p")),
         milliseconds_ratio=_number(entry.get("milliseconds_ratio")),
+        milliseconds_ratio_quartiles=_interval(entry.get("milliseconds_ratio_quartiles")),
         parameters_added=_number(entry.get("parameters_added")),
     )
 

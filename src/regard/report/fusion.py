@@ -11,6 +11,9 @@ from regard.report.folder import Evaluation, FusionExample, FusionResult, Fusion
 
 MEASURES = {"accuracy": "accuracy", "r_squared": "R²"}
 
+KINDS = ("removed", "mean", "resampled")
+"""Of ablation, in the order of the table."""
+
 BASELINES = {"accuracy": "the most common class", "r_squared": "the mean"}
 
 
@@ -42,6 +45,8 @@ def context(run: FusionRun) -> dict[str, Any]:
         "sentence": sentence(run),
         "gone": list(dict.fromkeys(name for result in run.results for name in result.without)),
         "best": best(run.results),
+        "kinds": [kind for kind in KINDS if any(kind in result.ablations for result in run.results)],
+        "used": [(place, one, _changed(one)) for place, one in enumerate(run.results) if one.ablations],
         "panels": panels(run),
         "robustness": [(one.name, picture(one.robustness)) for one in run.results if one.robustness],
         "cards": cards(run),
@@ -125,6 +130,12 @@ def cards(run: FusionRun) -> list[Card]:
         if tiles:
             found.append(Card(place + 1, example, tiles))
     return found
+
+
+def _changed(result: FusionResult) -> str:
+    """How much the first ablation changes what is predicted: the share of rows, or the mean change of a number."""
+    first = next(result.ablations[kind] for kind in KINDS if kind in result.ablations)
+    return number(first.mean_change) if first.changed is None else percent(first.changed)
 
 
 def _shown(run: FusionRun, value: float) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from regard import formatting
 from regard.errors import UserError
+from regard.experiment import findings
 from regard.extras import naming_extras
 from regard.report import charts, folder, fusion, summary
 from regard.report.folder import Example, FusionRun, Reading, Run, Weights
@@ -125,7 +126,10 @@ def _render(run: Run) -> str:
             "template.html.j2",
             run=run,
             title=_title(run),
-            sentence=summary.sentence(run, table),
+            sentences=summary.sentences(run),
+            used=_used(run),
+            headings=findings.HEADINGS,
+            explanation=findings.EXPLANATION,
             rows=table,
             missing=summary.missing(run),
             measure=summary.measure(run),
@@ -147,7 +151,7 @@ def _render(run: Run) -> str:
             colour_of=lambda variant: _colour(run, variant),
             colours="".join(bytes(rgba).hex() for rgba in colour.overlay()),
             ramp=", ".join(f"#{bytes(rgba).hex()}" for rgba in colour.overlay(24)),
-            settings={key: _setting(key, value) for key, value in run.settings.items()},
+            settings={key: _setting(key, value) for key, value in run.settings.items()} | _places(run),
         )
     return page
 
@@ -204,6 +208,19 @@ def _title(run: Run) -> str:
         "sort-of-clevr": "Answers to the questions of sort-of-CLEVR",
     }
     return tasks.get(run.task, f"Attention compared on {run.task}")
+
+
+def _places(run: Run) -> dict[str, str]:
+    """Where the attention of each variant stands."""
+    found = {result.attention: result.places for result in run.results if result.places}
+    return {f"places of {name}": ", ".join(places) for name, places in found.items()}
+
+
+def _used(run: Run) -> list[tuple[int, list[str]]]:
+    """The rows about what attention does, with the place of each variant; none if no attention was ablated."""
+    if not any(row.ablation is not None for row in run.found):
+        return []
+    return [(run.attention.index(row.name), row.cells()) for row in run.found]
 
 
 def _columns(run: Run, table: list[Row], families: list[str]) -> list[Column]:

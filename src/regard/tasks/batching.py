@@ -5,6 +5,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from regard.models.decoding import WORKERS
 
 Item = TypeVar("Item")
@@ -41,6 +43,13 @@ class Epoch(Generic[Item, View, Batch]):
 def in_batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     """Items in batches of that size, the last one perhaps smaller."""
     return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def in_random_batches(items: Sequence[Item], size: int, seed: int) -> list[Sequence[Item]]:
+    """Items in random order in batches of at most that size, alike in size, so that none holds a single item."""
+    order = np.random.default_rng([*b"batches", seed]).permutation(len(items))
+    parts = np.array_split(order, max(1, -(-len(items) // size)))
+    return [[items[place] for place in part] for part in parts]
 
 
 def batches_of(items: int, size: int) -> int:

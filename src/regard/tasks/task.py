@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from regard.watching.ablation import KINDS, Ablations, Kind
+
 Model = Any
 """What `Task.model` gives: a module; each task knows its own kind."""
 
@@ -40,6 +42,36 @@ class Evaluation:
         """Which outcomes are of each family, if any are, and all of them as `overall`."""
         found = {family: self.families == index for index, family in enumerate(families)}
         return {family: among for family, among in found.items() if among.any()} | {"overall": self.families >= 0}
+
+
+@dataclass(frozen=True)
+class AblatedOutcomes:
+    """Outcomes of a model as it is and with its attention ablated, see `regard.watching.ablation`.
+
+    Attributes:
+        full: of the whole model, an item each.
+        groups: what each item shares its picture with.
+        ablated: of each ablation that is possible, in the same order.
+        changed: the share of predictions that each ablation changes.
+        left: what could not be ablated and why, by ablation.
+    """
+
+    full: Outcomes
+    groups: Int[np.ndarray, " outcomes"]
+    ablated: Mapping[Kind, Outcomes]
+    changed: Mapping[Kind, float]
+    left: Mapping[Kind, Sequence[str]]
+
+    @classmethod
+    def of(cls, found: Ablations, groups: np.ndarray, right: Callable[[Tensor], Outcomes]) -> "AblatedOutcomes":
+        """From predictions and how right they are."""
+        ablated: dict[Kind, Outcomes] = {}
+        changed: dict[Kind, float] = {}
+        for kind in KINDS:
+            share = found.changed(kind)
+            if share is not None:
+                ablated[kind], changed[kind] = right(getattr(found, kind)), share
+        return cls(right(found.full), groups, ablated, changed, found.left)
 
 
 @runtime_checkable
@@ -107,8 +139,17 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class HasAblations(Task, Protocol):
+    """A task that measures what a model's attention is for."""
+
+    def ablate(self, model: Model, seed: int) -> AblatedOutcomes:
+        """The outcomes on the test data, or a part of it, as the model is and with its attention ablated."""
+        ...
+
+
+@runtime_checkable
 class HasShortcuts(Task, Protocol):
-    """A task that knows what can be had without looking, or without looking properly.
+    """A task that knows what can be had without looking, or without looking properly; the blind one comes first.
 
     Attributes:
         measure: what its accuracy is, in words; None where it is the share of right answers.

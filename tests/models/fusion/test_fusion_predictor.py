@@ -448,3 +448,25 @@ def test_the_attention_of_a_fitted_fusion_can_be_watched(columns: Table, folder:
         fitted.model(batch)
     assert isinstance(fitted.model, nn.Module)
     assert len(watched.maps) == 6  # two modalities in three layers
+
+
+@pytest.mark.parametrize("target", ["label", "size"])
+def test_the_attention_of_a_fusion_is_ablated(columns: Table, folder: Path, target: str) -> None:
+    """Also of a number; and a fusion without attention has nothing to ablate."""
+    names = ("note", "colour", target) if target != "label" else ("note", "colour", "size", "label")
+    given = {name: columns[name] for name in names}
+    options = {"target": target, "epochs": 1, "encoder_options": {}}
+    made = quick(given, folder, fusion="cross_attention", **options)
+    report = made.evaluate(given, folder=folder)
+    found = made.ablate(given, folder=folder)
+    assert list(found) == ["removed", "mean", "resampled"]
+    removed = found["removed"]
+    assert removed is not None
+    measure, change = ("accuracy", "changed") if target == "label" else ("r_squared", "mean_change")
+    assert removed[measure] - report[measure] == pytest.approx(removed["difference"], abs=1e-5)
+    low, high = removed["interval"]
+    assert low <= removed["difference"] <= high
+    assert removed[change] >= 0
+    assert made.evaluate(given, folder=folder) == report
+    plain = quick(given, folder, fusion="concatenation", **options)
+    assert plain.ablate(given, folder=folder) == {"removed": None, "mean": None, "resampled": None}

@@ -65,6 +65,20 @@ def question(text: str = "what?", *answers: str, **more: Any) -> Question:
     return Question(Path("a.png"), text, answers, **more)
 
 
+def test_attention_is_ablated_on_the_test_questions(task: VisualQuestions) -> None:
+    """Of a model that reads uniformly already, removing what it reads with changes nothing."""
+    model = task.model("stacked_attention", 0)
+    found = task.ablate(model, 0)
+    full = task.evaluate(model, 0)
+    assert len(found.full) == len(full.correct)
+    assert found.full.mean() == pytest.approx(full.correct.mean())
+    for picture in np.unique(full.groups):
+        assert found.full[found.groups == picture].sum() == pytest.approx(full.correct[full.groups == picture].sum())
+    assert set(found.ablated) == {"removed", "mean", "resampled"}
+    plain = task.ablate(task.model("question_only", 0), 0)
+    assert (dict(plain.ablated), dict(plain.changed)) == ({}, {})
+
+
 # Sources
 
 

@@ -110,6 +110,12 @@ class Outcome(ABC):
     def report(self, outputs: Float[Tensor, "R K"], target: Num[Tensor, " R"]) -> dict[str, Any]:
         """The score with its 95 % interval, and what else says how well the rows are predicted."""
 
+    @abstractmethod
+    def change(
+        self, outputs: Float[Tensor, "R K"], other: Float[Tensor, "R K"], target: Num[Tensor, " R"]
+    ) -> dict[str, Any]:
+        """How other outputs for the same rows differ: in score, with its 95 % interval, and in what they say."""
+
     def target(self, column: str, values: Sequence[Any]) -> Num[Tensor, " R"]:
         """A whole column, encoded.
 
@@ -200,6 +206,19 @@ class Classes(Outcome):
             "most_common": self.known(target),
         }
 
+    def change(
+        self, outputs: Float[Tensor, "R K"], other: Float[Tensor, "R K"], target: Int[Tensor, " R"]
+    ) -> dict[str, Any]:
+        """`changed` is the share of rows that are given another class."""
+        before, after = outputs.argmax(1), other.argmax(1)
+        each = (after == target).double() - (before == target).double()
+        return {
+            "accuracy": self.score(other, target),
+            "difference": float(each.mean()),
+            "interval": bootstrapped(lambda rows: each[rows].mean(-1), len(target)),
+            "changed": float((before != after).double().mean()),
+        }
+
 
 class Number(Outcome):
     """A number: the one output is standardised, the loss is its squared error, the score is R².
@@ -276,6 +295,20 @@ class Number(Outcome):
             "error_interval": bootstrapped(lambda rows: error[rows].mean(-1), len(truth)),
             "mean_alone": float(truth.abs().mean()) * self.deviation,
             "rows": len(truth),
+        }
+
+    def change(
+        self, outputs: Float[Tensor, "R 1"], other: Float[Tensor, "R 1"], target: Float[Tensor, " R"]
+    ) -> dict[str, Any]:
+        """`mean_change` is how much the prediction of a row changes, in the unit of the column."""
+        before, after, truth = outputs[:, 0].double(), other[:, 0].double(), target.double()
+        return {
+            "r_squared": self.score(other, target),
+            "difference": self.score(other, target) - self.score(outputs, target),
+            "interval": bootstrapped(
+                lambda rows: r_squared(after[rows], truth[rows]) - r_squared(before[rows], truth[rows]), len(truth)
+            ),
+            "mean_change": float((before - after).abs().mean()) * self.deviation,
         }
 
 

@@ -25,6 +25,7 @@ from regard.models.fusion.outcome import Classes, Outcome, outcome_from_json
 from regard.models.fusion.robustness import LEVELS, Robustness, curves
 from regard.models.fusion.table import fusions
 from regard.models.fusion.training import History, in_batches
+from regard.watching.ablation import KINDS, ablations, attends
 
 FORMAT = 3
 """Of the files that `Predictor.save` writes."""
@@ -132,6 +133,39 @@ class Predictor:
             self.outcome.report(self._outputs(table, folder, without, skip_bad, read, once), target)
             for without in withouts
         ]
+
+    def ablate(
+        self, table: Any, *, folder: str | Path | None = None, skip_bad: bool = False, seed: int = 0
+    ) -> dict[str, dict[str, Any] | None]:
+        """How well the rows are predicted with the attention of the fusion ablated, see `regard.watching.ablation`.
+
+        Args:
+            table, folder, skip_bad: as of `evaluate`.
+            seed: of the order of the rows, and of the other row whose weights each is given.
+
+        Returns:
+            By ablation (`removed`, `mean`, `resampled`) the score, its difference to that of the whole predictor with
+            an interval, and how much the predictions change; None where it is not possible.
+        """
+        found: dict[str, dict[str, Any] | None] = dict.fromkeys(KINDS)
+        fusion = self.model.fusion
+        if not attends(fusion):
+            return found
+        target, cells = self._target(table), self._cells(table, folder, (), skip_bad)
+        order = torch.randperm(len(target), generator=torch.Generator().manual_seed(seed)).tolist()
+        parts = [part.tolist() for part in np.array_split(order, max(1, -(-len(order) // self.batch)))]
+
+        def predict(rows: list[int]) -> Tensor:
+            raw = [{name: column[row] for name, column in cells.items()} for row in rows]
+            return self.model(collate(self._readers, raw, None).to(self.device))
+
+        self.model.eval()
+        said = ablations(fusion, parts, predict, items=lambda rows: torch.arange(len(rows)), seed=seed)
+        for kind in KINDS:
+            other: Tensor | None = getattr(said, kind)
+            if other is not None:
+                found[kind] = self.outcome.change(said.full, other, target[order])
+        return found
 
     def blanked(self, columns: Mapping[str, list[Any]], without: Sequence[str]) -> dict[str, list[Any]]:
         """The columns of a table, with some missing in every row, whether they were there or not.

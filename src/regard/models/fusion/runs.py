@@ -55,7 +55,7 @@ def train_fusions(
 
     Returns:
         For each of the names its `fusion`, `level`, `seed`, `parameters` of the fusion, `test` and `without`, by
-        modality: reports as of `Predictor.evaluate`.
+        modality: reports as of `Predictor.evaluate`, and `ablations` as of `Predictor.ablate`.
 
     Raises:
         UserError: as of `fit`; or the folder holds something else, or a run of other data or settings.
@@ -121,6 +121,7 @@ def tested_on(
         "level": fusion.level,
         "parameters": sum(parameter.numel() for parameter in fusion.parameters()),
         "test": whole,
+        "ablations": predictor.ablate(table, folder=folder, skip_bad=skip_bad),
         "without": {", ".join(gone): report for gone, report in zip(withouts, others, strict=True)},
     }
 

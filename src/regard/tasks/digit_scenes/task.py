@@ -17,6 +17,7 @@ from regard.errors import UserError
 from regard.models.vqa import Answering, Recipe, VisualQuestionAnswering, build, cores, create, save
 from regard.models.vqa.vocabulary import WordVocabulary, tokenize_marked
 from regard.running import undisturbed
+from regard.tasks.batching import in_random_batches
 from regard.tasks.digit_scenes.digits import SIDE, Digits, load_digits
 from regard.tasks.digit_scenes.questions import (
     ANSWERS,
@@ -33,7 +34,8 @@ from regard.tasks.digit_scenes.questions import (
 from regard.tasks.digit_scenes.scenes import MOST_DIGITS, Scenes, compose
 from regard.tasks.digit_scenes.shortcuts import BLIND, CONTENTS, blind, contents
 from regard.tasks.showing import answered, data_uri, reading
-from regard.tasks.task import Evaluation
+from regard.tasks.task import AblatedOutcomes, Evaluation
+from regard.watching.ablation import ablations
 
 WIDTH = 96
 HIDDEN = 64
@@ -212,6 +214,22 @@ class DigitScenes:
         _, known = self._draw(self._digits[0], GUESSED, 500)
         reached = {BLIND: blind(known, questions), CONTENTS: contents(scenes, questions)}
         return {name: self._outcomes(correct, questions) for name, correct in reached.items()}
+
+    def ablate(self, model: nn.Module, seed: int) -> AblatedOutcomes:
+        """The outcomes on the test scenes as the model is and with its attention ablated."""
+        scenes, questions = self._test
+        parts = [np.array(part) for part in in_random_batches(range(len(scenes)), 100, seed)]
+        order = np.concatenate(parts)
+        groups = np.broadcast_to(order[:, None], (len(order), questions.answers.shape[1]))
+        answers = questions.answers[order].ravel()
+        found = ablations(
+            model,
+            [(self._tensor(scenes.pictures[part]), self._tensor(questions.words[part])) for part in parts],
+            lambda batch: model(*batch).argmax(-1).flatten(),
+            items=lambda batch: torch.arange(len(batch[0]))[:, None].expand(batch[1].shape[:2]),
+            seed=seed,
+        )
+        return AblatedOutcomes.of(found, groups.ravel(), lambda said: said.numpy() == answers)
 
     def example(self, seed: int) -> tuple[Tensor, ...]:
         """One scene and its questions."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -16,14 +16,15 @@ from regard.attention.catalogue import get
 from regard.errors import GO_ON_WITHOUT, UserError
 from regard.files import save_weights
 from regard.models.decoding import Bad, Pictures
-from regard.placing import insert, inserted
+from regard.placing import Placed, insert, inserted
 from regard.running import undisturbed
-from regard.tasks.batching import Epoch, batches_of, in_batches
+from regard.tasks.batching import Epoch, batches_of, in_batches, in_random_batches
 from regard.tasks.pictures import maps, views
 from regard.tasks.pictures.backbone import backbone as find_backbone
 from regard.tasks.pictures.folder import Found, among, find
-from regard.tasks.task import Evaluation
+from regard.tasks.task import AblatedOutcomes, Evaluation
 from regard.watching import NoMapError, watch
+from regard.watching.ablation import ablations
 
 Batch = tuple[Float[Tensor, "B 3 size size"], Int[Tensor, " B"]]
 """Pictures and their classes."""
@@ -35,7 +36,10 @@ SHOWN_SIDE = 160
 """How large it shows them at most."""
 
 SMOOTHING = 0.1
-"""Label smoothing as in Szegedy et al., “Rethinking the Inception Architecture for Computer Vision”, CVPR 2016."""
+"""Label smoothing of Szegedy et al., “Rethinking the Inception Architecture for Computer Vision”, CVPR 2016."""
+
+ABLATED = 16
+"""Pictures a batch at most while attention is ablated: the maps of all places are kept at once."""
 
 _split, _shuffle, _augment, _choice = range(4)  # each purpose has its own stream of random numbers for a seed
 
@@ -59,8 +63,13 @@ class PicturesTask:
         folder: one sub-folder a class, as torchvision's `ImageFolder` takes it.
         backbone: a model of timm.
         pretrained: start from its published weights.
-        at: where attention goes, as `regard.insert` takes it.
-        start: `"identity"` or `"paper"`, as `regard.insert` takes it.
+        at: where attention goes, as `regard.insert` takes it; None: where the paper of each mechanism puts it.
+        start: `"identity"` or `"paper"`, as `regard.insert` takes it; None: identity if `pretrained`, otherwise paper.
+        augmentation: how training pictures are varied, one of `views.AUGMENTATIONS`; default random crops.
+        learning_rate: the highest of the schedule; default 1e-3, and 3e-4 if `pretrained`.
+        weight_decay: of AdamW; default 1e-4.
+        label_smoothing: of the loss; default 0.1.
+        frozen: the backbone stays as it is; attention and the classifier are trained.
         size: side of the pictures that the network sees.
         batch: pictures in a training step.
         skip_bad: leave out files that cannot be read instead of refusing them.
@@ -72,12 +81,17 @@ class PicturesTask:
     Attributes:
         names: the pictures, by their path in the folder.
         skipped: the files that were left out.
+        start, augmentation: as given, or their defaults.
+        weight_decay, label_smoothing: as given.
+        measure: what accuracy is, in words; None, as it is the share of right answers.
+        about: how models are built and trained, in words.
 
     Raises:
         UserError: the folder does not hold what is expected, a file cannot be read, or there is no such backbone.
     """
 
     name = "pictures"
+    measure = None
 
     def __init__(
         self,
@@ -85,8 +99,13 @@ class PicturesTask:
         *,
         backbone: str = "resnet18",
         pretrained: bool = False,
-        at: str | Sequence[str] = "block",
-        start: Literal["identity", "paper"] = "identity",
+        at: str | Sequence[str] | None = None,
+        start: str | None = None,
+        augmentation: str = "crop",
+        learning_rate: float | None = None,
+        weight_decay: float = 1e-4,
+        label_smoothing: float = SMOOTHING,
+        frozen: bool = False,
         size: int = 128,
         batch: int = 32,
         skip_bad: bool = False,
@@ -102,9 +121,26 @@ class PicturesTask:
                 f"{test_share} of the pictures for the test and {validation_share} for validation: "
                 "both must be more than 0 and leave some for training"
             )
+        if augmentation not in views.AUGMENTATIONS:
+            raise UserError(
+                f"there is no augmentation {augmentation!r}: choose one of {', '.join(views.AUGMENTATIONS)}"
+            )
+        if start not in (None, "identity", "paper"):
+            raise UserError(f"there is no start {start!r}: choose identity or paper")
+        if not 0 <= label_smoothing < 1 or not weight_decay >= 0 or not (learning_rate is None or learning_rate > 0):
+            raise UserError(
+                f"label smoothing {label_smoothing}, weight decay {weight_decay} and learning rate {learning_rate}: "
+                "expected at least 0 and below 1, at least 0, and above 0"
+            )
         self._backbone = find_backbone(backbone, pretrained)
         self._at = at
-        self._start: Literal["identity", "paper"] = start
+        own = "identity" if pretrained else "paper"
+        self.start = cast(Literal["identity", "paper"], start or own)
+        self.augmentation = augmentation
+        self.weight_decay = weight_decay
+        self.label_smoothing = label_smoothing
+        self._learning_rate = learning_rate or (3e-4 if pretrained else 1e-3)
+        self._frozen = frozen
         self._size = size
         self._batch = batch
         self._device = torch.device(device)
@@ -163,18 +199,23 @@ class PicturesTask:
         with torch.random.fork_rng(devices=[]):
             model = self._backbone.build(len(self.families), self._size, seed)
             if wanted:
-                insert(model, wanted, self._at, start=self._start, example=(1, 3, self._size, self._size))
+                insert(model, wanted, self._at, start=self.start, example=(1, 3, self._size, self._size))
+            if self._frozen:
+                for module in _frozen(model):
+                    for parameter in module.parameters(recurse=False):
+                        parameter.requires_grad_(False)
         return model.to(self._device)
 
     def batches(self, seed: int, epoch: int, progress: float) -> Epoch[int, Tensor, Batch]:
-        """All training pictures in a new order, randomly cropped and flipped; `progress` changes nothing."""
+        """All training pictures in a new order, augmented; `progress` changes nothing."""
         train = self.split(seed).train
         order = [train[place] for place in np.random.default_rng([_shuffle, seed, epoch]).permutation(len(train))]
         parts = in_batches(order, self._batch)[: self.length(seed)]
 
         def view(index: int) -> UInt8[Tensor, "3 size size"]:
             draw = np.random.default_rng([_augment, seed, epoch, index])
-            return views.augmented(self._pictures[index], self._size, self._backbone.interpolation, draw)
+            picture, by = self._pictures[index], self._backbone.interpolation
+            return views.augmented(picture, self._size, by, draw, self.augmentation)
 
         return Epoch(parts, view, self._collate)
 
@@ -185,12 +226,15 @@ class PicturesTask:
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross entropy with label smoothing."""
         pictures, labels = batch
+        if self._frozen:  # also its running statistics
+            for module in _frozen(model):
+                module.training = False
         logits = model(_like(pictures, model))
-        return functional.cross_entropy(logits, labels.to(logits.device), label_smoothing=SMOOTHING)
+        return functional.cross_entropy(logits, labels.to(logits.device), label_smoothing=self.label_smoothing)
 
     def learning_rate(self) -> float:
         """For AdamW."""
-        return 3e-4 if self._backbone.pretrained else 1e-3
+        return self._learning_rate
 
     def validate(self, model: nn.Module, seed: int) -> Evaluation:
         """The outcomes on the validation pictures."""
@@ -199,6 +243,34 @@ class PicturesTask:
     def evaluate(self, model: nn.Module, seed: int) -> Evaluation:
         """The outcomes on the test pictures."""
         return self._outcomes(model, self.split(seed).test)
+
+    def ablate(self, model: nn.Module, seed: int) -> AblatedOutcomes:
+        """The outcomes on the test pictures, in random order, as the model is and with its attention ablated."""
+        parts = in_random_batches(self.split(seed).test, min(self._batch, ABLATED), seed)
+        indices = [index for part in parts for index in part]
+        labels = torch.tensor([self._labels[index] for index in indices])
+        batches = Epoch(parts, self._centred, self._collate)
+        found = ablations(model, batches, lambda batch: model(_like(batch[0], model)).argmax(1), seed=seed)
+        return AblatedOutcomes.of(found, np.array(indices), lambda said: (said == labels).numpy())
+
+    def shortcuts(self) -> dict[str, Evaluation]:
+        """What is right if the most frequent class of training is said to every test picture."""
+        split = self.split(0)
+        counts = np.bincount([self._labels[index] for index in split.train or split.test])
+        labels = np.array([self._labels[index] for index in split.test])
+        return {"the most frequent class": Evaluation(labels == counts.argmax(), labels, np.array(split.test))}
+
+    @property
+    def about(self) -> str:
+        """How models are built and trained, in words."""
+        weights = "its published weights" if self._backbone.pretrained else "random weights"
+        begins = {"identity": "as the identity", "paper": "as its paper has it"}[self.start]
+        where = "where its paper puts it" if self._at is None else f"at {self._at}"
+        return (
+            f"Backbone: {self._backbone.name} from {weights}{', frozen' if self._frozen else ''}. Attention: {where}, "
+            f"starts {begins}. Augmentation: {views.AUGMENTATIONS[self.augmentation]}. AdamW: learning rate "
+            f"{self._learning_rate:g}, weight decay {self.weight_decay:g}; label smoothing {self.label_smoothing:g}."
+        )
 
     def example(self, seed: int) -> tuple[Tensor, ...]:
         """One test picture."""
@@ -282,6 +354,15 @@ class PicturesTask:
                     f"the class folder {folder / found.classes[label]} holds {count} picture{'' if count == 1 else 's'}"
                     f"{bad}: expected at least {least}{parts}; add pictures or take the folder away"
                 )
+
+
+def _frozen(model: nn.Module) -> list[nn.Module]:
+    """The modules of the backbone alone: all but its classifier and what was inserted."""
+    heads: Any = cast(Any, model).get_classifier()  # a model of timm; some have two
+    own = list(heads) if isinstance(heads, (tuple, list)) else [heads]
+    own += [module for module in model.modules() if isinstance(module, Placed)]
+    learning = {inner for module in own for inner in module.modules()}
+    return [module for module in model.modules() if module not in learning]
 
 
 def _mechanisms(attention: str) -> list[str]:

@@ -1,5 +1,6 @@
 """What a network sees of a picture, in training and in evaluation."""
 
+from collections.abc import Mapping
 from math import exp, log, sqrt
 
 import numpy as np
@@ -14,16 +15,26 @@ from regard.tasks.showing import data_uri
 SMALLEST_SHARE = 0.5
 """Of the picture's area, the least that a training crop shows. Classic: 0.08, for a thousand times as many pictures."""
 
+AUGMENTATIONS: Mapping[str, str] = {
+    "none": "none, training pictures are seen as test pictures are, their middle square",
+    "crop": "random crops of at least half of the picture, stretched by up to 4/3; no flips",
+    "crop-flip": "random crops of at least half of the picture, stretched by up to 4/3, half of them mirrored",
+}
+"""How training pictures are varied, and what that is in words. Mirrors are wrong for digits, text, left and right."""
+
 _ratio = 4 / 3
 
 
 def augmented(
-    picture: Image.Image, size: int, interpolation: Image.Resampling, draw: np.random.Generator
+    picture: Image.Image, size: int, interpolation: Image.Resampling, draw: np.random.Generator, augmentation: str
 ) -> UInt8[Tensor, "3 size size"]:
-    """A random resized crop, flipped every other time (Szegedy et al., “Going Deeper with Convolutions”, 2015)."""
+    """Return a training view by one of `AUGMENTATIONS` (Szegedy et al., “Going Deeper with Convolutions”, 2015)."""
+    if augmentation == "none":
+        return centred(picture, size, interpolation)
     left, top, width, height = _crop(picture.width, picture.height, draw)
     view = picture.crop((left, top, left + width, top + height)).resize((size, size), interpolation)
-    return transforms.pil_to_tensor(ImageOps.mirror(view) if draw.random() < 0.5 else view)
+    mirrored = augmentation == "crop-flip" and draw.random() < 0.5
+    return transforms.pil_to_tensor(ImageOps.mirror(view) if mirrored else view)
 
 
 def centred(picture: Image.Image, size: int, interpolation: Image.Resampling) -> UInt8[Tensor, "3 size size"]:

@@ -18,6 +18,7 @@ from regard.files import save_weights
 from regard.models.vqa import Answering, Recipe, build, cores, save
 from regard.models.vqa.vocabulary import WordVocabulary, tokenize_marked
 from regard.running import undisturbed
+from regard.tasks.batching import in_random_batches
 from regard.tasks.showing import answered, data_uri, reading
 from regard.tasks.sort_of_clevr.baselines import BASELINES, SAID, Part, accuracies, baseline
 from regard.tasks.sort_of_clevr.generation import PER_FAMILY, generate
@@ -36,7 +37,8 @@ from regard.tasks.sort_of_clevr.questions import (
     words,
 )
 from regard.tasks.sort_of_clevr.scenes import OBJECTS, RADIUS, SIDE, Scenes
-from regard.tasks.task import Evaluation
+from regard.tasks.task import AblatedOutcomes, Evaluation
+from regard.watching.ablation import ablations
 
 VARIANTS = (
     "question_only",
@@ -52,6 +54,9 @@ PARTS = ("rule", "more", "validation")
 """What can be tested on: the 200 scenes of the published test; 2,000 more; 500 for learning curves."""
 
 AUGMENTATIONS = ("none", "colours", "colours and mirrors")
+
+ABLATED = 500
+"""Scenes of the test on which attention is ablated."""
 
 _TESTED = 200
 """How many scenes the published test has: those generated first."""
@@ -264,6 +269,22 @@ class SortOfClevr:
     def evaluate(self, model: nn.Module, seed: int) -> Evaluation:
         """On 2,000 scenes more than the published test has; `results` gives both."""
         return self.evaluation(model, "more")
+
+    def ablate(self, model: nn.Module, seed: int) -> AblatedOutcomes:
+        """The outcomes on the first 500 of these scenes as the model is and with its attention ablated."""
+        scenes, questions = self._rows(self.part("more"), slice(0, ABLATED))
+        parts = [torch.tensor(part) for part in in_random_batches(range(len(scenes)), 50, seed)]
+        order = torch.cat(parts)
+        groups = order[:, None].expand(questions.answers[order].shape)
+        answers = questions.answers[order].flatten()
+        found = ablations(
+            model,
+            [self._batch(*self._rows((scenes, questions), part)) for part in parts],
+            lambda batch: model(batch.pictures, batch.questions).argmax(-1).flatten(),
+            items=lambda batch: torch.arange(len(batch.answers))[:, None].expand(batch.answers.shape),
+            seed=seed,
+        )
+        return AblatedOutcomes.of(found, groups.flatten().numpy(), lambda said: (said == answers).numpy())
 
     def evaluation(self, model: nn.Module, part: str, point: bool = True) -> Evaluation:
         """The outcomes on one of `PARTS`. Pointing is the mean look's, at the object of a non-relational question."""

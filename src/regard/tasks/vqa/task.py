@@ -22,9 +22,9 @@ from regard.models.vqa.model import Vocabulary
 from regard.models.vqa.parts import REGIONS, WHOLE, encoders
 from regard.models.vqa.view import View
 from regard.models.vqa.vocabulary import tokenize_possessive
-from regard.tasks.batching import Epoch, batches_of, in_batches
+from regard.tasks.batching import Epoch, batches_of, in_batches, in_random_batches
 from regard.tasks.showing import data_uri
-from regard.tasks.task import Evaluation
+from regard.tasks.task import AblatedOutcomes, Evaluation
 from regard.tasks.vqa import outcomes
 from regard.tasks.vqa.answers import AnswerVocabulary
 from regard.tasks.vqa.asked import Asked, Batch, Row
@@ -35,6 +35,7 @@ from regard.tasks.vqa.question import Questions
 from regard.tasks.vqa.seeing import RegionFiles, Seen, fixed, seeing
 from regard.tasks.vqa.targets import Targets
 from regard.tasks.vqa.words import read_vectors
+from regard.watching.ablation import ablations
 
 VARIANTS = ("question_only", "concatenation", "stacked_attention", "top_down_product", "cross_attention")
 """What is compared unless others are named."""
@@ -53,6 +54,9 @@ MOST_VALIDATION = 500
 
 MANY = 10_000
 """Training questions from which on an answer must occur nine times to be chosen from, as published for VQA."""
+
+ABLATED = 16
+"""Pictures a batch at most while attention is ablated: all maps of a batch are kept at once."""
 
 _cells = 24  # a side of the grid on which the report shows regions
 
@@ -271,6 +275,26 @@ class VisualQuestions:
     def evaluate(self, model: Answering, seed: int) -> Evaluation:
         """How right the test questions are answered, by `measure`."""
         return self._evaluation(self.test, outcomes.outcomes(self.test.questions, self.answered(model)))
+
+    def ablate(self, model: Answering, seed: int) -> AblatedOutcomes:
+        """The outcomes on the test questions as the model is and with its attention ablated."""
+        if self.test.fixed:  # what sees the pictures does so before, undisturbed
+            self.test.features(model)
+        parts = in_random_batches(self.test.rows, ABLATED, seed)
+        order = [number for part in parts for row in part for number in row.questions]
+        asked = self.test.questions.select(order)
+
+        def right(said: Tensor) -> np.ndarray:
+            return outcomes.outcomes(asked, [self.answers.answers[number] for number in said.tolist()])
+
+        found = ablations(
+            model,
+            self.test.batches(parts),
+            lambda batch: self.test.ask(model, batch).argmax(1),
+            items=lambda batch: torch.where(batch.asked, batch.pictures[:, None], -1),
+            seed=seed,
+        )
+        return AblatedOutcomes.of(found, self.test.picture_of[order], right)
 
     def shortcuts(self) -> dict[str, Evaluation]:
         """The same for the most frequent answer to each type of question: what can be had without looking."""
