@@ -112,10 +112,12 @@ class AgentAttention(Refine):
         gather = functional.dot_scores(agents, k, scale) + self.gather_bias(spatial)  # (B, h, n, N)
         spread = functional.dot_scores(q, agents, scale) + self.spread_bias(spatial).transpose(1, 2)  # (B, h, N, n)
         gather, spread = gather.softmax(3).to(v.dtype), spread.softmax(3).to(v.dtype)
+        replaced = None
         if offering.listening():
             with offering.over_grid(spatial):
-                gather, spread = self.offer("gather", gather), self.offer("spread", spread)
-        context = (spread @ (gather @ v)).transpose(1, 2).flatten(2)  # (B, N, C)
+                gather = self.offer("gather", gather)
+                replaced = self.offer("spread", lambda request: request.pick(spread, heads=1, queries=2))
+        context = ((spread if replaced is None else replaced) @ (gather @ v)).transpose(1, 2).flatten(2)  # (B, N, C)
         refined = self.output(context + map_to_tokens(self.local(value)))  # (B, N, C)
         return tokens_to_map(refined, spatial)  # (B, C, H, W)
 
