@@ -12,16 +12,29 @@ command line and the test matrix are made from them, and the contract suite chec
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, NoReturn, TypeVar, overload
+from typing import Any, ClassVar, Literal, NamedTuple, NoReturn, TypeVar, overload
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from regard.attention import offering
+from regard.attention import domains, offering
 from regard.attention.offering import MapFact, Request, Weights
 
 Layout = Literal["map", "tokens"]
+
+Role = Literal["input", "stem", "stage", "block", "branch", "skip", "decoder", "pool", "output"]
+"""What a tensor is in a network: the input, the output of the stem, of a stage or of a block, the output of a residual
+block's branch before the addition, what a skip connection carries, the output of a decoder block, the input of global
+pooling, the output."""
+
+DefaultPlace = Role | Literal["last_stage", "convolution"]
+"""Where the paper of a mechanism puts it: at all tensors of that role, at what the last stage gives (in a segmentation
+network the output of its encoder), or in place of the 3x3 convolutions of the blocks.
+
+`"branch"` is the only role inside a residual block, and so also stands for other places there: of a transformer's
+attention, or of what follows its 3x3 convolution. Which of the tensors it is where it is not all of them, such as those
+of the last three stages, is said in words by `placement`."""
 
 Result = TypeVar("Result")
 
@@ -48,6 +61,8 @@ class Attention(nn.Module):
 
     Class attributes, each checked by the contract suite:
         name: the short name that `regard.create` takes, lower case.
+        aliases: other names that people use, lower case: acronyms of the paper, names in other libraries. Each belongs
+            to one mechanism alone, and none repeats the name or the class name.
         paper: where it was published.
         formula: its mathematics in plain text.
         maps: the weights that it offers, with named axes.
@@ -62,6 +77,7 @@ class Attention(nn.Module):
 
     contract: ClassVar[str]
     name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
     paper: ClassVar[Paper]
     formula: ClassVar[str]
     maps: ClassVar[tuple[MapFact, ...]]
@@ -72,10 +88,17 @@ class Attention(nn.Module):
     deviations: ClassVar[tuple[str, ...]] = ()
     placement: ClassVar[str]
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let the constructor check its arguments; one that is inherited does already."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = domains.checked(cls.__init__)
+
     @overload
     def offer(self, label: str, weights: Tensor) -> Tensor: ...
     @overload
-    def offer(self, label: str, weights: Callable[[Request], Tensor]) -> Tensor | None: ...
+    # `Any` for `Tensor | None`: weights of unknown type, which modules give, match both forms.
+    def offer(self, label: str, weights: Callable[[Request], Tensor]) -> Any: ...
     def offer(self, label: str, weights: Weights) -> Tensor | None:
         """Show the map declared under `label` to whoever watches, and return the weights to use.
 
@@ -170,11 +193,15 @@ class Refine(Attention):
     Class attributes:
         layout: `"map"` for `(B, C, *spatial)` or `"tokens"` for `(B, N, C)`.
         spatial_ranks: of a map, how many spatial axes it may have.
+        place: where in a network its paper puts it, as the role of a place; what `placement` says in words.
+        zero_start: of a mechanism that its paper's initial values make the identity, the parameter whose zeros do so.
     """
 
     contract: ClassVar[str] = "Refine"
     layout: ClassVar[Layout]
     spatial_ranks: ClassVar[tuple[int, ...]] = (1, 2, 3)
+    place: ClassVar[DefaultPlace]
+    zero_start: ClassVar[str] = ""
     channels: int
 
     def check(self, x: Tensor) -> None:
@@ -199,9 +226,13 @@ class Convolve(Attention):
     """`(B, Cin, H, W)` → `(B, Cout, H/s, W/s)`: stands where a `nn.Conv2d` stands.
 
     The first arguments are those of a convolution: `in_channels`, `out_channels`, `kernel_size`, `stride`, `groups`.
+
+    Class attributes:
+        place: where in a network its paper puts it: always `"convolution"`, in place of the 3x3 ones of the blocks.
     """
 
     contract: ClassVar[str] = "Convolve"
+    place: ClassVar[DefaultPlace] = "convolution"
     in_channels: int
     out_channels: int
     stride: int
@@ -328,10 +359,12 @@ class Merge(Attention):
 
     Class attributes:
         inputs: how many tensors it merges.
+        place: where in a network its paper puts it, as the role of a place; what `placement` says in words.
     """
 
     contract: ClassVar[str] = "Merge"
     inputs: ClassVar[int] = 2
+    place: ClassVar[DefaultPlace]
     channels: int
 
     def check(self, *inputs: Tensor) -> None:

@@ -11,10 +11,10 @@ one list of the process, says whether anybody listens anywhere, and only then is
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +118,8 @@ Item = TypeVar("Item")
 
 _open: list[object] = []
 _lock = threading.Lock()
-_eager: list[torch.compiler.set_stance] = []
+_eager: list[AbstractContextManager[Any]] = []
+_eager_blocks: list[object] = []
 _listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
 _replacements: ContextVar[tuple[Replace, ...]] = ContextVar("replacements", default=())
 _grids: ContextVar[tuple[tuple[int, ...], ...]] = ContextVar("grids", default=())
@@ -145,8 +146,7 @@ def announce(module: nn.Module, fact: MapFact, weights: Weights) -> Tensor | Non
         if other is not None:
             replaced = other
             offer = Offer(module, fact, other, offer.grid)
-    # Gradient checkpointing runs a module again during the backward pass: its maps were heard in the forward pass.
-    if torch._C._current_graph_task_id() == -1:
+    if not _run_again():
         for listener in _listeners.get():
             listener(offer)
     return replaced
@@ -190,6 +190,23 @@ def recording_choices() -> Iterator[Choices]:
             _recording[:] = [other for other in _recording if other is not choices]
 
 
+@contextmanager
+def eagerly() -> Iterator[None]:
+    """Run compiled models as plain Python inside, in all threads, until the last open block of any thread ends."""
+    mark = object()
+    with _lock:
+        _eager_blocks.append(mark)
+        if len(_eager_blocks) == 1:
+            _eager.append(torch.compiler.set_stance("force_eager"))
+    try:
+        yield
+    finally:
+        with _lock:
+            _eager_blocks.remove(mark)
+            if not _eager_blocks:
+                _eager.pop().__exit__(None, None, None)
+
+
 def recording() -> bool:
     """Return whether somebody records the choices of sampled reads in this context."""
     return len(_recording) > 0 and len(_recorders.get()) > 0
@@ -197,9 +214,16 @@ def recording() -> bool:
 
 def record_choice(log_probability: Tensor, entropy: Tensor) -> None:
     """Hand the log-probability of a sampled choice, and its distribution's entropy, to whoever records."""
+    if _run_again():
+        return
     for recorder in _recorders.get():
         recorder.log_probabilities.append(log_probability)
         recorder.entropies.append(entropy)
+
+
+def _run_again() -> bool:
+    """Return whether this is a backward pass, in which gradient checkpointing runs a module for the second time."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 @contextmanager
@@ -218,14 +242,11 @@ def _added(variable: ContextVar[tuple[Item, ...]], item: Item) -> Iterator[None]
 def _opened() -> Iterator[None]:
     """Run compiled models eagerly while at least one block is open in any thread, and never longer."""
     mark = object()
-    with _lock:
-        _open.append(mark)
-        if len(_open) == 1:
-            _eager.append(torch.compiler.set_stance("force_eager"))
-    try:
-        yield
-    finally:
+    with eagerly():
         with _lock:
-            _open.remove(mark)
-            if not _open:
-                _eager.pop().__exit__(None, None, None)
+            _open.append(mark)
+        try:
+            yield
+        finally:
+            with _lock:
+                _open.remove(mark)

@@ -12,6 +12,8 @@ from torch import nn
 
 from regard.costing.counting import Counts, count
 from regard.errors import UserError
+from regard.formatting import count as counted
+from regard.formatting import milliseconds, scaled
 from regard.running import Inputs, inputs_of, undisturbed
 
 _WARM_UP = 3
@@ -86,9 +88,10 @@ class Cost(Counts):
 
     def __str__(self) -> str:
         return (
-            f"{self.parameters:,} parameters ({self.trainable_parameters:,} trainable), {scaled(self.macs)} MACs, "
-            f"{scaled(self.bytes_moved, 'B')} moved, {scaled(self.activation_bytes, 'B')} kept for backward, "
-            f"{self.milliseconds:.3g} ms ± {self.spread:.2g} (median and interquartile range of {self.repeats})"
+            f"{counted(self.parameters)} parameters ({counted(self.trainable_parameters)} trainable), "
+            f"{scaled(self.macs, digits=4)} MACs, "
+            f"{scaled(self.bytes_moved, 'B', 4)} moved, {scaled(self.activation_bytes, 'B', 4)} kept for backward, "
+            f"{milliseconds(self.milliseconds, self.spread)} (median and interquartile range of {self.repeats})"
         )
 
 
@@ -157,14 +160,6 @@ def costs(models: Sequence[nn.Module], *example: Any, repeats: int = 20) -> list
         )
         for model, counts, taken in zip(models, counted, times, strict=True)
     ]
-
-
-def scaled(number: int, unit: str = "") -> str:
-    """A count with four digits and the prefix of its unit, `"4.089 G"`, `"1.234 kB"`: prefixes are powers of 1000."""
-    for size, letter in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if abs(number) >= size:
-            return f"{number / size:.4g} {letter}{unit}"
-    return f"{number} {unit}".rstrip()
 
 
 def _times(models: Sequence[nn.Module], inputs: Inputs, repeats: int) -> list[list[float]]:

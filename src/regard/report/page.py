@@ -12,9 +12,11 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from regard import formatting
 from regard.errors import UserError
-from regard.report import charts, folder, summary
-from regard.report.folder import Example, Reading, Run, Weights
+from regard.extras import naming_extras
+from regard.report import charts, folder, fusion, summary
+from regard.report.folder import Example, FusionRun, Reading, Run, Weights
 from regard.report.summary import Row
 from regard.watching import colour
 
@@ -92,7 +94,7 @@ def write_report(run: Path) -> Path:
     only when it is complete.
 
     Args:
-        run: the folder, as `regard compare` wrote it.
+        run: the folder, as `regard compare`, `regard train vqa` or `regard train fusion` wrote it.
 
     Returns:
         The path of the page.
@@ -100,7 +102,7 @@ def write_report(run: Path) -> Path:
     Raises:
         UserError: the folder or one of its files is missing or broken, or the page cannot be written.
     """
-    page = _render(folder.read(run))
+    page = _render_fusion(folder.read_fusion(run)) if folder.is_fusion(run) else _render(folder.read(run))
     path = run / "report.html"
     try:
         _replace(path, page)
@@ -111,24 +113,6 @@ def write_report(run: Path) -> Path:
 
 
 def _render(run: Run) -> str:
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-        from markupsafe import Markup
-    except ImportError as error:
-        raise UserError("the report needs Jinja2, which is not installed: pip install 'regard[compare]'") from error
-    here = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(here),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        fixed=fixed, short=short, whole=whole, percent=percent, signed=signed, probability=probability, peak=peak
-    )
-    style = (here / "style.css").read_text(encoding="utf-8")
-    script = (here / "script.js").read_text(encoding="utf-8")
     table = summary.rows(run)
     families = summary.families(run)
     cards = _cards(run)
@@ -137,13 +121,15 @@ def _render(run: Run) -> str:
     # The charts' size is known only when they are drawn, so the page is filled once without the examples.
     for kept in ([], None):
         shown = kept if kept is not None else _within(cards, room - len(page.encode()))
-        page = environment.get_template("template.html.j2").render(
+        page = _filled(
+            "template.html.j2",
             run=run,
             title=_title(run),
             sentence=summary.sentence(run, table),
             rows=table,
             missing=summary.missing(run),
             measure=summary.measure(run),
+            notes=summary.notes(run),
             columns=_columns(run, table, families),
             classes=_classes(table, families) if len(families) > _few_families else [],
             class_count=len(families),
@@ -159,64 +145,55 @@ def _render(run: Run) -> str:
             unread=[name for name in run.attention if name not in run.readings],
             has_boxes=any(card.example.box for card in cards),
             colour_of=lambda variant: _colour(run, variant),
-            colours="".join(bytes(rgb).hex() for rgb in colour.table()),
-            ramp=", ".join(f"#{bytes(rgb).hex()}" for rgb in colour.table(24)),
-            settings={key: _setting(value) for key, value in run.settings.items()},
-            style=Markup(style),
-            script=Markup(script),
-            script_hash=b64encode(sha256(script.encode()).digest()).decode(),
+            colours="".join(bytes(rgba).hex() for rgba in colour.overlay()),
+            ramp=", ".join(f"#{bytes(rgba).hex()}" for rgba in colour.overlay(24)),
+            settings={key: _setting(key, value) for key, value in run.settings.items()},
         )
     return page
 
 
-def fixed(value: float | None, digits: int = 3) -> str:
-    """A number with so many decimals; a dash for none."""
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+def _render_fusion(run: FusionRun) -> str:
+    return _filled(
+        "fusion.html.j2",
+        **fusion.context(run),
+        title=f"Fusions that predict {run.target}",
+        colour_of=lambda variant: _turn(variant),
+        settings={key: _setting(key, value) for key, value in run.settings.items()},
+    )
 
 
-def short(value: float | None) -> str:
-    """Three significant digits, with k, M or G."""
-    if value is None:
-        return "–"
-    for size, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size * 0.9995:
-            return f"{_three(value / size)} {sign}"
-    return _three(value)
+# `Any`: what a template shows.
+def _filled(template: str, **shown: Any) -> str:
+    """The page of a template, with its style and script in it."""
+    with naming_extras():
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+        from markupsafe import Markup
+    here = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(here),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        fixed=formatting.fixed, number=formatting.number, scaled=formatting.scaled, count=formatting.count,
+        signed=formatting.signed, probability=formatting.probability, weight=formatting.weight,
+        moment=formatting.moment, css_share=css_share,
+    )  # fmt: skip
+    style = (here / "style.css").read_text(encoding="utf-8")
+    script = (here / "script.js").read_text(encoding="utf-8")
+    return environment.get_template(template).render(
+        style=Markup(style),
+        script=Markup(script),
+        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
+        **shown,
+    )
 
 
-def whole(value: float | None) -> str:
-    """A count with its thousands set apart by thin spaces."""
-    return "–" if value is None else f"{round(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
-
-
-def percent(value: float) -> str:
+def css_share(value: float) -> str:
     """A share for a style sheet."""
     return f"{100 * value:.4g}%"
-
-
-def signed(value: float | None, digits: int = 1) -> str:
-    """A difference with its sign."""
-    return "–" if value is None else f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def probability(value: float | None) -> str:
-    """Two decimals, and never 0 or 1 for what is neither."""
-    if value is None:
-        return ""
-    if 0 < value < 0.005:
-        return "<0.01"
-    return ">0.99" if 0.995 <= value < 1 else f"{value:.2f}"
-
-
-def peak(value: float) -> str:
-    """The largest weight of a map."""
-    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
-
-
-def _three(value: float) -> str:
-    magnitude = abs(value)
-    digits = 0 if magnitude >= 99.95 else 1 if magnitude >= 9.995 else 2
-    return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _title(run: Run) -> str:
@@ -271,6 +248,11 @@ def _colour(run: Run, variant: int) -> str:
     if run.attention[variant] == "none":
         return "c0"
     place = sum(name != "none" for name in run.attention[:variant])
+    return _turn(place)
+
+
+def _turn(place: int) -> str:
+    """The class of a colour: one after the other without grey, then dashed, then dotted."""
     turn, colour_place = divmod(place, charts.COLOURS - 1)
     return f"c{colour_place + 1}" + (f" d{min(turn, 2)}" if turn else "")
 
@@ -318,7 +300,7 @@ def _map(weights: Weights, shared: float) -> Map:
             notes.append("not finite in places, drawn as 0")
         lowest = min(value for row in finite for value in row)
         if lowest < 0:
-            notes.append(f"down to {lowest:.2g}, below 0 drawn as 0")
+            notes.append(f"down to {formatting.weight(lowest)}, below 0 drawn as 0")
         by = max(-(-len(finite) // MOST_CELLS), -(-len(finite[0]) // MOST_CELLS))
         if by > 1:
             finite = _averaged(finite, by)
@@ -364,9 +346,9 @@ def _averaged(rows: list[list[float]], by: int) -> list[list[float]]:
     return blocks
 
 
-def _setting(value: Any) -> str:
+def _setting(key: str, value: Any) -> str:
     if isinstance(value, str):
-        return value
+        return formatting.moment(value) if key == "started" else value
     if isinstance(value, list) and all(isinstance(entry, str | int | float) for entry in value):
         return ", ".join(map(str, value))
     return dumps(value, ensure_ascii=False)

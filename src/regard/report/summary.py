@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
 
+from regard import formatting
 from regard.report.folder import Difference, Interval, Result, Run
 
 MODELS = ("visual-questions", "sort-of-clevr")
@@ -86,6 +87,12 @@ def shortcuts(run: Run) -> dict[str, float]:
     """The overall accuracy of what can be had without looking, where it is known."""
     known = next((result.shortcuts for result in run.results if result.shortcuts), {})
     return {name: shares["overall"] for name, shares in known.items() if "overall" in shares}
+
+
+def notes(run: Run) -> dict[str, str]:
+    """What variants are, by their names, where it is known; in the order of the settings."""
+    known = {result.attention: result.note for result in run.results if result.note}
+    return {name: known[name] for name in run.attention if name in known}
 
 
 def measure(run: Run) -> str | None:
@@ -188,11 +195,11 @@ def _differences(comparison: list[Difference], seeds: int) -> str:
 
 
 def _points(difference: float, unit: str = " percentage points") -> str:
-    return f"{100 * difference:+.1f}{unit}".replace("-", "\N{MINUS SIGN}")
+    return formatting.signed(100 * difference) + unit
 
 
 def _share(value: float) -> str:
-    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
+    return formatting.percent(value)
 
 
 def _between(row: Row) -> str:

@@ -39,6 +39,7 @@ class AdditiveRead(Read):
     """
 
     name: ClassVar[str] = "additive"
+    aliases: ClassVar[tuple[str, ...]] = ("bahdanau", "bahdanau_attention", "additive_attention")
     paper: ClassVar[Paper] = Paper(
         "Neural Machine Translation by Jointly Learning to Align and Translate", "Bahdanau et al.", "ICLR", 2015
     )

@@ -1,6 +1,6 @@
 """Attention on attention."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -51,6 +51,7 @@ class AttentionOnAttention(Read):
     """
 
     name: ClassVar[str] = "attention_on_attention"
+    aliases: ClassVar[tuple[str, ...]] = ("aoa", "aoanet")
     paper: ClassVar[Paper] = Paper("Attention on Attention for Image Captioning", "Huang et al.", "ICCV", 2019)
     formula: ClassVar[str] = "c = σ(G_q q' + G_v v + b_g) ⊙ (I_q q' + I_v v + b_i), v = multi_head(q' = W_q q, m)"
     maps: ClassVar[tuple[MapFact, ...]] = (
@@ -76,8 +77,6 @@ class AttentionOnAttention(Read):
         beside: Beside = "projected",
     ) -> None:
         super().__init__()
-        if beside not in get_args(Beside):
-            raise ValueError(f"there is no beside={beside!r}: choose one of {', '.join(get_args(Beside))}.")
         self.query_width = query_width
         self.memory_width = memory_width
         self.width = query_width if width is None else width

@@ -42,6 +42,7 @@ class DotRead(Read):
     """
 
     name: ClassVar[str] = "dot"
+    aliases: ClassVar[tuple[str, ...]] = ("luong", "luong_attention", "dot_product_attention")
     paper: ClassVar[Paper] = Paper(
         "Effective Approaches to Attention-based Neural Machine Translation", "Luong et al.", "EMNLP", 2015
     )

@@ -1,6 +1,6 @@
 """Local attention."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -52,6 +52,7 @@ class LocalRead(Read):
     """
 
     name: ClassVar[str] = "local"
+    aliases: ClassVar[tuple[str, ...]] = ("local_attention", "luong_local")
     paper: ClassVar[Paper] = Paper(
         "Effective Approaches to Attention-based Neural Machine Translation", "Luong et al.", "EMNLP", 2015
     )
@@ -76,10 +77,6 @@ class LocalRead(Read):
         hidden_width: int | None = None,
     ) -> None:
         super().__init__()
-        if position not in get_args(Position):
-            raise ValueError(f"there is no position {position!r}: choose one of {', '.join(get_args(Position))}.")
-        if radius < 1:
-            raise ValueError(f"LocalRead got radius={radius}: a window reaches at least one token to either side.")
         self.query_width = query_width
         self.memory_width = memory_width
         self.radius = radius

@@ -42,6 +42,7 @@ class MultiHeadCrossAttention(Read):
     """
 
     name: ClassVar[str] = "multi_head_cross"
+    aliases: ClassVar[tuple[str, ...]] = ("cross_attention", "cross_attention_block", "mhca")
     paper: ClassVar[Paper] = Paper("Attention Is All You Need", "Vaswani et al.", "NeurIPS", 2017)
     formula: ClassVar[str] = "c_t = W_o concat_i Σ_n softmax_n((W_q^i q_t)ᵀ (W_k^i m_n) / √d) W_v^i m_n"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key"), ("key",)),)
@@ -68,10 +69,10 @@ class MultiHeadCrossAttention(Read):
         self.width = query_width if width is None else width
         self.heads = heads
         self.dropout = dropout
-        if heads < 1 or self.width % heads != 0:
+        if self.width % heads != 0:
             raise ValueError(
                 f"{heads} heads do not divide the width {self.width}: choose heads that do, "
-                f"or give a width such as {max(1, round(self.width / max(1, heads))) * max(1, heads)}."
+                f"or give a width such as {max(1, round(self.width / heads)) * heads}."
             )
         self.query = nn.Linear(query_width, self.width, bias=bias)
         self.key = nn.Linear(memory_width, self.width, bias=bias)

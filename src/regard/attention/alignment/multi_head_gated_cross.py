@@ -47,6 +47,7 @@ class GatedCrossAttention(Read):
     """
 
     name: ClassVar[str] = "multi_head_gated_cross"
+    aliases: ClassVar[tuple[str, ...]] = ("gated_cross_attention_dense", "gated_cross")
     paper: ClassVar[Paper] = Paper(
         "Flamingo: a Visual Language Model for Few-Shot Learning", "Alayrac et al.", "NeurIPS", 2022
     )

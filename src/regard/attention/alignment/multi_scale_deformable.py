@@ -51,6 +51,7 @@ class MultiScaleDeformableAttention(Read):
     """
 
     name: ClassVar[str] = "multi_scale_deformable"
+    aliases: ClassVar[tuple[str, ...]] = ("deformable_detr", "ms_deform_attn", "msda")
     paper: ClassVar[Paper] = Paper(
         "Deformable DETR: Deformable Transformers for End-to-End Object Detection", "Zhu et al.", "ICLR", 2021
     )
@@ -88,8 +89,6 @@ class MultiScaleDeformableAttention(Read):
         self.width = query_width if width is None else width
         self.heads = choose_heads(self.width, heads)
         self.points = points
-        if points < 1 or self.level_count < 1 or any(min(level) < 1 for level in self.levels or ()):
-            raise ValueError(f"points={points} of levels={levels} are nothing to read: give 1 or more of each.")
         self.reference = nn.Linear(query_width, 2)
         self.offset = nn.Linear(query_width, heads * self.level_count * points * 2)
         self.weight = nn.Linear(query_width, heads * self.level_count * points)

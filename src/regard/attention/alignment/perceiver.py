@@ -52,6 +52,7 @@ class PerceiverResampler(Read):
     """
 
     name: ClassVar[str] = "perceiver_resampler"
+    aliases: ClassVar[tuple[str, ...]] = ("perceiver", "resampler")
     paper: ClassVar[Paper] = Paper(
         "Flamingo: a Visual Language Model for Few-Shot Learning", "Alayrac et al.", "NeurIPS", 2022
     )
@@ -78,8 +79,6 @@ class PerceiverResampler(Read):
         expansion: int = 4,
     ) -> None:
         super().__init__()
-        if latents < 1 or layers < 1:
-            raise ValueError(f"PerceiverResampler got latents={latents}, layers={layers}: give at least one of each.")
         self.memory_width = memory_width
         self.query_width = memory_width  # of its own queries
         self.latent_count = latents

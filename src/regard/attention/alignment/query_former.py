@@ -54,6 +54,7 @@ class QueryFormer(Read):
     """
 
     name: ClassVar[str] = "query_former"
+    aliases: ClassVar[tuple[str, ...]] = ("q_former", "blip_2")
     paper: ClassVar[Paper] = Paper(
         "BLIP-2: Bootstrapping Language-Image Pre-training with Frozen Image Encoders and Large Language Models",
         "Li et al.",
@@ -89,10 +90,6 @@ class QueryFormer(Read):
         expansion: int = 4,
     ) -> None:
         super().__init__()
-        if min(queries, layers, every) < 1:
-            raise ValueError(
-                f"QueryFormer got queries={queries}, layers={layers}, every={every}: give at least one of each."
-            )
         self.memory_width = memory_width
         self.width = memory_width if width is None else width
         self.query_width = self.width  # of its own queries

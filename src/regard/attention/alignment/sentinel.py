@@ -46,6 +46,7 @@ class AdaptiveRead(Read):
     """
 
     name: ClassVar[str] = "sentinel"
+    aliases: ClassVar[tuple[str, ...]] = ("adaptive_attention", "visual_sentinel")
     paper: ClassVar[Paper] = Paper(
         "Knowing When to Look: Adaptive Attention via a Visual Sentinel for Image Captioning", "Lu et al.", "CVPR", 2017
     )

@@ -1,6 +1,6 @@
 """The soft attention of Show, Attend and Tell."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -49,6 +49,7 @@ class ShowAttendTell(Read):
     """
 
     name: ClassVar[str] = "show_attend_tell"
+    aliases: ClassVar[tuple[str, ...]] = ("show_attend_and_tell", "soft_attention")
     paper: ClassVar[Paper] = Paper(
         "Show, Attend and Tell: Neural Image Caption Generation with Visual Attention", "Xu et al.", "ICML", 2015
     )
@@ -75,8 +76,6 @@ class ShowAttendTell(Read):
         gate: Gate = "scalar",
     ) -> None:
         super().__init__()
-        if gate not in get_args(Gate):
-            raise ValueError(f"there is no gate {gate!r}: choose one of {', '.join(get_args(Gate))}.")
         self.query_width = query_width
         self.memory_width = memory_width
         self.hidden_width = memory_width if hidden_width is None else hidden_width

@@ -68,8 +68,6 @@ class SlotAttention(Read):
         eps: float = 1e-8,
     ) -> None:
         super().__init__()
-        if slots < 1 or iterations < 1:
-            raise ValueError(f"SlotAttention got slots={slots}, iterations={iterations}: give at least one of each.")
         self.memory_width = memory_width
         self.query_width = width  # of its own slots
         self.slots = slots

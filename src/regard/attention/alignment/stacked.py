@@ -46,6 +46,7 @@ class StackedRead(Read):
     """
 
     name: ClassVar[str] = "stacked"
+    aliases: ClassVar[tuple[str, ...]] = ("stacked_attention", "san")
     paper: ClassVar[Paper] = Paper(
         "Stacked Attention Networks for Image Question Answering", "Yang et al.", "CVPR", 2016
     )
@@ -70,8 +71,6 @@ class StackedRead(Read):
         score: ScoreKind = "additive",
     ) -> None:
         super().__init__()
-        if hops < 1:
-            raise ValueError(f"StackedRead got hops={hops}: it reads at least once.")
         self.query_width = query_width
         self.memory_width = memory_width
         self.hidden_width = memory_width if hidden_width is None else hidden_width

@@ -40,6 +40,7 @@ class TopDownRead(Read):
     """
 
     name: ClassVar[str] = "top_down"
+    aliases: ClassVar[tuple[str, ...]] = ("butd", "bottom_up_top_down", "top_down_attention")
     paper: ClassVar[Paper] = Paper(
         "Bottom-Up and Top-Down Attention for Image Captioning and Visual Question Answering",
         "Anderson et al.",

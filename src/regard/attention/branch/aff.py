@@ -1,6 +1,6 @@
 """Attentional feature fusion."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -39,6 +39,7 @@ class AttentionalFeatureFusion(Merge):
     """
 
     name: ClassVar[str] = "aff"
+    aliases: ClassVar[tuple[str, ...]] = ("ms_cam",)
     paper: ClassVar[Paper] = Paper("Attentional Feature Fusion", "Dai et al.", "WACV", 2021)
     formula: ClassVar[str] = "z = M · x + (1 - M) · y with M = sigmoid(L(x + y) + G(mean(x + y)))"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("gate", ("batch", "channel", SPATIAL)),)
@@ -47,11 +48,10 @@ class AttentionalFeatureFusion(Merge):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     deviations: ClassVar[tuple[str, ...]] = ('variant="code": the output is doubled, as in the authors\' code',)
     placement: ClassVar[str] = "in place of an addition: of a shortcut, of branches, of two levels"
+    place = "skip"
 
     def __init__(self, channels: int, reduction: int = 4, variant: Literal["paper", "code"] = "paper") -> None:
         super().__init__()
-        if variant not in get_args(Literal["paper", "code"]):
-            raise ValueError(f"there is no variant {variant!r}: choose 'paper' or 'code'.")
         self.channels = channels
         self.hidden_channels = reduced(channels, reduction)
         self.variant = variant

@@ -38,6 +38,7 @@ class AttentionFusion(Merge):
     """
 
     name: ClassVar[str] = "attention_fusion"
+    aliases: ClassVar[tuple[str, ...]] = ("dme", "dynamic_meta_embeddings")
     paper: ClassVar[Paper] = Paper(
         "Dynamic Meta-Embeddings for Improved Sentence Representations", "Kiela et al.", "EMNLP", 2018
     )
@@ -48,11 +49,10 @@ class AttentionFusion(Merge):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "R": "inputs"}
     deviations: ClassVar[tuple[str, ...]] = ("project=False: the inputs share a space already and are weighed as is",)
     placement: ClassVar[str] = "where encodings of several modalities or embeddings meet"
+    place = "skip"
 
     def __init__(self, channels: int, modalities: int = 2, project: bool = True) -> None:
         super().__init__()
-        if modalities < 1:
-            raise ValueError(f"AttentionFusion got modalities={modalities}, expected at least one to merge.")
         self.channels = channels
         self.inputs = modalities  # pyright: ignore[reportAttributeAccessIssue]
         self.project = nn.ModuleList(

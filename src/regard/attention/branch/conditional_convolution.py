@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard import functional
-from regard.attention.arguments import require_groups, require_odd
+from regard.attention.arguments import require_groups
 from regard.attention.contract import Convolve, Paper
 from regard.attention.layout import memory_format
 from regard.attention.offering import MapFact
@@ -46,6 +46,7 @@ class ConditionallyParameterizedConvolution(Convolve):
     """
 
     name: ClassVar[str] = "conditional_convolution"
+    aliases: ClassVar[tuple[str, ...]] = ("condconv", "cond_conv_2d")
     paper: ClassVar[Paper] = Paper(
         "CondConv: Conditionally Parameterized Convolutions for Efficient Inference", "Yang et al.", "NeurIPS", 2019
     )
@@ -74,7 +75,6 @@ class ConditionallyParameterizedConvolution(Convolve):
         routing_bias: bool = False,
     ) -> None:
         super().__init__()
-        require_odd(kernel_size)
         require_groups(groups, in_channels, out_channels)
         self.in_channels = in_channels
         self.out_channels = out_channels

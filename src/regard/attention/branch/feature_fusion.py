@@ -40,6 +40,7 @@ class FeatureFusion(Merge):
     """
 
     name: ClassVar[str] = "feature_fusion"
+    aliases: ClassVar[tuple[str, ...]] = ("ffm", "feature_fusion_module")
     paper: ClassVar[Paper] = Paper(
         "BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation", "Yu et al.", "ECCV", 2018
     )
@@ -50,6 +51,7 @@ class FeatureFusion(Merge):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     deviations: ClassVar[tuple[str, ...]] = ("reduction=4: a bottleneck in the gate, as in many implementations",)
     placement: ClassVar[str] = "where a detailed and a coarse path of a segmentation network meet"
+    place = "skip"
 
     def __init__(self, channels: int, reduction: int = 1) -> None:
         super().__init__()

@@ -1,13 +1,13 @@
 """Global attention upsample."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard import functional
-from regard.attention.arguments import LINEAR, convolution_over, require_odd
+from regard.attention.arguments import LINEAR, convolution_over
 from regard.attention.contract import Merge, Paper
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import MapFact
@@ -42,6 +42,7 @@ class GlobalAttentionUpsample(Merge):
     """
 
     name: ClassVar[str] = "global_attention_upsample"
+    aliases: ClassVar[tuple[str, ...]] = ("gau", "gau_block")
     paper: ClassVar[Paper] = Paper("Pyramid Attention Network for Semantic Segmentation", "Li et al.", "BMVC", 2018)
     formula: ClassVar[str] = "y = upsample(high) + relu(bn(W mean(high))) · (V * low + b)"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("channel", ("batch", "channel")),)
@@ -52,15 +53,13 @@ class GlobalAttentionUpsample(Merge):
     deviations: ClassVar[tuple[str, ...]] = (
         'gate="sigmoid": the gate is bounded by a sigmoid in place of the ReLU, as in segmentation_models_pytorch',
     )
-    placement: ClassVar[str] = "at every step of a segmentation decoder, from the deepest level up"
+    placement: ClassVar[str] = "at every step of a segmentation decoder, where a low level meets the one above it"
+    place = "skip"
 
     def __init__(
         self, channels: int, kernel_size: int = 3, gate: Literal["relu", "sigmoid"] = "relu", dims: int = 2
     ) -> None:
         super().__init__()
-        require_odd(kernel_size)
-        if gate not in get_args(Literal["relu", "sigmoid"]):
-            raise ValueError(f"there is no gate {gate!r}: choose 'relu' or 'sigmoid'.")
         convolution = convolution_over(dims)
         self.channels = channels
         self.kernel_size = kernel_size

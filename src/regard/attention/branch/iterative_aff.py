@@ -1,6 +1,6 @@
 """Iterative attentional feature fusion."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -41,6 +41,7 @@ class IterativeAttentionalFeatureFusion(Merge):
     """
 
     name: ClassVar[str] = "iterative_aff"
+    aliases: ClassVar[tuple[str, ...]] = ("iaff",)
     paper: ClassVar[Paper] = Paper("Attentional Feature Fusion", "Dai et al.", "WACV", 2021)
     formula: ClassVar[str] = "z = M2(u) · x + (1 - M2(u)) · y with u = M1(x + y) · x + (1 - M1(x + y)) · y"
     maps: ClassVar[tuple[MapFact, ...]] = (
@@ -54,11 +55,10 @@ class IterativeAttentionalFeatureFusion(Merge):
         'variant="code": the second gate has the global context of the first, as in the authors\' PyTorch code',
     )
     placement: ClassVar[str] = "in place of an addition: of a shortcut, of branches, of two levels"
+    place = "skip"
 
     def __init__(self, channels: int, reduction: int = 4, variant: Literal["paper", "code"] = "paper") -> None:
         super().__init__()
-        if variant not in get_args(Literal["paper", "code"]):
-            raise ValueError(f"there is no variant {variant!r}: choose 'paper' or 'code'.")
         self.channels = channels
         self.hidden_channels = reduced(channels, reduction)
         self.first_local = bottleneck(channels, self.hidden_channels)

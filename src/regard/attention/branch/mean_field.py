@@ -48,6 +48,7 @@ class MeanFieldRefinement(Refine):
     """
 
     name: ClassVar[str] = "mean_field"
+    aliases: ClassVar[tuple[str, ...]] = ("crf_rnn", "crf", "dense_crf")
     paper: ClassVar[Paper] = Paper(
         "Conditional Random Fields as Recurrent Neural Networks", "Zheng et al.", "ICCV", 2015
     )
@@ -69,6 +70,7 @@ class MeanFieldRefinement(Refine):
         "normalize=True: the weights of a filter are divided by their sum, as in the authors' code",
     )
     placement: ClassVar[str] = "after the logits of a segmentation network"
+    place = "output"
 
     def __init__(
         self,
@@ -81,10 +83,6 @@ class MeanFieldRefinement(Refine):
         normalize: bool = False,
     ) -> None:
         super().__init__()
-        if steps < 1:
-            raise ValueError(f"MeanFieldRefinement got steps={steps}, expected at least one.")
-        if min(smoothness, appearance_position, appearance_guide) <= 0:
-            raise ValueError("MeanFieldRefinement got a width of a filter that is not positive: give positive numbers.")
         self.channels = channels
         self.steps = steps
         self.guide_channels = guide_channels

@@ -46,6 +46,7 @@ class SpatialPyramidAttention(Refine):
     """
 
     name: ClassVar[str] = "pyramid_pooling"
+    aliases: ClassVar[tuple[str, ...]] = ("spa", "spanet")
     paper: ClassVar[Paper] = Paper(
         "SPANet: Spatial Pyramid Attention Network for Enhanced Image Recognition", "Guo et al.", "ICME", 2020
     )
@@ -59,6 +60,7 @@ class SpatialPyramidAttention(Refine):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels", "P": "grid_cells"}
     deviations: ClassVar[tuple[str, ...]] = ("bias=True: linear layers with biases, as in squeeze-and-excitation",)
     placement: ClassVar[str] = "in every residual block, before the addition"
+    place = "branch"
 
     def __init__(
         self,
@@ -69,10 +71,6 @@ class SpatialPyramidAttention(Refine):
         bias: bool = False,
     ) -> None:
         super().__init__()
-        if dims not in POOLS:
-            raise ValueError(f"dims={dims} is no number of spatial axes that a map has: give 1, 2 or 3.")
-        if not sizes or min(sizes) < 1:
-            raise ValueError(f"sizes={sizes} holds no grid or one without cells: give positive numbers, as (4, 2, 1).")
         self.channels = channels
         self.hidden_channels = reduced(channels, reduction)
         self.sizes = tuple(sizes)

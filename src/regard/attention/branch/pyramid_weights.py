@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.attention.arguments import convolution_over, require_odd
+from regard.attention.arguments import convolution_over
 from regard.attention.contract import Merge, Paper
 from regard.attention.offering import SPATIAL, MapFact
 
@@ -40,6 +40,7 @@ class AttentionToScale(Merge):
     """
 
     name: ClassVar[str] = "pyramid_weights"
+    aliases: ClassVar[tuple[str, ...]] = ("scale_attention",)
     paper: ClassVar[Paper] = Paper(
         "Attention to Scale: Scale-aware Semantic Image Segmentation", "Chen et al.", "CVPR", 2016
     )
@@ -55,14 +56,12 @@ class AttentionToScale(Merge):
         "k": "kernel_size",
     }
     placement: ClassVar[str] = "where predictions or features of several scales are merged"
+    place = "output"
 
     def __init__(
         self, channels: int, scales: int = 2, hidden_channels: int = 512, kernel_size: int = 3, dims: int = 2
     ) -> None:
         super().__init__()
-        if scales < 1:
-            raise ValueError(f"AttentionToScale got scales={scales}, expected at least one map to merge.")
-        require_odd(kernel_size)
         convolution = convolution_over(dims)
         self.channels = channels
         self.inputs = scales  # pyright: ignore[reportAttributeAccessIssue]

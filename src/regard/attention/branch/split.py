@@ -5,7 +5,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.attention.arguments import reduced, require_odd
+from regard.attention.arguments import reduced
 from regard.attention.contract import Convolve, Paper
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import MapFact
@@ -46,6 +46,7 @@ class SplitAttention(Convolve):
     """
 
     name: ClassVar[str] = "split"
+    aliases: ClassVar[tuple[str, ...]] = ("resnest", "split_attn", "splat")
     paper: ClassVar[Paper] = Paper("ResNeSt: Split-Attention Networks", "Zhang et al.", "CVPR Workshops", 2022)
     formula: ClassVar[str] = (
         "y = Σ_r softmax_r(W2 relu(bn(W1 mean(Σ_r u_r) + b1)) + b2) · u_r with [u_1 .. u_R] = relu(bn(conv(x)))"
@@ -75,7 +76,6 @@ class SplitAttention(Convolve):
         minimum_width: int = 32,
     ) -> None:
         super().__init__()
-        require_odd(kernel_size)
         hidden_channels = reduced(in_channels * radix, reduction, least=minimum_width)
         if in_channels % (groups * radix) or out_channels % groups or hidden_channels % groups:
             raise ValueError(

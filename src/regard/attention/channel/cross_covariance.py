@@ -43,6 +43,7 @@ class CrossCovarianceAttention(Refine):
     """
 
     name: ClassVar[str] = "cross_covariance"
+    aliases: ClassVar[tuple[str, ...]] = ("xca", "xcit")
     paper: ClassVar[Paper] = Paper("XCiT: Cross-Covariance Image Transformers", "El-Nouby et al.", "NeurIPS", 2021)
     formula: ClassVar[str] = "y = Wo concat_h(softmax(q̂_h k̂_hᵀ / τ_h) v_h) + bo with rows of q̂, k̂ of length 1"
     layout = "tokens"
@@ -56,6 +57,7 @@ class CrossCovarianceAttention(Refine):
         "bias=False: query, key and value without biases, as the paper's equations are written",
     )
     placement: ClassVar[str] = "in every block of a transformer, after a layer normalisation and inside a residual"
+    place = "branch"
 
     def __init__(self, channels: int, heads: int = 8, bias: bool = True) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Effective squeeze-and-excitation."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -40,6 +40,7 @@ class EffectiveSqueezeExcitation(Refine):
     """
 
     name: ClassVar[str] = "ese"
+    aliases: ClassVar[tuple[str, ...]] = ("effective_se", "effective_se_module")
     paper: ClassVar[Paper] = Paper(
         "CenterMask: Real-Time Anchor-Free Instance Segmentation", "Lee and Park", "CVPR", 2020
     )
@@ -53,11 +54,10 @@ class EffectiveSqueezeExcitation(Refine):
         "gate='hard_sigmoid': clip(z + 3, 0, 6) / 6 in place of the sigmoid, as in the authors' code and in timm",
     )
     placement: ClassVar[str] = "after the convolution that joins the outputs of a block of VoVNet, inside its residual"
+    place = "branch"
 
     def __init__(self, channels: int, gate: Gate = "sigmoid") -> None:
         super().__init__()
-        if gate not in get_args(Gate):
-            raise ValueError(f"gate={gate!r} is none of {', '.join(get_args(Gate))}: choose one of them.")
         self.channels = channels
         self.gate = gate
         self.excite = nn.Linear(channels, channels)

@@ -1,6 +1,6 @@
 """Gated channel transformation."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -55,11 +55,11 @@ class GatedChannelTransformation(Refine):
         "norm='l1': sums of magnitudes in embedding and normalisation, as an option of the authors' code",
     )
     placement: ClassVar[str] = "before every convolution"
+    place = "branch"
+    zero_start = "gain"
 
     def __init__(self, channels: int, norm: Norm = "l2") -> None:
         super().__init__()
-        if norm not in get_args(Norm):
-            raise ValueError(f"norm={norm!r} is none of {', '.join(get_args(Norm))}: choose one of them.")
         self.channels = channels
         self.norm = norm
         self.epsilon = 1e-5

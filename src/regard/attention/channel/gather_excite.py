@@ -1,7 +1,7 @@
 """Gather-excite."""
 
 import math
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -56,6 +56,7 @@ class GatherExcite(Refine):
     """
 
     name: ClassVar[str] = "gather_excite"
+    aliases: ClassVar[tuple[str, ...]] = ("ge", "genet")
     paper: ClassVar[Paper] = Paper(
         "Gather-Excite: Exploiting Feature Context in Convolutional Neural Networks", "Hu et al.", "NeurIPS", 2018
     )
@@ -66,6 +67,7 @@ class GatherExcite(Refine):
     growth: ClassVar[str] = "N"
     parameter_count: ClassVar[str] = "0"
     placement: ClassVar[str] = "in every residual block, before the addition"
+    place = "branch"
 
     def __init__(
         self,
@@ -77,11 +79,9 @@ class GatherExcite(Refine):
         dims: int = 2,
     ) -> None:
         super().__init__()
-        if variant not in get_args(Variant):
-            raise ValueError(f"variant={variant!r} is none of {', '.join(get_args(Variant))}: choose one of them.")
         convolution = convolution_over(dims)
         learned = variant != "theta_minus"
-        if extent is not None and (extent < 2 or (learned and not math.log2(extent).is_integer())):
+        if extent is not None and learned and not math.log2(extent).is_integer():
             raise ValueError(f"extent={extent} cannot be gathered by variant={variant!r}: give 2, 4 or 8, or None.")
         if learned and extent is None and (size is None or len(size) != dims):
             raise ValueError(

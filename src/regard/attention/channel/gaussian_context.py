@@ -50,11 +50,10 @@ class GaussianContextTransformer(Refine):
         "learned=True: the standard deviation is learned, as in the paper's GCT-B1, here as a plain number",
     )
     placement: ClassVar[str] = "in every residual block, before the addition"
+    place = "branch"
 
     def __init__(self, channels: int, deviation: float = 2.0, learned: bool = False) -> None:
         super().__init__()
-        if deviation <= 0:
-            raise ValueError(f"deviation={deviation} is not that of a Gaussian: give a number above zero, such as 2.")
         self.channels = channels
         self.deviation = nn.Parameter(torch.tensor(float(deviation))) if learned else deviation
 

@@ -39,6 +39,7 @@ class LinearContextTransform(Refine):
     """
 
     name: ClassVar[str] = "linear_context"
+    aliases: ClassVar[tuple[str, ...]] = ("lct",)
     paper: ClassVar[Paper] = Paper("Linear Context Transform Block", "Ruan et al.", "AAAI", 2020)
     formula: ClassVar[str] = "y = x · sigmoid(w · standardized_in_groups(mean(x)) + b)"
     layout = "map"
@@ -47,12 +48,11 @@ class LinearContextTransform(Refine):
     parameter_count: ClassVar[str] = "2*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels"}
     placement: ClassVar[str] = "in every residual block, before the addition"
+    place = "branch"
 
     def __init__(self, channels: int, groups: int | None = None) -> None:
         super().__init__()
         possible = [number for number in range(1, channels // 2 + 1) if channels % number == 0]
-        if not possible:
-            raise ValueError(f"channels={channels} leaves nothing to standardize a channel among: give at least two.")
         if groups is not None and groups not in possible:
             raise ValueError(
                 f"groups={groups} does not cut channels={channels} into equal groups of two or more: "

@@ -36,6 +36,18 @@ class SqueezeExcitation(Refine):
     """
 
     name: ClassVar[str] = "se"
+    aliases: ClassVar[tuple[str, ...]] = (
+        "senet",
+        "se_layer",
+        "se_module",
+        "se_block",
+        "se_attention",
+        "squeeze_excite",
+        "squeeze_and_excitation",
+        "channel_se",
+        "channel_se_layer",
+        "cse",
+    )
     paper: ClassVar[Paper] = Paper("Squeeze-and-Excitation Networks", "Hu et al.", "CVPR", 2018)
     formula: ClassVar[str] = "y = x · sigmoid(W2 relu(W1 mean(x) + b1) + b2)"
     layout = "map"
@@ -45,6 +57,7 @@ class SqueezeExcitation(Refine):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     deviations: ClassVar[tuple[str, ...]] = ("bias=False: linear layers without biases, as in SENet-PyTorch",)
     placement: ClassVar[str] = "in every residual block, before the addition"
+    place = "branch"
 
     def __init__(self, channels: int, reduction: int = 16, bias: bool = True) -> None:
         super().__init__()

@@ -40,6 +40,7 @@ class StyleRecalibration(Refine):
     """
 
     name: ClassVar[str] = "style_recalibration"
+    aliases: ClassVar[tuple[str, ...]] = ("srm", "srm_layer")
     paper: ClassVar[Paper] = Paper(
         "SRM: A Style-based Recalibration Module for Convolutional Neural Networks", "Lee et al.", "ICCV", 2019
     )
@@ -50,6 +51,7 @@ class StyleRecalibration(Refine):
     parameter_count: ClassVar[str] = "4*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels"}
     placement: ClassVar[str] = "in every residual block, before the addition"
+    place = "branch"
 
     def __init__(self, channels: int) -> None:
         super().__init__()

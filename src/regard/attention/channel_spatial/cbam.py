@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard import functional
-from regard.attention.arguments import convolution_over, reduced, require_odd
+from regard.attention.arguments import convolution_over, reduced
 from regard.attention.contract import Paper, Refine
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import SPATIAL, MapFact
@@ -47,6 +47,7 @@ class CBAM(Refine):
     """
 
     name: ClassVar[str] = "cbam"
+    aliases: ClassVar[tuple[str, ...]] = ("cbam_module", "cbam_block")
     paper: ClassVar[Paper] = Paper("CBAM: Convolutional Block Attention Module", "Woo et al.", "ECCV", 2018)
     formula: ClassVar[str] = (
         "z = x · sigmoid(mlp(mean(x)) + mlp(max(x))); y = z · sigmoid(norm(conv_k([max_c(z); mean_c(z)])))"
@@ -66,6 +67,7 @@ class CBAM(Refine):
         "norm=False: no batch normalisation before the spatial gate, as the paper's equation is written",
     )
     placement: ClassVar[str] = "in every residual block, before the addition"
+    place = "branch"
 
     def __init__(
         self,
@@ -77,7 +79,6 @@ class CBAM(Refine):
         norm: bool = True,
     ) -> None:
         super().__init__()
-        require_odd(kernel_size)
         self.channels = channels
         self.hidden_channels = reduced(channels, reduction)
         self.kernel_size = kernel_size

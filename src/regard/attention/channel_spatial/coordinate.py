@@ -42,6 +42,7 @@ class CoordinateAttention(Refine):
     """
 
     name: ClassVar[str] = "coordinate"
+    aliases: ClassVar[tuple[str, ...]] = ("coord", "coordatt", "coord_attn", "coordinate_att")
     paper: ClassVar[Paper] = Paper(
         "Coordinate Attention for Efficient Mobile Network Design", "Hou et al.", "CVPR", 2021
     )
@@ -59,6 +60,7 @@ class CoordinateAttention(Refine):
     parameter_count: ClassVar[str] = "3*C*m + 3*m + 2*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "m": "hidden_channels"}
     placement: ClassVar[str] = "in every inverted residual, after the depthwise convolution"
+    place = "branch"
 
     def __init__(self, channels: int, reduction: int = 32) -> None:
         super().__init__()

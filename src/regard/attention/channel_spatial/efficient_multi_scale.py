@@ -43,6 +43,7 @@ class EfficientMultiScaleAttention(Refine):
     """
 
     name: ClassVar[str] = "efficient_multi_scale"
+    aliases: ClassVar[tuple[str, ...]] = ("ema", "ema_attention")
     paper: ClassVar[Paper] = Paper(
         "Efficient Multi-Scale Attention Module with Cross-Spatial Learning", "Ouyang et al.", "ICASSP", 2023
     )
@@ -58,6 +59,7 @@ class EfficientMultiScaleAttention(Refine):
     parameter_count: ClassVar[str] = "10*q*q + 4*q"
     letters: ClassVar[dict[str, str]] = {"q": "group_channels"}
     placement: ClassVar[str] = "after a convolutional block of a backbone or of a detector's neck"
+    place = "block"
 
     def __init__(self, channels: int, groups: int = 32) -> None:
         super().__init__()

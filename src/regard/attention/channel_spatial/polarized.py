@@ -1,6 +1,6 @@
 """Polarized self-attention."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -52,6 +52,7 @@ class PolarizedSelfAttention(Refine):
     """
 
     name: ClassVar[str] = "polarized"
+    aliases: ClassVar[tuple[str, ...]] = ("polarized_attention",)
     paper: ClassVar[Paper] = Paper(
         "Polarized Self-Attention: Towards High-Quality Pixel-wise Regression", "Liu et al.", "arXiv", 2021
     )
@@ -74,6 +75,7 @@ class PolarizedSelfAttention(Refine):
         "norm=True: layer normalisation before the channel gate, which the paper's figure has and its equation has not",
     )
     placement: ClassVar[str] = "in every residual block, after its first 3x3 convolution"
+    place = "branch"
 
     def __init__(
         self,
@@ -83,12 +85,6 @@ class PolarizedSelfAttention(Refine):
         norm: bool = False,
     ) -> None:
         super().__init__()
-        for argument, value, choices in (
-            ("arrangement", arrangement, get_args(Arrangement)),
-            ("variant", variant, get_args(Variant)),
-        ):
-            if value not in choices:
-                raise ValueError(f"{argument}={value!r} is none of {', '.join(choices)}: choose one of them.")
         self.channels = channels
         self.hidden_channels = max(1, channels // 2)
         self.arrangement = arrangement

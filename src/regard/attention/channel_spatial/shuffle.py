@@ -45,6 +45,7 @@ class ShuffleAttention(Refine):
     """
 
     name: ClassVar[str] = "shuffle"
+    aliases: ClassVar[tuple[str, ...]] = ("sa_net", "sa_layer")
     paper: ClassVar[Paper] = Paper(
         "SA-Net: Shuffle Attention for Deep Convolutional Neural Networks", "Zhang, Yang", "ICASSP", 2021
     )
@@ -55,13 +56,12 @@ class ShuffleAttention(Refine):
     parameter_count: ClassVar[str] = "2*c + 4*s"
     letters: ClassVar[dict[str, str]] = {"c": "channel_half", "s": "spatial_half"}
     placement: ClassVar[str] = "in every residual block, before the addition"
+    place = "branch"
 
     destination: Tensor
 
     def __init__(self, channels: int, groups: int = 64) -> None:
         super().__init__()
-        if channels < 2:
-            raise ValueError(f"channels={channels} cannot be halved: give at least two.")
         self.channels = channels
         divided, most = (channels, min(groups, channels // 3)) if channels % 2 else (channels // 2, groups)
         self.groups = functional.largest_divisor(divided, most)

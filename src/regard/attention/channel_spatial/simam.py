@@ -38,6 +38,7 @@ class SimAM(Refine):
     """
 
     name: ClassVar[str] = "simam"
+    aliases: ClassVar[tuple[str, ...]] = ("simam_module",)
     paper: ClassVar[Paper] = Paper(
         "SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks",
         "Yang et al.",
@@ -50,6 +51,7 @@ class SimAM(Refine):
     growth: ClassVar[str] = "N"
     parameter_count: ClassVar[str] = "0"
     placement: ClassVar[str] = "in every residual block, after the second convolution"
+    place = "branch"
 
     def __init__(self, channels: int, regularization: float = 1e-4) -> None:
         super().__init__()

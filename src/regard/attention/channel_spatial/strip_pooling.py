@@ -1,6 +1,6 @@
 """Strip pooling."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -45,6 +45,7 @@ class StripPooling(Refine):
     """
 
     name: ClassVar[str] = "strip_pooling"
+    aliases: ClassVar[tuple[str, ...]] = ("strip", "spnet", "strip_pool")
     paper: ClassVar[Paper] = Paper(
         "Strip Pooling: Rethinking Spatial Pooling for Scene Parsing", "Hou et al.", "CVPR", 2020
     )
@@ -60,11 +61,10 @@ class StripPooling(Refine):
         'variant="code": batch normalisation of both strips and a rectifier of their sum, as in the authors\' code',
     )
     placement: ClassVar[str] = "in the last residual block of every stage, and in every block of the last one"
+    place = "branch"
 
     def __init__(self, channels: int, variant: Variant = "paper") -> None:
         super().__init__()
-        if variant not in get_args(Variant):
-            raise ValueError(f"variant={variant!r} is none of {', '.join(get_args(Variant))}: choose one of them.")
         self.channels = channels
         self.variant = variant
         self.height = self.strip()

@@ -6,7 +6,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard import functional
-from regard.attention.arguments import require_odd
 from regard.attention.contract import Paper, Refine
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import MapFact
@@ -44,6 +43,7 @@ class TripletAttention(Refine):
     """
 
     name: ClassVar[str] = "triplet"
+    aliases: ClassVar[tuple[str, ...]] = ("rotate_to_attend",)
     paper: ClassVar[Paper] = Paper(
         "Rotate to Attend: Convolutional Triplet Attention Module", "Misra et al.", "WACV", 2021
     )
@@ -63,10 +63,10 @@ class TripletAttention(Refine):
     parameter_count: ClassVar[str] = "6*k*k + 6"
     letters: ClassVar[dict[str, str]] = {"k": "kernel_size"}
     placement: ClassVar[str] = "in every residual block, before the addition"
+    place = "branch"
 
     def __init__(self, channels: int, kernel_size: int = 7) -> None:
         super().__init__()
-        require_odd(kernel_size)
         self.channels = channels
         self.kernel_size = kernel_size
         self.height_channel = self.branch()

@@ -48,6 +48,7 @@ class BottleneckSelfAttention(Refine):
     """
 
     name: ClassVar[str] = "bottleneck_self"
+    aliases: ClassVar[tuple[str, ...]] = ("botnet", "bottleneck_transformer")
     paper: ClassVar[Paper] = Paper("Bottleneck Transformers for Visual Recognition", "Srinivas et al.", "CVPR", 2021)
     formula: ClassVar[str] = "y_i = concat_h Σ_j softmax_j(q_i · (k_j + r^H_ij + r^W_ij) / √d) v_j"
     layout = "map"
@@ -58,12 +59,11 @@ class BottleneckSelfAttention(Refine):
     parameter_count: ClassVar[str] = "3*C*C + n*(2*R - 1)*d"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "head_width", "R": "reach", "n": "dims"}
     placement: ClassVar[str] = "in place of the 3x3 convolutions in the residual blocks of the last stage"
+    place = "branch"
 
     def __init__(self, channels: int, heads: int | None = None, reach: int = 32, dims: int = 2) -> None:
         super().__init__()
         heads = choose_heads(channels, heads, 4)
-        if reach < 1 or dims < 1:
-            raise ValueError(f"reach={reach} and dims={dims} leave nothing to attend to: give at least 1.")
         self.channels = channels
         self.heads = heads
         self.head_width = channels // heads

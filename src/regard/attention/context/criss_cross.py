@@ -44,6 +44,7 @@ class CrissCrossAttention(Refine):
     """
 
     name: ClassVar[str] = "criss_cross"
+    aliases: ClassVar[tuple[str, ...]] = ("ccnet", "cc_attention")
     paper: ClassVar[Paper] = Paper(
         "CCNet: Criss-Cross Attention for Semantic Segmentation", "Huang et al.", "ICCV", 2019
     )
@@ -55,11 +56,11 @@ class CrissCrossAttention(Refine):
     parameter_count: ClassVar[str] = "2*(C*d + d) + C*C + C + 1"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     placement: ClassVar[str] = "after the last stage of a segmentation network"
+    place = "last_stage"
+    zero_start = "gain"
 
     def __init__(self, channels: int, reduction: int = 8, recurrence: int = 2) -> None:
         super().__init__()
-        if recurrence < 1:
-            raise ValueError(f"recurrence={recurrence} attends to nothing: give 1, or 2 to reach every position.")
         self.channels = channels
         self.hidden_channels = reduced(channels, reduction)
         self.recurrence = recurrence

@@ -45,6 +45,7 @@ class DisentangledNonLocal(Refine):
     """
 
     name: ClassVar[str] = "disentangled_non_local"
+    aliases: ClassVar[tuple[str, ...]] = ("dnl", "dnlnet")
     paper: ClassVar[Paper] = Paper("Disentangled Non-Local Neural Networks", "Yin et al.", "ECCV", 2020)
     formula: ClassVar[str] = (
         "y_i = x_i + norm(W Σ_j (softmax_j((q_i - mean q) · (k_j - mean k)) + softmax_j(m · x_j)) g_j)"
@@ -57,7 +58,9 @@ class DisentangledNonLocal(Refine):
     growth: ClassVar[str] = "N^2"
     parameter_count: ClassVar[str] = "4*C*d + d + C + 2*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
-    placement: ClassVar[str] = "between residual blocks of the middle stages, or after the last stage"
+    placement: ClassVar[str] = "after the last stage of a segmentation network, or between residual blocks"
+    place = "last_stage"
+    zero_start = "norm.weight"
 
     def __init__(self, channels: int, reduction: int = 2) -> None:
         super().__init__()

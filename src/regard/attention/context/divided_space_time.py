@@ -50,6 +50,7 @@ class DividedSpaceTimeAttention(Refine):
     """
 
     name: ClassVar[str] = "divided_space_time"
+    aliases: ClassVar[tuple[str, ...]] = ("timesformer",)
     paper: ClassVar[Paper] = Paper(
         "Is Space-Time Attention All You Need for Video Understanding?", "Bertasius et al.", "ICML", 2021
     )
@@ -69,6 +70,7 @@ class DividedSpaceTimeAttention(Refine):
         "temporal_layer=True: one more linear layer behind the temporal attention, as in the authors' code",
     )
     placement: ClassVar[str] = "in every block of a video transformer, before its feed-forward network"
+    place = "branch"
 
     def __init__(self, channels: int, heads: int = 12, bias: bool = True, temporal_layer: bool = False) -> None:
         super().__init__()

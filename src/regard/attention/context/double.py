@@ -39,6 +39,7 @@ class DoubleAttention(Refine):
     """
 
     name: ClassVar[str] = "double_attention"
+    aliases: ClassVar[tuple[str, ...]] = ("a2_net", "a2_nets", "a2_attention")
     paper: ClassVar[Paper] = Paper("A²-Nets: Double Attention Networks", "Chen et al.", "NeurIPS", 2018)
     formula: ClassVar[str] = "y = x + W (A softmax_p(B)ᵀ) softmax_c(V) + b"
     layout = "map"
@@ -50,6 +51,7 @@ class DoubleAttention(Refine):
     parameter_count: ClassVar[str] = "(C + 1)*(m + 2*n) + m*C + C"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "m": "hidden_channels", "n": "codes"}
     placement: ClassVar[str] = "between residual blocks of the middle stages"
+    place = "block"
 
     def __init__(self, channels: int, reduction: int = 4) -> None:
         super().__init__()

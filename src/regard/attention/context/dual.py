@@ -1,6 +1,6 @@
 """Dual attention, over positions and over channels."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -51,6 +51,7 @@ class DualAttention(Refine):
     """
 
     name: ClassVar[str] = "dual"
+    aliases: ClassVar[tuple[str, ...]] = ("danet", "da_module", "da_head", "dual_attention_network")
     paper: ClassVar[Paper] = Paper("Dual Attention Network for Scene Segmentation", "Fu et al.", "CVPR", 2019)
     formula: ClassVar[str] = "y = (x + α softmax(q kᵀ) v) + (x + β softmax(x xᵀ) x)"
     layout = "map"
@@ -66,13 +67,12 @@ class DualAttention(Refine):
         "shared_residual=True: x is added once, so that the block starts as the identity and not as 2x",
     )
     placement: ClassVar[str] = "after the last stage of a segmentation network"
+    place = "last_stage"
 
     def __init__(
         self, channels: int, reduction: int = 8, variant: Variant = "similar", shared_residual: bool = False
     ) -> None:
         super().__init__()
-        if variant not in get_args(Variant):
-            raise ValueError(f"variant={variant!r} is none of {', '.join(get_args(Variant))}: choose one of them.")
         self.channels = self.key_channels = channels
         self.hidden_channels = reduced(channels, reduction)
         self.variant = variant

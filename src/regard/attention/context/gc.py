@@ -1,6 +1,6 @@
 """The global context block."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -43,6 +43,7 @@ class GlobalContext(Refine):
     """
 
     name: ClassVar[str] = "gc"
+    aliases: ClassVar[tuple[str, ...]] = ("gcnet", "global_context_block", "context_block", "gc_block", "gca")
     paper: ClassVar[Paper] = Paper(
         "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond",
         "Cao et al.",
@@ -59,11 +60,11 @@ class GlobalContext(Refine):
         'fusion="scale": y = x · sigmoid(t) instead of x + t, as timm does by default; it starts as y = x / 2',
     )
     placement: ClassVar[str] = "in every residual block of the last three stages, before the addition"
+    place = "branch"
+    zero_start = "excite.weight"
 
     def __init__(self, channels: int, reduction: int = 16, fusion: Fusion = "add") -> None:
         super().__init__()
-        if fusion not in get_args(Fusion):
-            raise ValueError(f"fusion={fusion!r} is none of {', '.join(get_args(Fusion))}: choose one of them.")
         self.channels = channels
         self.hidden_channels = reduced(channels, reduction)
         self.fusion = fusion

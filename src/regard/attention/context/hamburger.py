@@ -48,6 +48,7 @@ class Hamburger(Refine):
     """
 
     name: ClassVar[str] = "hamburger"
+    aliases: ClassVar[tuple[str, ...]] = ("hamnet", "ham_head")
     paper: ClassVar[Paper] = Paper("Is Attention Better Than Matrix Decomposition?", "Geng et al.", "ICLR", 2021)
     formula: ClassVar[str] = "y = x + bn(Wu D C) with D C ≈ relu(Wl x + bl), D ≥ 0, C ≥ 0"
     layout = "map"
@@ -60,6 +61,7 @@ class Hamburger(Refine):
         "redraw=True: training starts from new vectors each time, as in the authors' code, where evaluation does too",
     )
     placement: ClassVar[str] = "after the last stage of a segmentation network"
+    place = "last_stage"
 
     bases: Tensor
 
@@ -67,8 +69,6 @@ class Hamburger(Refine):
         self, channels: int, atoms: int = 64, steps: int = 6, one_step: bool = True, redraw: bool = False
     ) -> None:
         super().__init__()
-        if atoms < 1 or steps < 1:
-            raise ValueError(f"atoms={atoms} and steps={steps} rebuild nothing: give at least 1 of each.")
         self.channels = channels
         self.atoms = atoms
         self.steps = steps

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.attention.arguments import choose_heads, convolution_over, require_odd
+from regard.attention.arguments import choose_heads, convolution_over
 from regard.attention.contract import Paper, Refine
 from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.norm import BatchNorm
@@ -46,6 +46,7 @@ class LambdaLayer(Refine):
     """
 
     name: ClassVar[str] = "lambda_layer"
+    aliases: ClassVar[tuple[str, ...]] = ("lambda", "lambdanetworks", "lambda_net")
     paper: ClassVar[Paper] = Paper(
         "LambdaNetworks: Modeling Long-Range Interactions Without Attention", "Bello", "ICLR", 2021
     )
@@ -65,12 +66,12 @@ class LambdaLayer(Refine):
         "n": "dims",
     }
     placement: ClassVar[str] = "in place of the 3x3 convolutions in the residual blocks of the last stages"
+    place = "branch"
 
     def __init__(
         self, channels: int, heads: int | None = None, query_depth: int = 16, kernel_size: int = 23, dims: int = 2
     ) -> None:
         super().__init__()
-        require_odd(kernel_size)
         heads = choose_heads(channels, heads, 4)
         self.channels = channels
         self.heads = heads

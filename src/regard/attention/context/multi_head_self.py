@@ -44,6 +44,7 @@ class MultiHeadSelfAttention(Refine):
     """
 
     name: ClassVar[str] = "multi_head_self"
+    aliases: ClassVar[tuple[str, ...]] = ("mha", "mhsa", "self_attention", "multihead_attention", "sa_block")
     paper: ClassVar[Paper] = Paper("Attention Is All You Need", "Vaswani et al.", "NeurIPS", 2017)
     formula: ClassVar[str] = "y = Wo concat_h(softmax(q_h k_hᵀ / √d) v_h) + bo"
     layout = "tokens"
@@ -56,6 +57,7 @@ class MultiHeadSelfAttention(Refine):
         "dropout=0.1: drops weights in training, as in the authors' later code; the paper drops no weights",
     )
     placement: ClassVar[str] = "in every block of a transformer, after a layer normalisation and inside a residual"
+    place = "branch"
 
     def __init__(self, channels: int, heads: int = 8, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """The non-local block."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -48,6 +48,7 @@ class NonLocal(Refine):
     """
 
     name: ClassVar[str] = "non_local"
+    aliases: ClassVar[tuple[str, ...]] = ("nl", "non_local_block", "non_local_attn", "non_local_2d", "nlnet")
     paper: ClassVar[Paper] = Paper("Non-local Neural Networks", "Wang et al.", "CVPR", 2018)
     formula: ClassVar[str] = "y_i = x_i + norm(W Σ_j softmax_j(θ(x_i) · φ(x_j)) g(x_j))"
     layout = "map"
@@ -56,11 +57,11 @@ class NonLocal(Refine):
     parameter_count: ClassVar[str] = "4*C*d + 3*d + 2*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     placement: ClassVar[str] = "between residual blocks of the middle stages"
+    place = "block"
+    zero_start = "norm.weight"
 
     def __init__(self, channels: int, reduction: int = 2, mode: Mode = "embedded_gaussian") -> None:
         super().__init__()
-        if mode not in get_args(Mode):
-            raise ValueError(f"mode={mode!r} is none of {', '.join(get_args(Mode))}: choose one of them.")
         self.channels = channels
         self.hidden_channels = reduced(channels, reduction)
         self.mode = mode

@@ -47,6 +47,7 @@ class ObjectContext(Refine):
     """
 
     name: ClassVar[str] = "object_context"
+    aliases: ClassVar[tuple[str, ...]] = ("ocr", "ocrnet", "object_attention_block")
     paper: ClassVar[Paper] = Paper(
         "Object-Contextual Representations for Semantic Segmentation", "Yuan et al.", "ECCV", 2020
     )
@@ -64,6 +65,7 @@ class ObjectContext(Refine):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels", "K": "regions"}
     deviations: ClassVar[tuple[str, ...]] = ("scaled=True: scores are divided by √d, as in the authors' code",)
     placement: ClassVar[str] = "after the last stage of a segmentation network"
+    place = "last_stage"
 
     def __init__(self, channels: int, regions: int = 19, reduction: int = 2, scaled: bool = False) -> None:
         super().__init__()

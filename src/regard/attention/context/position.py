@@ -42,6 +42,7 @@ class PositionAttention(Refine):
     """
 
     name: ClassVar[str] = "position"
+    aliases: ClassVar[tuple[str, ...]] = ("pam", "position_attention_module")
     paper: ClassVar[Paper] = Paper("Dual Attention Network for Scene Segmentation", "Fu et al.", "CVPR", 2019)
     formula: ClassVar[str] = "y_i = x_i + α Σ_j softmax_j(q_i · k_j) v_j"
     layout = "map"
@@ -50,6 +51,8 @@ class PositionAttention(Refine):
     parameter_count: ClassVar[str] = "2*(C*d + d) + C*C + C + 1"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     placement: ClassVar[str] = "after the last stage of a segmentation network"
+    place = "last_stage"
+    zero_start = "gain"
 
     def __init__(self, channels: int, reduction: int = 8) -> None:
         super().__init__()

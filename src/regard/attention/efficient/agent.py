@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from regard import functional
 from regard.attention import offering
-from regard.attention.arguments import choose_heads, require_odd
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
 from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.offering import MapFact
@@ -53,6 +53,7 @@ class AgentAttention(Refine):
     """
 
     name: ClassVar[str] = "agent"
+    aliases: ClassVar[tuple[str, ...]] = ("agent_attn",)
     paper: ClassVar[Paper] = Paper(
         "Agent Attention: On the Integration of Softmax and Linear Attention", "Han et al.", "ECCV", 2024
     )
@@ -75,6 +76,7 @@ class AgentAttention(Refine):
     }
     deviations: ClassVar[tuple[str, ...]] = ("bias=True: queries, keys and values with biases",)
     placement: ClassVar[str] = "in place of the self-attention of a transformer of maps, in its early stages"
+    place = "branch"
 
     def __init__(
         self,
@@ -86,9 +88,6 @@ class AgentAttention(Refine):
         bias: bool = False,
     ) -> None:
         super().__init__()
-        require_odd(kernel_size)
-        if grid < 1 or bias_size < 1:
-            raise ValueError(f"grid={grid} and bias_size={bias_size} are not both positive: give 1 or more.")
         self.channels = channels
         self.heads = choose_heads(channels, heads, most=channels // 32)
         self.grid = grid

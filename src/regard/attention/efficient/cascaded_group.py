@@ -1,7 +1,7 @@
 """Cascaded group attention."""
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -55,6 +55,7 @@ class CascadedGroupAttention(Refine):
     """
 
     name: ClassVar[str] = "cascaded_group"
+    aliases: ClassVar[tuple[str, ...]] = ("cga", "efficientvit_msra")
     paper: ClassVar[Paper] = Paper(
         "EfficientViT: Memory Efficient Vision Transformer with Cascaded Group Attention", "Liu et al.", "CVPR", 2023
     )
@@ -70,6 +71,7 @@ class CascadedGroupAttention(Refine):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "h": "heads", "d": "value_width", "K": "key_width"}
     deviations: ClassVar[tuple[str, ...]] = ('variant="authors": a ReLU before the last projection',)
     placement: ClassVar[str] = "between feed-forward blocks of a small transformer of maps, inside a residual"
+    place = "branch"
 
     def __init__(
         self,
@@ -81,16 +83,12 @@ class CascadedGroupAttention(Refine):
         dims: int = 2,
     ) -> None:
         super().__init__()
-        if variant not in get_args(Variant):
-            raise ValueError(f"variant={variant!r} is none of {', '.join(get_args(Variant))}: choose one of them.")
         convolution = convolution_over(dims)
-        if key_width < 1:
-            raise ValueError(f"key_width={key_width} is no width of a key: give 1 or more, such as 16.")
         self.channels = channels
         self.heads = choose_heads(channels, heads, most=4)
         sizes = [kernel_size] * self.heads if isinstance(kernel_size, int) else list(kernel_size)
-        if len(sizes) != self.heads or any(size < 1 or size % 2 == 0 for size in sizes):
-            raise ValueError(f"kernel_size={kernel_size} is not one odd size, nor one for each of {self.heads} heads.")
+        if len(sizes) != self.heads:
+            raise ValueError(f"kernel_size={kernel_size} is neither one size nor one for each of {self.heads} heads.")
         self.key_width = key_width
         self.value_width = channels // self.heads
         self.variant = variant

@@ -1,7 +1,7 @@
 """Cosine attention."""
 
 import math
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -49,6 +49,7 @@ class CosineAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "cosine"
+    aliases: ClassVar[tuple[str, ...]] = ("qk_norm", "query_key_norm")
     paper: ClassVar[Paper] = Paper(
         "Query-Key Normalization for Transformers", "Henry et al.", "Findings of EMNLP", 2020
     )
@@ -61,6 +62,7 @@ class CosineAttention(MultiHeadSelfAttention):
         "bias=False: projections without biases, as the paper's equations are written",
     )
     placement: ClassVar[str] = "in place of multi-head self-attention where scores grow too large for stable training"
+    place = "branch"
 
     def __init__(
         self,
@@ -70,10 +72,6 @@ class CosineAttention(MultiHeadSelfAttention):
         variant: Variant = "query_key_norm",
         bias: bool = True,
     ) -> None:
-        if variant not in get_args(Variant):
-            raise ValueError(f"variant={variant!r} is none of {', '.join(get_args(Variant))}: choose one of them.")
-        if tokens < 2:
-            raise ValueError(f"tokens={tokens} leaves nothing to choose between: give 2 or more.")
         super().__init__(channels, heads, bias)
         self.variant = variant
         start = math.log2(tokens**2 - tokens) if variant == "query_key_norm" else math.log(10)

@@ -46,6 +46,7 @@ class DifferentialAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "differential"
+    aliases: ClassVar[tuple[str, ...]] = ("diff_transformer", "diff_attention", "diff_attn")
     paper: ClassVar[Paper] = Paper("Differential Transformer", "Ye et al.", "ICLR", 2025)
     formula: ClassVar[str] = "y = Wo concat_h((1 - λ_0) norm((softmax(q kᵀ / √d) - λ softmax(q' k'ᵀ / √d)) v))"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key")),)
@@ -54,6 +55,7 @@ class DifferentialAttention(MultiHeadSelfAttention):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "head_width"}
     deviations: ClassVar[tuple[str, ...]] = ("bias=True: projections with biases, as in vision transformers",)
     placement: ClassVar[str] = "in every block of a transformer, after a normalisation and inside a residual"
+    place = "branch"
 
     def __init__(self, channels: int, heads: int = 4, layer: int = 1, bias: bool = False) -> None:
         super().__init__(channels, heads, bias)
@@ -62,8 +64,6 @@ class DifferentialAttention(MultiHeadSelfAttention):
                 f"heads={heads} of channels={channels} have {channels // heads} channels each, expected an even number "
                 "for two queries: choose heads of which twice as many divide the channels."
             )
-        if layer < 1:
-            raise ValueError(f"layer={layer} is no layer: count from 1.")
         self.head_width = channels // heads // 2
         self.base = 0.8 - 0.6 * math.exp(-0.3 * (layer - 1))
         self.balance = nn.Parameter(torch.randn(2, 2, self.head_width) * 0.1)  # λ_q, λ_k; λ_q', λ_k'

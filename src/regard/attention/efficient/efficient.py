@@ -1,6 +1,6 @@
 """Efficient attention."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -45,6 +45,7 @@ class EfficientAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "efficient"
+    aliases: ClassVar[tuple[str, ...]] = ("efficient_attn",)
     paper: ClassVar[Paper] = Paper(
         "Efficient Attention: Attention with Linear Complexities", "Shen et al.", "WACV", 2021
     )
@@ -55,14 +56,11 @@ class EfficientAttention(MultiHeadSelfAttention):
         "bias=False: projections without biases, as the paper's equations are written",
     )
     placement: ClassVar[str] = "in place of a non-local block or of multi-head self-attention on large maps"
+    place = "branch"
 
     def __init__(
         self, channels: int, heads: int = 8, normalization: Normalization = "softmax", bias: bool = True
     ) -> None:
-        if normalization not in get_args(Normalization):
-            raise ValueError(
-                f"normalization={normalization!r} is none of {', '.join(get_args(Normalization))}: choose one of them."
-            )
         super().__init__(channels, heads, bias)
         self.normalization = normalization
         if normalization == "scaling":

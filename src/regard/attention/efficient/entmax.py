@@ -41,6 +41,7 @@ class EntmaxSelfAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "entmax"
+    aliases: ClassVar[tuple[str, ...]] = ("entmax_attention", "sparsemax", "adaptively_sparse")
     paper: ClassVar[Paper] = Paper("Adaptively Sparse Transformers", "Correia et al.", "EMNLP", 2019)
     formula: ClassVar[str] = "y = Wo concat_h(α-entmax(q_h k_hᵀ / √d) v_h) + bo"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key"), ("key",)),)
@@ -49,11 +50,10 @@ class EntmaxSelfAttention(MultiHeadSelfAttention):
         "bias=False: projections without biases, as the paper's equations are written",
     )
     placement: ClassVar[str] = "in place of multi-head self-attention where a few tokens should explain the result"
+    place = "branch"
 
     def __init__(self, channels: int, heads: int = 8, alpha: float = 1.5, bias: bool = True) -> None:
         super().__init__(channels, heads, bias)
-        if alpha not in (1.5, 2):
-            raise ValueError(f"alpha={alpha} has no exact algorithm here: choose 1.5, or 2 for sparsemax.")
         self.alpha: float = alpha
 
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B *T N"] | None = None) -> Float[Tensor, "B N C"]:

@@ -43,6 +43,7 @@ class GroupedQueryAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "grouped_query"
+    aliases: ClassVar[tuple[str, ...]] = ("gqa", "mqa", "group_query_attention", "multi_query", "multi_query_attention")
     paper: ClassVar[Paper] = Paper(
         "GQA: Training Generalized Multi-Query Transformer Models from Multi-Head Checkpoints",
         "Ainslie et al.",
@@ -58,7 +59,8 @@ class GroupedQueryAttention(MultiHeadSelfAttention):
         "groups=1: multi-query attention (Shazeer 2019), one head of keys and values for all",
         "bias=True: projections with biases, as in the multi-query layers of some language models",
     )
-    placement: ClassVar[str] = "in a decoder, where the keys and values of all tokens so far are kept"
+    placement: ClassVar[str] = "in every block of a decoder, where the keys and values of all tokens so far are kept"
+    place = "branch"
 
     def __init__(self, channels: int, heads: int = 8, groups: int = 2, bias: bool = False) -> None:
         super().__init__(channels, heads, bias)

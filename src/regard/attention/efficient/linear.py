@@ -42,6 +42,7 @@ class LinearAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "linear"
+    aliases: ClassVar[tuple[str, ...]] = ("linear_transformer", "linear_attn")
     paper: ClassVar[Paper] = Paper(
         "Transformers are RNNs: Fast Autoregressive Transformers with Linear Attention",
         "Katharopoulos et al.",
@@ -55,6 +56,7 @@ class LinearAttention(MultiHeadSelfAttention):
         "bias=False: projections without biases, as the paper's equations are written",
     )
     placement: ClassVar[str] = "in place of multi-head self-attention where sequences are long"
+    place = "branch"
 
     def __init__(self, channels: int, heads: int = 8, causal: bool = False, bias: bool = True) -> None:
         super().__init__(channels, heads, bias)

@@ -1,6 +1,6 @@
 """Linformer attention."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -52,6 +52,7 @@ class LinformerAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "linformer"
+    aliases: ClassVar[tuple[str, ...]] = ("linformer_self_attention",)
     paper: ClassVar[Paper] = Paper("Linformer: Self-Attention with Linear Complexity", "Wang et al.", "arXiv", 2020)
     formula: ClassVar[str] = "y = Wo concat_h(softmax(q_h (E k_h)ᵀ / √d) F v_h) + bo"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "slot"), ("slot",)),)
@@ -63,6 +64,7 @@ class LinformerAttention(MultiHeadSelfAttention):
         "bias=False: projections of channels without biases, as the paper's equations are written",
     )
     placement: ClassVar[str] = "in place of multi-head self-attention where sequences are long and of similar lengths"
+    place = "branch"
 
     def __init__(
         self,
@@ -74,10 +76,6 @@ class LinformerAttention(MultiHeadSelfAttention):
         bias: bool = True,
     ) -> None:
         super().__init__(channels, heads, bias)
-        if min(tokens, slots) < 1:
-            raise ValueError(f"tokens={tokens} and slots={slots} project nothing: give 1 or more of each.")
-        if sharing not in get_args(Sharing):
-            raise ValueError(f"sharing={sharing!r} is none of {', '.join(get_args(Sharing))}: choose one of them.")
         self.tokens = tokens
         self.slots = slots
         shape = (heads if sharing == "none" else 1, slots, tokens)

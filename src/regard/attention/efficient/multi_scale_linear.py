@@ -51,6 +51,7 @@ class MultiScaleLinearAttention(Refine):
     """
 
     name: ClassVar[str] = "multi_scale_linear"
+    aliases: ClassVar[tuple[str, ...]] = ("lite_mla", "efficientvit_mit")
     paper: ClassVar[Paper] = Paper(
         "EfficientViT: Lightweight Multi-Scale Attention for High-Resolution Dense Prediction",
         "Cai et al.",
@@ -66,13 +67,10 @@ class MultiScaleLinearAttention(Refine):
     parameter_count: ClassVar[str] = "3*C*E + 3*E*(25 + d) + 2*E*C + 2*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "E": "width", "d": "head_width"}
     placement: ClassVar[str] = "in the last stages of a network, before a depthwise feed-forward block, in a residual"
+    place = "branch"
 
     def __init__(self, channels: int, head_width: int = 8, scales: Sequence[int] = (5,), dims: int = 2) -> None:
         super().__init__()
-        if head_width < 1:
-            raise ValueError(f"head_width={head_width} is no width of a head: give 1 or more, such as 8.")
-        if any(scale < 1 or scale % 2 == 0 for scale in scales):
-            raise ValueError(f"scales={tuple(scales)} are not all odd: give odd sizes, such as (3, 5).")
         convolution = convolution_over(dims)
         self.channels = channels
         self.head_width = head_width

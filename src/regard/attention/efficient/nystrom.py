@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard import functional
-from regard.attention.arguments import require_odd
 from regard.attention.context.multi_head_self import MultiHeadSelfAttention
 from regard.attention.contract import Paper
 from regard.attention.efficient.linear import take_part
@@ -55,6 +54,7 @@ class NystromAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "nystrom"
+    aliases: ClassVar[tuple[str, ...]] = ("nystromformer",)
     paper: ClassVar[Paper] = Paper(
         "Nyströmformer: A Nyström-Based Algorithm for Approximating Self-Attention", "Xiong et al.", "AAAI", 2021
     )
@@ -73,6 +73,7 @@ class NystromAttention(MultiHeadSelfAttention):
         "bias=False: projections without biases, as the paper's equations are written",
     )
     placement: ClassVar[str] = "in place of multi-head self-attention where sequences are long"
+    place = "branch"
 
     def __init__(
         self,
@@ -84,11 +85,6 @@ class NystromAttention(MultiHeadSelfAttention):
         bias: bool = True,
     ) -> None:
         super().__init__(channels, heads, bias)
-        if min(landmarks, iterations) < 1:
-            raise ValueError(
-                f"landmarks={landmarks} and iterations={iterations} are not both positive: give 1 or more."
-            )
-        require_odd(kernel_size)
         self.landmarks = landmarks
         self.iterations = iterations
         self.kernel_size = kernel_size

@@ -46,6 +46,7 @@ class PerformerAttention(LinearAttention):
     """
 
     name: ClassVar[str] = "performer"
+    aliases: ClassVar[tuple[str, ...]] = ("favor", "favor_plus")
     paper: ClassVar[Paper] = Paper("Rethinking Attention with Performers", "Choromanski et al.", "ICLR", 2021)
     formula: ClassVar[str] = (
         "y_t = Wo concat_h(φ(q_t)ᵀ Σ_n φ(k_n) v_nᵀ / φ(q_t)ᵀ Σ_n φ(k_n)) + bo, φ(z) = exp(ω z - |z|²/2)"
@@ -58,6 +59,7 @@ class PerformerAttention(LinearAttention):
     placement: ClassVar[str] = (
         "in place of multi-head self-attention where sequences are long, trained weights included"
     )
+    place = "branch"
 
     directions: Tensor
 
@@ -71,8 +73,6 @@ class PerformerAttention(LinearAttention):
         bias: bool = True,
     ) -> None:
         super().__init__(channels, heads, causal, bias)
-        if features < 1:
-            raise ValueError(f"features={features} estimate nothing: give 1 or more, such as 256.")
         self.orthogonal = orthogonal
         self.register_buffer("directions", torch.empty(features, channels // heads))
         self.redraw()

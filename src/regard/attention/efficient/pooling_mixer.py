@@ -36,6 +36,7 @@ class PoolingMixer(Refine):
     """
 
     name: ClassVar[str] = "pooling_mixer"
+    aliases: ClassVar[tuple[str, ...]] = ("poolformer", "metaformer")
     paper: ClassVar[Paper] = Paper("MetaFormer Is Actually What You Need for Vision", "Yu et al.", "CVPR", 2022)
     formula: ClassVar[str] = "y = mean over the window of x - x"
     layout = "map"
@@ -44,11 +45,10 @@ class PoolingMixer(Refine):
     positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "0"
     placement: ClassVar[str] = "where a transformer's block has its attention, after a normalisation, inside a residual"
+    place = "branch"
 
     def __init__(self, channels: int, kernel_size: int = 3) -> None:
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size={kernel_size} has no middle: give an odd number, such as 3.")
         self.channels = channels
         self.kernel_size = kernel_size
 

@@ -38,6 +38,7 @@ class SeparableSelfAttention(Refine):
     """
 
     name: ClassVar[str] = "separable"
+    aliases: ClassVar[tuple[str, ...]] = ("mobilevitv2", "separable_attention", "mobilevitv2_attention")
     paper: ClassVar[Paper] = Paper(
         "Separable Self-attention for Mobile Vision Transformers", "Mehta and Rastegari", "TMLR", 2023
     )
@@ -51,6 +52,7 @@ class SeparableSelfAttention(Refine):
         "bias=False: projections without biases, as the paper's equations are written",
     )
     placement: ClassVar[str] = "in place of multi-head self-attention on devices with little compute"
+    place = "branch"
 
     def __init__(self, channels: int, bias: bool = True) -> None:
         super().__init__()

@@ -50,6 +50,7 @@ class SpatialReductionAttention(Refine):
     """
 
     name: ClassVar[str] = "spatial_reduction"
+    aliases: ClassVar[tuple[str, ...]] = ("sra", "pvt", "pyramid_vision_transformer")
     paper: ClassVar[Paper] = Paper(
         "Pyramid Vision Transformer: A Versatile Backbone for Dense Prediction without Convolutions",
         "Wang et al.",
@@ -66,11 +67,10 @@ class SpatialReductionAttention(Refine):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "P": "patch_positions"}
     deviations: ClassVar[tuple[str, ...]] = ("bias=False: queries, keys and values without biases",)
     placement: ClassVar[str] = "in every block of a pyramid transformer, after a layer normalisation, inside a residual"
+    place = "branch"
 
     def __init__(self, channels: int, heads: int = 1, reduction: int = 8, bias: bool = True, dims: int = 2) -> None:
         super().__init__()
-        if reduction < 1:
-            raise ValueError(f"reduction={reduction} is no side of a patch: give 1 or more.")
         convolution = convolution_over(dims)
         self.channels = channels
         self.heads = choose_heads(channels, heads)

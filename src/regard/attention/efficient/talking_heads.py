@@ -42,6 +42,7 @@ class TalkingHeadsAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "talking_heads"
+    aliases: ClassVar[tuple[str, ...]] = ("talking_heads_attn",)
     paper: ClassVar[Paper] = Paper("Talking-Heads Attention", "Shazeer et al.", "arXiv", 2020)
     formula: ClassVar[str] = "y = Wo concat_i((Σ_j P_ij softmax(Σ_l L_jl q_l k_lᵀ / √d)) v_i)"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key"), ("key",)),)
@@ -53,6 +54,7 @@ class TalkingHeadsAttention(MultiHeadSelfAttention):
         "mixing_bias=True: both mixtures with biases, as in CaiT (Touvron et al. 2021)",
     )
     placement: ClassVar[str] = "in every block of a transformer, after a layer normalisation and inside a residual"
+    place = "branch"
 
     def __init__(self, channels: int, heads: int = 8, bias: bool = False, mixing_bias: bool = False) -> None:
         super().__init__(channels, heads, bias)

@@ -44,6 +44,7 @@ class BilinearAttention(Read):
     """
 
     name: ClassVar[str] = "bilinear_attention"
+    aliases: ClassVar[tuple[str, ...]] = ("ban", "bilinear_attention_network")
     paper: ClassVar[Paper] = Paper("Bilinear Attention Networks", "Kim et al.", "NeurIPS", 2018)
     formula: ClassVar[str] = (
         "x_t ← x_t + P_g Σ_tn A^g_tn relu(U_g x_t) · relu(V_g m_n) for g = 1..G, "
@@ -72,8 +73,6 @@ class BilinearAttention(Read):
         bias: bool = False,
     ) -> None:
         super().__init__()
-        if glimpses < 1:
-            raise ValueError(f"BilinearAttention got glimpses={glimpses}: it looks at least once.")
         self.query_width = query_width
         self.memory_width = memory_width
         self.hidden_width = K = query_width if hidden_width is None else hidden_width

@@ -20,8 +20,6 @@ class BilinearRead(Read):
 
     def __init__(self, query_width: int, memory_width: int, glimpses: int) -> None:
         super().__init__()
-        if glimpses < 1:
-            raise ValueError(f"{type(self).__name__} got glimpses={glimpses}, expected at least 1: it looks once.")
         self.query_width = query_width
         self.memory_width = memory_width
         self.glimpses = glimpses

@@ -51,6 +51,7 @@ class BlockBilinearRead(BilinearRead):
     """
 
     name: ClassVar[str] = "block_bilinear"
+    aliases: ClassVar[tuple[str, ...]] = ("block",)
     paper: ClassVar[Paper] = Paper(
         "BLOCK: Bilinear Superdiagonal Fusion for Visual Question Answering and Visual Relationship Detection",
         "Ben-younes et al.",

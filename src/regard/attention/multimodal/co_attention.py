@@ -44,6 +44,7 @@ class ParallelCoAttention(Read):
     """
 
     name: ClassVar[str] = "co_attention"
+    aliases: ClassVar[tuple[str, ...]] = ("hiecoatt", "hierarchical_co_attention")
     paper: ClassVar[Paper] = Paper(
         "Hierarchical Question-Image Co-Attention for Visual Question Answering", "Lu et al.", "NeurIPS", 2016
     )

@@ -1,6 +1,6 @@
 """The co-attentional transformer layer."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -51,6 +51,7 @@ class CoAttentionalTransformer(Read):
     """
 
     name: ClassVar[str] = "co_attentional"
+    aliases: ClassVar[tuple[str, ...]] = ("vilbert", "lxmert")
     paper: ClassVar[Paper] = Paper(
         "ViLBERT: Pretraining Task-Agnostic Visiolinguistic Representations for Vision-and-Language Tasks",
         "Lu et al.",
@@ -71,8 +72,6 @@ class CoAttentionalTransformer(Read):
         self, query_width: int, memory_width: int, heads: int = 8, expansion: int = 4, variant: Variant = "vilbert"
     ) -> None:
         super().__init__()
-        if variant not in get_args(Variant):
-            raise ValueError(f"there is no variant {variant!r}: choose 'vilbert' or 'lxmert'.")
         self.query_width = query_width
         self.memory_width = memory_width
         self.heads = heads

@@ -47,6 +47,7 @@ class CompactBilinearRead(BilinearRead):
     """
 
     name: ClassVar[str] = "compact_bilinear"
+    aliases: ClassVar[tuple[str, ...]] = ("mcb",)
     paper: ClassVar[Paper] = Paper(
         "Multimodal Compact Bilinear Pooling for Visual Question Answering and Visual Grounding",
         "Fukui et al.",

@@ -1,6 +1,6 @@
 """Directional crossmodal attention."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -46,6 +46,7 @@ class CrossmodalAttention(Read):
     """
 
     name: ClassVar[str] = "crossmodal"
+    aliases: ClassVar[tuple[str, ...]] = ("mult",)
     paper: ClassVar[Paper] = Paper(
         "Multimodal Transformer for Unaligned Multimodal Language Sequences", "Tsai et al.", "ACL", 2019
     )
@@ -63,8 +64,6 @@ class CrossmodalAttention(Read):
         self, query_width: int, memory_width: int, heads: int = 8, expansion: int = 4, variant: Variant = "paper"
     ) -> None:
         super().__init__()
-        if variant not in get_args(Variant):
-            raise ValueError(f"there is no variant {variant!r}: choose 'paper' or 'code'.")
         self.query_width = query_width
         self.memory_width = memory_width
         self.heads = heads

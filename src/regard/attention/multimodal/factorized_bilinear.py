@@ -1,6 +1,6 @@
 """Factorized bilinear attention."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -51,6 +51,7 @@ class FactorizedBilinearRead(BilinearRead):
     """
 
     name: ClassVar[str] = "factorized_bilinear"
+    aliases: ClassVar[tuple[str, ...]] = ("mfb",)
     paper: ClassVar[Paper] = Paper(
         "Multi-modal Factorized Bilinear Pooling with Co-attention Learning for Visual Question Answering",
         "Yu et al.",
@@ -89,8 +90,6 @@ class FactorizedBilinearRead(BilinearRead):
     ) -> None:
         super().__init__(query_width, memory_width, glimpses)
         require_positive(joint_width=joint_width, factors=factors, hidden_width=hidden_width)
-        if variant not in get_args(Variant):
-            raise ValueError(f"there is no variant {variant!r}: choose 'paper' or 'code'.")
         self.joint_width = joint_width
         self.factors = factors
         self.hidden_width = hidden_width

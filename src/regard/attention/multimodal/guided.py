@@ -48,6 +48,7 @@ class GuidedAttention(Read):
     """
 
     name: ClassVar[str] = "guided"
+    aliases: ClassVar[tuple[str, ...]] = ("mcan",)
     paper: ClassVar[Paper] = Paper(
         "Deep Modular Co-Attention Networks for Visual Question Answering", "Yu et al.", "CVPR", 2019
     )

@@ -48,6 +48,7 @@ class TuckerRead(BilinearRead):
     """
 
     name: ClassVar[str] = "tucker"
+    aliases: ClassVar[tuple[str, ...]] = ("mutan",)
     paper: ClassVar[Paper] = Paper(
         "MUTAN: Multimodal Tucker Fusion for Visual Question Answering", "Ben-younes et al.", "ICCV", 2017
     )

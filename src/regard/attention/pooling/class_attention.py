@@ -44,6 +44,7 @@ class ClassAttention(Read):
     """
 
     name: ClassVar[str] = "class_attention"
+    aliases: ClassVar[tuple[str, ...]] = ("cait", "class_attn")
     paper: ClassVar[Paper] = Paper("Going deeper with Image Transformers", "Touvron et al.", "ICCV", 2021)
     formula: ClassVar[str] = "c = W_o concat_i Σ_n softmax_n((W_q^i x)ᵀ W_k^i z_n / √d) W_v^i z_n + b_o with z = [m; x]"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key")),)

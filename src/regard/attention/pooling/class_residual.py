@@ -50,6 +50,7 @@ class ClassResidualPooling(Read):
     """
 
     name: ClassVar[str] = "class_residual"
+    aliases: ClassVar[tuple[str, ...]] = ("csra",)
     paper: ClassVar[Paper] = Paper(
         "Residual Attention: A Simple but Effective Method for Multi-Label Recognition", "Zhu, Wu", "ICCV", 2021
     )
@@ -73,10 +74,6 @@ class ClassResidualPooling(Read):
         normalized: bool = False,
     ) -> None:
         super().__init__()
-        if classes < 1:
-            raise ValueError(f"ClassResidualPooling got classes={classes}: give the number of labels.")
-        if not temperatures or min(temperatures) <= 0:
-            raise ValueError(f"temperatures={temperatures}: give one positive number a head, math.inf for the highest.")
         self.query_width = 0 if query_width is None else query_width
         self.memory_width = memory_width
         self.classes = classes

@@ -50,6 +50,7 @@ class CLIPAttentionPooling(Read):
     """
 
     name: ClassVar[str] = "clip_pool"
+    aliases: ClassVar[tuple[str, ...]] = ("attention_pool_2d", "clip_attention_pool")
     paper: ClassVar[Paper] = Paper(
         "Learning Transferable Visual Models From Natural Language Supervision", "Radford et al.", "ICML", 2021
     )

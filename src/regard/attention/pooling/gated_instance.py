@@ -40,6 +40,7 @@ class GatedInstancePooling(Read):
     """
 
     name: ClassVar[str] = "gated_instance"
+    aliases: ClassVar[tuple[str, ...]] = ("abmil", "attention_mil", "gated_abmil")
     paper: ClassVar[Paper] = Paper("Attention-based Deep Multiple Instance Learning", "Ilse et al.", "ICML", 2018)
     formula: ClassVar[str] = "c = Σ_n softmax_n(wᵀ (tanh(V m_n) · sigmoid(U m_n))) m_n"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "query", "key"), ("key",)),)

@@ -48,6 +48,7 @@ class MultiHeadAttentionPooling(Read):
     """
 
     name: ClassVar[str] = "multi_head_pool"
+    aliases: ClassVar[tuple[str, ...]] = ("pma", "attention_pool_latent")
     paper: ClassVar[Paper] = Paper("Scaling Vision Transformers", "Zhai et al.", "CVPR", 2022)
     formula: ClassVar[str] = (
         "c = z + mlp(norm(z)) with z = W_o concat_i Σ_n softmax_n((W_q^i p)ᵀ W_k^i m_n / √d) W_v^i m_n"
@@ -69,13 +70,11 @@ class MultiHeadAttentionPooling(Read):
         mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
-        if seeds < 1:
-            raise ValueError(f"MultiHeadAttentionPooling got seeds={seeds}: it reads by one seed at least.")
         self.query_width = 0 if query_width is None else query_width
         self.memory_width = memory_width
         self.heads = choose_heads(memory_width, heads)
         self.seeds = seeds
-        self.hidden_width = int(memory_width * mlp_ratio)
+        self.hidden_width = max(1, int(memory_width * mlp_ratio))
         self.seed = nn.Parameter(torch.empty(seeds, memory_width))
         nn.init.trunc_normal_(self.seed, std=memory_width**-0.5)
         self.query = nn.Linear(memory_width, memory_width)

@@ -41,6 +41,7 @@ class SpatialSoftmaxPooling(Read):
     """
 
     name: ClassVar[str] = "softmax_pool"
+    aliases: ClassVar[tuple[str, ...]] = ("structured_self_attention", "self_attentive_pooling")
     paper: ClassVar[Paper] = Paper("A Structured Self-attentive Sentence Embedding", "Lin et al.", "ICLR", 2017)
     formula: ClassVar[str] = "c = Σ_n softmax_n(wᵀ tanh(W m_n)) m_n"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "query", "key"), ("key",)),)

@@ -48,6 +48,7 @@ class AttentionProposal(Select):
     """
 
     name: ClassVar[str] = "attention_proposal"
+    aliases: ClassVar[tuple[str, ...]] = ("ra_cnn", "apn")
     paper: ClassVar[Paper] = Paper(
         "Look Closer to See Better: Recurrent Attention Convolutional Neural Network for Fine-grained Image "
         "Recognition",
@@ -70,8 +71,6 @@ class AttentionProposal(Select):
         sharpness: float = 10.0,
     ) -> None:
         super().__init__()
-        if sharpness <= 0:
-            raise ValueError(f"AttentionProposal got sharpness={sharpness}, expected a positive number: 10 is usual.")
         self.channels = channels
         self.size = (size, size) if isinstance(size, int) else size
         self.hidden_channels = hidden_channels

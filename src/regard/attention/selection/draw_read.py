@@ -47,6 +47,7 @@ class DrawRead(Select):
     """
 
     name: ClassVar[str] = "draw_read"
+    aliases: ClassVar[tuple[str, ...]] = ("draw",)
     paper: ClassVar[Paper] = Paper(
         "DRAW: A Recurrent Neural Network For Image Generation", "Gregor et al.", "ICML", 2015
     )
@@ -66,8 +67,6 @@ class DrawRead(Select):
 
     def __init__(self, channels: int, size: int = 12) -> None:
         super().__init__()
-        if size < 2:
-            raise ValueError(f"DrawRead got size={size}, expected at least 2: one filter has no stride.")
         self.channels = channels
         self.size = size
         self.regress = nn.Linear(channels, 5)

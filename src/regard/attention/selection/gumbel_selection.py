@@ -49,6 +49,7 @@ class GumbelSelection(Select):
     """
 
     name: ClassVar[str] = "gumbel_selection"
+    aliases: ClassVar[tuple[str, ...]] = ("gumbel_softmax",)
     paper: ClassVar[Paper] = Paper(
         "Categorical Reparameterization with Gumbel-Softmax", "Jang, Gu, Poole", "ICLR", 2017
     )
@@ -77,11 +78,6 @@ class GumbelSelection(Select):
         self.channels = channels
         self.rows, self.columns = (grid, grid) if isinstance(grid, int) else grid
         self.size = (size, size) if isinstance(size, int) else size
-        if min(self.rows, self.columns, *(self.size or ())) < 1 or temperature <= 0:
-            raise ValueError(
-                f"GumbelSelection got grid={grid}, size={size} and temperature={temperature}, "
-                "expected positive numbers: give at least one region of one cell, and a temperature above zero."
-            )
         self.temperature = temperature
         self.straight_through = straight_through
         self.score = nn.Linear(channels, 1, bias=False)  # a softmax does not see a bias

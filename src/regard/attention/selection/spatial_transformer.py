@@ -45,6 +45,7 @@ class SpatialTransformer(Select):
     """
 
     name: ClassVar[str] = "spatial_transformer"
+    aliases: ClassVar[tuple[str, ...]] = ("stn", "spatial_transformer_network")
     paper: ClassVar[Paper] = Paper("Spatial Transformer Networks", "Jaderberg et al.", "NeurIPS", 2015)
     formula: ClassVar[str] = "y = bilinear sample of x on the affine grid θ(x)"
     maps: ClassVar[tuple[MapFact, ...]] = (

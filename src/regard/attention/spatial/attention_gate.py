@@ -1,6 +1,6 @@
 """The attention gate of Attention U-Net."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -48,6 +48,7 @@ class AttentionGate(Merge):
     """
 
     name: ClassVar[str] = "attention_gate"
+    aliases: ClassVar[tuple[str, ...]] = ("attention_unet", "grid_attention_block", "attention_gated_skip")
     paper: ClassVar[Paper] = Paper(
         "Attention U-Net: Learning Where to Look for the Pancreas", "Oktay et al.", "MIDL", 2018
     )
@@ -61,6 +62,7 @@ class AttentionGate(Merge):
         "reimplementations in common use",
     )
     placement: ClassVar[str] = "in every skip connection of a U-Net but the finest, before the concatenation"
+    place = "skip"
 
     def __init__(
         self,
@@ -70,8 +72,6 @@ class AttentionGate(Merge):
         variant: Variant = "paper",
     ) -> None:
         super().__init__()
-        if variant not in get_args(Variant):
-            raise ValueError(f"variant={variant!r} is none of {', '.join(get_args(Variant))}: choose one of them.")
         self.channels = channels
         self.gating_channels = gating_channels
         self.gating_width = channels if gating_channels is None else gating_channels

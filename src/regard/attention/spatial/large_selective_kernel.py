@@ -42,6 +42,7 @@ class LargeSelectiveKernel(Refine):
     """
 
     name: ClassVar[str] = "large_selective_kernel"
+    aliases: ClassVar[tuple[str, ...]] = ("lsk", "lsknet")
     paper: ClassVar[Paper] = Paper(
         "Large Selective Kernel Network for Remote Sensing Object Detection", "Li et al.", "ICCV", 2023
     )
@@ -58,6 +59,7 @@ class LargeSelectiveKernel(Refine):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     deviations: ClassVar[tuple[str, ...]] = ("reduction=1: both views keep all channels, as the equations are written",)
     placement: ClassVar[str] = "in a transformer's block in place of its attention, behind a linear layer and a GELU"
+    place = "branch"
 
     branches: ClassVar[int] = 2
 

@@ -5,7 +5,6 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.attention.arguments import require_odd
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import MapFact
 
@@ -39,6 +38,7 @@ class MultiScaleConvolutionalAttention(Refine):
     """
 
     name: ClassVar[str] = "multi_scale_convolutional"
+    aliases: ClassVar[tuple[str, ...]] = ("msca", "segnext")
     paper: ClassVar[Paper] = Paper(
         "SegNeXt: Rethinking Convolutional Attention Design for Semantic Segmentation", "Guo et al.", "NeurIPS", 2022
     )
@@ -51,11 +51,10 @@ class MultiScaleConvolutionalAttention(Refine):
     parameter_count: ClassVar[str] = "C*C + C + (25 + 1 + 2*(7 + 1) + 2*(11 + 1) + 2*(21 + 1))*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels"}
     placement: ClassVar[str] = "in a transformer's block in place of its attention, behind a linear layer and a GELU"
+    place = "branch"
 
     def __init__(self, channels: int, kernel_size: int = 5, strip_sizes: tuple[int, ...] = (7, 11, 21)) -> None:
         super().__init__()
-        for size in (kernel_size, *strip_sizes):
-            require_odd(size)
         self.channels = channels
         self.near = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
         self.strips = nn.ModuleList(

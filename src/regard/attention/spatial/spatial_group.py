@@ -42,6 +42,7 @@ class SpatialGroupEnhance(Refine):
     """
 
     name: ClassVar[str] = "spatial_group"
+    aliases: ClassVar[tuple[str, ...]] = ("sge",)
     paper: ClassVar[Paper] = Paper(
         "Spatial Group-wise Enhance: Improving Semantic Feature Learning in Convolutional Networks",
         "Li et al.",
@@ -58,6 +59,7 @@ class SpatialGroupEnhance(Refine):
         "unbiased=True: the variance is divided by the number of positions less one, as in the authors' code",
     )
     placement: ClassVar[str] = "in every residual block, before the addition"
+    place = "branch"
 
     eps: ClassVar[float] = 1e-5
 

@@ -34,6 +34,7 @@ class SpatialSqueezeExcitation(Refine):
     """
 
     name: ClassVar[str] = "spatial_squeeze"
+    aliases: ClassVar[tuple[str, ...]] = ("sse", "spatial_se")
     paper: ClassVar[Paper] = Paper(
         "Concurrent Spatial and Channel Squeeze & Excitation in Fully Convolutional Networks",
         "Roy et al.",
@@ -47,7 +48,8 @@ class SpatialSqueezeExcitation(Refine):
     parameter_count: ClassVar[str] = "C + 1"
     letters: ClassVar[dict[str, str]] = {"C": "channels"}
     deviations: ClassVar[tuple[str, ...]] = ("bias=False: a score without bias, as the paper's equation is written",)
-    placement: ClassVar[str] = "after every encoder and decoder block of a segmentation network"
+    placement: ClassVar[str] = "after every stage of the encoder and every decoder block of a segmentation network"
+    place = "stage"
 
     def __init__(self, channels: int, bias: bool = True) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Attention along one axis after the other."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,8 @@ from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import MapFact, Request
 from regard.attention.window.groups import over_map, read_over_map
+
+Combine = Literal["compose", "sum"]
 
 
 class AxialAttention(Refine):
@@ -62,11 +64,12 @@ class AxialAttention(Refine):
         "bias=True: projections with biases, as in nn.MultiheadAttention",
     )
     placement: ClassVar[str] = "in every block of a transformer of maps, after a normalisation and inside a residual"
+    place = "branch"
 
-    def __init__(self, channels: int, heads: int | None = None, combine: str = "compose", bias: bool = False) -> None:
+    def __init__(
+        self, channels: int, heads: int | None = None, combine: Combine = "compose", bias: bool = False
+    ) -> None:
         super().__init__()
-        if combine not in ("compose", "sum"):
-            raise ValueError(f"combine={combine!r} is none of compose, sum: choose one of them.")
         self.channels = channels
         self.heads = choose_heads(channels, heads, most=8)
         self.combine = combine

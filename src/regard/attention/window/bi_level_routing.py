@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from regard import functional
 from regard.attention import offering
-from regard.attention.arguments import choose_heads, require_odd
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
 from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.offering import MapFact
@@ -52,6 +52,7 @@ class BiLevelRoutingAttention(Refine):
     """
 
     name: ClassVar[str] = "bi_level_routing"
+    aliases: ClassVar[tuple[str, ...]] = ("biformer", "bra")
     paper: ClassVar[Paper] = Paper(
         "BiFormer: Vision Transformer with Bi-Level Routing Attention", "Zhu et al.", "CVPR", 2023
     )
@@ -64,14 +65,14 @@ class BiLevelRoutingAttention(Refine):
     parameter_count: ClassVar[str] = "4*C*C + 5*C + k*k*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "k": "kernel_size"}
     placement: ClassVar[str] = "in every block of a transformer of maps, after a normalisation and inside a residual"
+    place = "branch"
 
     def __init__(
         self, channels: int, regions: int = 7, top: int = 4, kernel_size: int = 5, heads: int | None = None
     ) -> None:
         super().__init__()
-        if not 1 <= top <= regions**2:
+        if top > regions**2:
             raise ValueError(f"top={top} of {regions} by {regions} regions is no choice: give 1 to {regions**2}.")
-        require_odd(kernel_size)
         self.channels = channels
         self.regions = regions
         self.top = top

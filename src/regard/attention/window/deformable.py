@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from regard import functional
 from regard.attention import offering
-from regard.attention.arguments import choose_heads, require_odd
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
 from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.offering import MapFact, Request
@@ -62,6 +62,7 @@ class DeformableAttention(Refine):
     """
 
     name: ClassVar[str] = "deformable"
+    aliases: ClassVar[tuple[str, ...]] = ("dat", "deformable_attention_transformer")
     paper: ClassVar[Paper] = Paper("Vision Transformer with Deformable Attention", "Xia et al.", "CVPR", 2022)
     formula: ClassVar[str] = (
         "y_i = Wo concat_h(Σ_m softmax_m(q_i · k_m / √d + B(i - p_m)) v_m), k, v of x(p + s tanh θ(q))"
@@ -83,6 +84,7 @@ class DeformableAttention(Refine):
         "normalize=True: layer normalisation in the offset network, as in the authors' code",
     )
     placement: ClassVar[str] = "in the last stages of a transformer of maps, in turn with attention in windows"
+    place = "branch"
 
     def __init__(
         self,
@@ -96,9 +98,6 @@ class DeformableAttention(Refine):
         normalize: bool = False,
     ) -> None:
         super().__init__()
-        require_odd(kernel_size)
-        if stride < 1 or table_size < 1:
-            raise ValueError(f"stride={stride} and table_size={table_size} are not both positive: give 1 or more.")
         self.channels = channels
         self.heads = choose_heads(channels, heads, most=channels // 32)
         if groups is None:

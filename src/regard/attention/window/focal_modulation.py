@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.attention.arguments import convolution_over, require_odd
+from regard.attention.arguments import convolution_over
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import SPATIAL, MapFact
 
@@ -43,6 +43,7 @@ class FocalModulation(Refine):
     """
 
     name: ClassVar[str] = "focal_modulation"
+    aliases: ClassVar[tuple[str, ...]] = ("focalnet",)
     paper: ClassVar[Paper] = Paper("Focal Modulation Networks", "Yang et al.", "NeurIPS", 2022)
     formula: ClassVar[str] = "y = Wo (q(x) · h(Σ_l gˡ · zˡ)) with zˡ = gelu(conv_l(zˡ⁻¹)), zᴸ⁺¹ = gelu(mean(zᴸ))"
     layout = "map"
@@ -56,14 +57,12 @@ class FocalModulation(Refine):
         "normalized=True: the context is divided by the number of ranges, as in the authors' larger models",
     )
     placement: ClassVar[str] = "in place of self-attention in every block of a transformer of maps"
+    place = "branch"
 
     def __init__(
         self, channels: int, levels: int = 2, kernel_size: int = 3, dims: int = 2, normalized: bool = False
     ) -> None:
         super().__init__()
-        if levels < 1:
-            raise ValueError(f"levels={levels} leaves no convolution: give 1 or more.")
-        require_odd(kernel_size)
         convolution = convolution_over(dims)
         self.channels = channels
         self.levels = levels

@@ -1,6 +1,6 @@
 """Attention within a regular grid over the map, or within blocks of it."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -50,6 +50,7 @@ class GridAttention(Refine):
     """
 
     name: ClassVar[str] = "grid"
+    aliases: ClassVar[tuple[str, ...]] = ("maxvit",)
     paper: ClassVar[Paper] = Paper("MaxViT: Multi-Axis Vision Transformer", "Tu et al.", "ECCV", 2022)
     formula: ClassVar[str] = "y_i = Wo concat_h Σ_j∈grid(i) softmax_j(q_i · k_j / √d + bias_h(i - j)) v_j + bo"
     layout = "map"
@@ -60,14 +61,11 @@ class GridAttention(Refine):
     parameter_count: ClassVar[str] = "4*C*C + 4*C + (2*G - 1)*(2*G - 1)*h"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "G": "size", "h": "heads"}
     deviations: ClassVar[tuple[str, ...]] = ("partition='block': attention within blocks, which precedes the grid's",)
-    placement: ClassVar[str] = "in every block, after a convolution and block attention"
+    placement: ClassVar[str] = "in every block, after a convolution and block attention, inside a residual"
+    place = "branch"
 
     def __init__(self, channels: int, size: int = 7, partition: Partition = "grid", heads: int | None = None) -> None:
         super().__init__()
-        if partition not in get_args(Partition):
-            raise ValueError(
-                f"partition={partition!r} is none of {', '.join(get_args(Partition))}: choose one of them."
-            )
         self.channels = channels
         self.size = size
         self.partition = partition

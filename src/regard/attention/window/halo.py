@@ -50,6 +50,7 @@ class HaloAttention(Refine):
     """
 
     name: ClassVar[str] = "halo"
+    aliases: ClassVar[tuple[str, ...]] = ("halonet", "halo_attn")
     paper: ClassVar[Paper] = Paper(
         "Scaling Local Self-Attention for Parameter Efficient Visual Backbones", "Vaswani et al.", "CVPR", 2021
     )
@@ -62,11 +63,10 @@ class HaloAttention(Refine):
     parameter_count: ClassVar[str] = "3*C*C + 2*(2*(b + s) - 1)*C//h"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "b": "block", "s": "halo", "h": "heads"}
     placement: ClassVar[str] = "in place of the 3x3 convolution of the late residual blocks"
+    place = "branch"
 
     def __init__(self, channels: int, block: int = 8, halo: int = 3, heads: int | None = None) -> None:
         super().__init__()
-        if block < 1 or halo < 0:
-            raise ValueError(f"block={block} and halo={halo} are no sizes: give a block from 1 and a halo from 0.")
         self.channels = channels
         self.block = block
         self.halo = halo

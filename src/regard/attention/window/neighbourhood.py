@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from regard import functional
 from regard.attention import offering
-from regard.attention.arguments import choose_heads, require_odd
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
 from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.offering import MapFact
@@ -48,6 +48,7 @@ class NeighbourhoodAttention(Refine):
     """
 
     name: ClassVar[str] = "neighbourhood"
+    aliases: ClassVar[tuple[str, ...]] = ("neighborhood", "neighborhood_attention", "nat", "natten")
     paper: ClassVar[Paper] = Paper("Neighborhood Attention Transformer", "Hassani et al.", "CVPR", 2023)
     formula: ClassVar[str] = "y_i = Wo concat_h Σ_j∈ρ(i) softmax_j(q_i · k_j / √d + bias_h(i - j)) v_j + bo"
     layout = "map"
@@ -59,12 +60,10 @@ class NeighbourhoodAttention(Refine):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "k": "kernel_size", "h": "heads"}
     deviations: ClassVar[tuple[str, ...]] = ("dilation=2: of every second row and column (Hassani and Shi 2022)",)
     placement: ClassVar[str] = "in every block of a transformer of maps, after a normalisation and inside a residual"
+    place = "branch"
 
     def __init__(self, channels: int, kernel_size: int = 7, dilation: int = 1, heads: int | None = None) -> None:
         super().__init__()
-        require_odd(kernel_size)
-        if dilation < 1:
-            raise ValueError(f"dilation={dilation} is no distance: give 1 or more.")
         self.channels = channels
         self.kernel_size = kernel_size
         self.dilation = dilation

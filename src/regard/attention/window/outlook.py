@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.attention.arguments import choose_heads, require_odd
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import SPATIAL, MapFact
 
@@ -47,6 +47,7 @@ class OutlookAttention(Refine):
     """
 
     name: ClassVar[str] = "outlook"
+    aliases: ClassVar[tuple[str, ...]] = ("volo", "outlooker", "outlook_attn")
     paper: ClassVar[Paper] = Paper("VOLO: Vision Outlooker for Visual Recognition", "Yuan et al.", "TPAMI", 2022)
     formula: ClassVar[str] = "y = Wo fold(softmax(Wa x_i + ba) · unfold(Wv x)_i) + bo"
     layout = "map"
@@ -63,13 +64,13 @@ class OutlookAttention(Refine):
         "scaled=True: scores over the root of a head's channels, as in the authors' code",
     )
     placement: ClassVar[str] = "in the early blocks of a transformer of maps, where the map is fine"
+    place = "branch"
 
     def __init__(
         self, channels: int, kernel_size: int = 3, stride: int = 1, heads: int | None = None, scaled: bool = False
     ) -> None:
         super().__init__()
-        require_odd(kernel_size)
-        if not 1 <= stride <= kernel_size:
+        if stride > kernel_size:
             raise ValueError(f"stride={stride} leaves positions without a window: give 1 to {kernel_size}.")
         self.channels = channels
         self.kernel_size = kernel_size

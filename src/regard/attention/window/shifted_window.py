@@ -1,7 +1,7 @@
 """Attention in shifted windows."""
 
 import math
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -58,6 +58,13 @@ class ShiftedWindowAttention(Refine):
     """
 
     name: ClassVar[str] = "shifted_window"
+    aliases: ClassVar[tuple[str, ...]] = (
+        "swin",
+        "swin_transformer",
+        "swin_v2",
+        "window_attention",
+        "shifted_window_msa",
+    )
     paper: ClassVar[Paper] = Paper(
         "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", "Liu et al.", "ICCV", 2021
     )
@@ -74,15 +81,14 @@ class ShiftedWindowAttention(Refine):
         "version='v2_released': version 2 as in the authors' code, with scaled offsets and a bounded bias",
     )
     placement: ClassVar[str] = "in every block of a transformer of maps, in alternation without and with a shift"
+    place = "branch"
 
     def __init__(
         self, channels: int, window: int = 7, shift: int = 0, heads: int | None = None, version: Version = "v1"
     ) -> None:
         super().__init__()
-        if not 0 <= shift < window:
+        if shift >= window:
             raise ValueError(f"shift={shift} is not within a window of {window}: give 0 to {window - 1}.")
-        if version not in get_args(Version):
-            raise ValueError(f"version={version!r} is none of {', '.join(get_args(Version))}: choose one of them.")
         self.channels = channels
         self.window = window
         self.shift = shift

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from regard import functional
 from regard.attention import offering
-from regard.attention.arguments import choose_heads, require_odd
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
 from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.offering import MapFact
@@ -47,6 +47,7 @@ class StandAloneSelfAttention(Refine):
     """
 
     name: ClassVar[str] = "stand_alone"
+    aliases: ClassVar[tuple[str, ...]] = ("sasa",)
     paper: ClassVar[Paper] = Paper(
         "Stand-Alone Self-Attention in Vision Models", "Ramachandran et al.", "NeurIPS", 2019
     )
@@ -62,10 +63,10 @@ class StandAloneSelfAttention(Refine):
         "scaled=True: scores over the root of a head's channels, as Vaswani et al. 2017",
     )
     placement: ClassVar[str] = "in place of the 3x3 convolution of every residual block"
+    place = "branch"
 
     def __init__(self, channels: int, kernel_size: int = 7, heads: int | None = None, scaled: bool = False) -> None:
         super().__init__()
-        require_odd(kernel_size)
         self.channels = channels
         self.kernel_size = kernel_size
         self.heads = choose_heads(channels, heads, most=8)
