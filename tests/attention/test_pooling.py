@@ -8,6 +8,7 @@ from oracle import count, doubles, offered
 from reading import allowed, every_mask
 
 from regard.attention import ShapeError, SpatialSoftmaxPooling
+from regard.attention.offering import Request
 
 B, T, N, Q, M, A = 3, 5, 7, 11, 13, 17
 
@@ -36,11 +37,12 @@ def test_softmax_pool(which, hidden_width):
         mask[0] = False
     context, offer = offered(module, query, memory, mask)
     assert context.shape == (B, T, M)
-    assert offer.weights.shape == (B, T, N)
+    shown = offer.weights(Request())
+    assert shown.shape == (B, T, N)
     for b in range(B):
         for t in range(T):
             weights, expected = slow(module, memory, mask, b, t)
-            torch.testing.assert_close(offer.weights[b, t], torch.tensor(weights, dtype=torch.float64))
+            torch.testing.assert_close(shown[b, t], torch.tensor(weights, dtype=torch.float64))
             torch.testing.assert_close(context[b, t], expected)
     assert torch.equal(module(doubles(B, T, Q), memory, mask), context)
 
