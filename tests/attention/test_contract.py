@@ -860,7 +860,9 @@ def test_weights_replaced_by_their_equal_change_nothing(case: Case, training: bo
 def test_replaced_weights_change_the_output(case: Case, training: bool) -> None:
     """Each map alone, by the weights of another input; where those are alike for all inputs, of other places."""
     module = stir(case.build()).train(training)
-    inputs = case.inputs(module)
+    pairs = any("key" in fact.axes for fact in module.maps)
+    spatial = make.LARGE[case.rank] if case.rank and pairs else None  # of several windows or patches
+    inputs = case.inputs(module, spatial=spatial)
     expected = _replaced(module, inputs, {})
     for fact in module.maps:
         if not fact.fixed:
