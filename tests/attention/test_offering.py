@@ -1,5 +1,8 @@
 """Offers of maps without a mechanism: the names of their axes, their parts, who hears them, and over which grid."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import pytest
 import torch
 from torch import nn
@@ -52,3 +55,63 @@ def test_every_listener_hears_an_offer_with_the_innermost_grid_until_it_leaves()
     assert [offer.grid for offer in inner] == [(3, 2)]
     assert [offer.grid for offer in outer] == [(3, 2), (5, 7)]
     assert all(offer.module is module and offer.fact is fact and offer.weights is weights for offer in outer)
+
+
+def test_threads_hear_themselves_alone():
+    """Listeners, replacements, grids and recorded choices of one thread are nothing to another."""
+    module, fact = nn.Identity(), MapFact("gate", ("batch",))
+    all_are_open = Barrier(5)
+
+    def one(number: int) -> tuple[list[float], list[tuple[int, ...] | None], list[float], float]:
+        heard, mine = [], torch.full((2,), float(number))
+        with (
+            offering.listen(heard.append),
+            offering.over_grid((number, 1)),
+            offering.recording_choices() as choices,
+            offering.replacing(lambda offer: offer.weights + 0.5),
+        ):
+            all_are_open.wait(timeout=60)
+            used = offering.announce(module, fact, mine)
+            offering.record_choice(mine, mine)
+            all_are_open.wait(timeout=60)
+        values = [float(offer.weights[0]) for offer in heard]
+        return values, [offer.grid for offer in heard], [float(x[0]) for x in choices.entropies], float(used[0])
+
+    with ThreadPoolExecutor(5) as pool:
+        told = list(pool.map(one, range(5)))
+    assert told == [([n + 0.5], [(n, 1)], [float(n)], n + 0.5) for n in range(5)]
+    assert not offering.listening()
+    assert not offering.recording()
+
+
+def test_overlapping_blocks_of_threads_give_the_compiler_back_its_stance():
+    """The first to open is the first to close."""
+    before = torch._dynamo.eval_frame._stance.stance
+    first, second = offering.listen(lambda _: None), offering.listen(lambda _: None)
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        one.submit(first.__enter__).result()
+        other.submit(second.__enter__).result()
+        one.submit(first.__exit__, None, None, None).result()
+        assert torch._dynamo.eval_frame._stance.stance == "force_eager"
+        other.submit(second.__exit__, None, None, None).result()
+    assert torch._dynamo.eval_frame._stance.stance == before
+    assert not offering._open
+
+
+def test_replaced_weights_are_used_and_heard():
+    """The innermost replacement is asked last and is given what was put in place; None leaves the weights."""
+    module, fact, weights = nn.Identity(), MapFact("gate", ("batch",)), torch.tensor([3.0, 5.0])
+    heard = []
+    assert offering.announce(module, fact, weights) is None
+    with offering.replacing(lambda offer: None), offering.listen(heard.append):
+        assert offering.listening()
+        assert offering.announce(module, fact, weights) is None
+    with (
+        offering.replacing(lambda offer: offer.weights * 2),
+        offering.replacing(lambda offer: offer.weights + 1),
+        offering.listen(heard.append),
+    ):
+        assert torch.equal(offering.announce(module, fact, weights), torch.tensor([7.0, 11.0]))
+    assert torch.equal(heard[0].weights, weights)
+    assert torch.equal(heard[1].weights, torch.tensor([7.0, 11.0]))
+    assert not offering.listening()

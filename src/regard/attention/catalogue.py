@@ -1,9 +1,10 @@
 """The mechanisms as a table: what there is, and a mechanism by its short name."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from regard.attention import families, mechanisms
+from regard.attention import domains, families, mechanisms
 from regard.attention.contract import Attention, Layout, Paper, Refine
 from regard.errors import UserError, nearest
 
@@ -80,6 +81,19 @@ def create(name: str, *args: Any, **kwargs: Any) -> Attention:
         UnknownMechanismError: there is no mechanism of that name.
     """
     return get(name)(*args, **kwargs)
+
+
+def check_arguments(mechanism: type[Attention], arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that the constructor of a mechanism does not take, before anything is built.
+
+    Args:
+        mechanism: the class.
+        arguments: some of its constructor's arguments by name; those that are missing are not looked at.
+
+    Raises:
+        UnknownArgumentError: an argument is unknown; the message names the nearest one and all that there are.
+    """
+    domains.check_names(mechanism, arguments)
 
 
 def _entry(family: str, mechanism: type[Attention]) -> Entry:

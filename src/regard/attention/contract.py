@@ -10,16 +10,30 @@ command line and the test matrix are made from them, and the contract suite chec
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, NoReturn
+from typing import ClassVar, Literal, NamedTuple, NoReturn, overload
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from regard.attention import offering
-from regard.attention.offering import MapFact, Weights
+from regard.attention.offering import MapFact, Request, Weights
 
 Layout = Literal["map", "tokens"]
+
+Role = Literal["input", "stem", "stage", "block", "branch", "skip", "decoder", "pool", "output"]
+"""What a tensor is in a network: the input, the output of the stem, of a stage or of a block, the output of a residual
+block's branch before the addition, what a skip connection carries, the output of a decoder block, the input of global
+pooling, the output."""
+
+DefaultPlace = Role | Literal["last_stage", "convolution"]
+"""Where the paper of a mechanism puts it: at all tensors of that role, at what the last stage gives (in a segmentation
+network the output of its encoder), or in place of the 3x3 convolutions of the blocks.
+
+`"branch"` is the only role inside a residual block, and so also stands for other places there: of a transformer's
+attention, or of what follows its 3x3 convolution. Which of the tensors it is where it is not all of them, such as those
+of the last three stages, is said in words by `placement`."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +82,36 @@ class Attention(nn.Module):
     deviations: ClassVar[tuple[str, ...]] = ()
     placement: ClassVar[str]
 
-    def offer(self, label: str, weights: Weights) -> None:
-        """Show the map declared under `label` to whoever watches; costs nothing while nobody does.
+    @overload
+    def offer(self, label: str, weights: Tensor) -> Tensor: ...
+    @overload
+    def offer(self, label: str, weights: Callable[[Request], Tensor]) -> Tensor | None: ...
+    def offer(self, label: str, weights: Weights) -> Tensor | None:
+        """Show the map declared under `label` to whoever watches, and return the weights to use.
+
+        Costs nothing while nobody watches. A mechanism uses what it gets back, so that weights can be replaced
+        (`offering.replacing`) and the map that is shown is the map that is used:
+
+            gate = self.offer("channel", gate)
+            return x * gate
+
+        Behind a fused kernel the weights are not there; the kernel is run unless others take their place:
+
+            replaced = self.offer("attention", weights_of)
+            context = fused(query, key, value) if replaced is None else functional.read(replaced, value)
 
         Args:
             label: the label of one of this class's `maps`, which also names the axes.
             weights: the map, or, behind a fused kernel, a function from a `Request` to the part asked for.
+
+        Returns:
+            The weights that take the place of those offered. If there are none: the map itself, or None for a function.
         """
+        replaced = None
         if offering.listening():
             fact = next(fact for fact in self.maps if fact.label == label)
-            offering.announce(self, fact, weights)
+            replaced = offering.announce(self, fact, weights)
+        return weights if replaced is None and isinstance(weights, Tensor) else replaced
 
     def __prepare_scriptable__(self) -> NoReturn:
         """Refuse `torch.jit.script`, also of a model around this: it knows no shapes in signatures and no listeners."""
@@ -97,11 +131,13 @@ class Refine(Attention):
     Class attributes:
         layout: `"map"` for `(B, C, *spatial)` or `"tokens"` for `(B, N, C)`.
         spatial_ranks: of a map, how many spatial axes it may have.
+        place: where in a network its paper puts it, as the role of a place; what `placement` says in words.
     """
 
     contract: ClassVar[str] = "Refine"
     layout: ClassVar[Layout]
     spatial_ranks: ClassVar[tuple[int, ...]] = (1, 2, 3)
+    place: ClassVar[DefaultPlace]
     channels: int
 
     def check(self, x: Tensor) -> None:
@@ -125,9 +161,13 @@ class Convolve(Attention):
     """`(B, Cin, H, W)` → `(B, Cout, H/s, W/s)`: stands where a `nn.Conv2d` stands.
 
     The first arguments are those of a convolution: `in_channels`, `out_channels`, `kernel_size`, `stride`, `groups`.
+
+    Class attributes:
+        place: where in a network its paper puts it: always `"convolution"`, in place of the 3x3 ones of the blocks.
     """
 
     contract: ClassVar[str] = "Convolve"
+    place: ClassVar[DefaultPlace] = "convolution"
     in_channels: int
     out_channels: int
     stride: int
@@ -250,10 +290,12 @@ class Merge(Attention):
 
     Class attributes:
         inputs: how many tensors it merges.
+        place: where in a network its paper puts it, as the role of a place; what `placement` says in words.
     """
 
     contract: ClassVar[str] = "Merge"
     inputs: ClassVar[int] = 2
+    place: ClassVar[DefaultPlace]
     channels: int
 
     def check(self, *inputs: Tensor) -> None:

@@ -1,15 +1,20 @@
-"""How a mechanism shows its weights without keeping them.
+"""How a mechanism shows its weights without keeping them, and how somebody else's weights are put in their place.
 
-A mechanism *offers* what it computed; whoever listens at that moment receives it. With no listener an
-offer is one test of an empty list: nothing is computed, nothing is stored, and a compiled graph holds no trace of
-it. While somebody listens, compiled models run eagerly, since a graph cannot call a listener. The list of listeners
-belongs to the process (`torch.compile` can guard on a list, not on a context variable), so two threads that watch at
-once both see both.
+A mechanism *offers* what it computed; whoever listens at that moment receives it. With no listener an offer is one test
+of an empty list: nothing is computed, nothing is stored, and a compiled graph holds no trace of it. While somebody
+listens, compiled models run eagerly, since a graph cannot call a listener.
+
+Listeners, replacements, grids and recorders belong to the context (`contextvars`) that opened them, so that threads
+which share a model do not hear each other. `torch.compile` can guard on a list and not on a context variable: `_open`,
+one list of the process, says whether anybody listens anywhere, and only then is the context asked.
 """
 
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -33,11 +38,13 @@ class MapFact:
         axes: the names of its axes in order; `SPATIAL` stands for all spatial axes of the input.
         sums_to_one: the axes over which the weights sum to one (a softmax), or none for a gate. A row that its mask
             leaves without anything to attend to sums to zero instead.
+        fixed: why the map cannot be replaced by other weights (`replacing`); empty where it can, which is the default.
     """
 
     label: str
     axes: tuple[str, ...]
     sums_to_one: tuple[str, ...] = ()
+    fixed: str = ""
 
     def named(self, rank: int) -> tuple[str, ...]:
         """The axes of a map of this rank, with `SPATIAL` written out."""
@@ -101,62 +108,123 @@ class Choices:
     entropies: list[Tensor] = field(default_factory=list)
 
 
-_listeners: list[Callable[[Offer], None]] = []
-_recorders: list[Choices] = []
-_grids: list[tuple[int, ...]] = []
+Listener = Callable[[Offer], None]
+
+Replace = Callable[[Offer], Tensor | None]
+"""The weights to use instead of those that are offered, in the shape of the whole map, or None to leave them."""
+
+Item = TypeVar("Item")
+
+_open: list[object] = []
+_lock = threading.Lock()
+_eager: list[torch.compiler.set_stance] = []
+_listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
+_replacements: ContextVar[tuple[Replace, ...]] = ContextVar("replacements", default=())
+_grids: ContextVar[tuple[tuple[int, ...], ...]] = ContextVar("grids", default=())
+_recording: list[object] = []
+_recorders: ContextVar[tuple[Choices, ...]] = ContextVar("recorders", default=())
 
 
 def listening() -> bool:
-    """Whether anybody watches."""
-    return len(_listeners) > 0
+    """Return whether somebody listens to the maps of this context, or replaces them."""
+    return len(_open) > 0 and len(_listeners.get()) + len(_replacements.get()) > 0
 
 
-def announce(module: nn.Module, fact: MapFact, weights: Weights) -> None:
-    """Hand a map to every listener."""
-    offer = Offer(module, fact, weights, _grids[-1] if _grids else None)
-    for listener in _listeners:
-        listener(offer)
+def announce(module: nn.Module, fact: MapFact, weights: Weights) -> Tensor | None:
+    """Hand a map to everybody who replaces it and then to every listener.
+
+    Returns:
+        The weights that take the place of those offered, None if nobody replaces them.
+    """
+    grids = _grids.get()
+    offer = Offer(module, fact, weights, grids[-1] if grids else None)
+    replaced: Tensor | None = None
+    for replace in _replacements.get():
+        other = replace(offer)
+        if other is not None:
+            replaced = other
+            offer = Offer(module, fact, other, offer.grid)
+    # Gradient checkpointing runs a module again during the backward pass: its maps were heard in the forward pass.
+    if torch._C._current_graph_task_id() == -1:
+        for listener in _listeners.get():
+            listener(offer)
+    return replaced
 
 
 @contextmanager
-def listen(listener: Callable[[Offer], None]) -> Iterator[None]:
-    """Call `listener` with every map that any mechanism offers inside the block."""
-    with torch.compiler.set_stance("force_eager"):
-        _listeners.append(listener)
-        try:
-            yield
-        finally:
-            _listeners.remove(listener)
+def listen(listener: Listener) -> Iterator[None]:
+    """Call `listener` with every map that any mechanism offers inside the block, in this context."""
+    with _opened(), _added(_listeners, listener):
+        yield
+
+
+@contextmanager
+def replacing(replace: Replace) -> Iterator[None]:
+    """Let `replace` say which weights are used instead of those that any mechanism offers inside the block.
+
+    Of several blocks the innermost is asked last, and is given what those around it put in place.
+    """
+    with _opened(), _added(_replacements, replace):
+        yield
 
 
 @contextmanager
 def over_grid(grid: tuple[int, ...]) -> Iterator[None]:
     """Say that the tokens read inside the block are the cells of this grid, row by row."""
-    _grids.append(grid)
-    try:
+    with _added(_grids, grid):
         yield
-    finally:
-        _grids.pop()
 
 
 @contextmanager
 def recording_choices() -> Iterator[Choices]:
-    """Collect what sampled reads choose inside the block."""
+    """Collect what sampled reads choose inside the block, in this context."""
     choices = Choices()
-    _recorders.append(choices)
+    with _lock:
+        _recording.append(choices)
     try:
-        yield choices
+        with _added(_recorders, choices):
+            yield choices
     finally:
-        _recorders.remove(choices)
+        with _lock:
+            _recording[:] = [other for other in _recording if other is not choices]
 
 
 def recording() -> bool:
-    """Whether anybody records the choices of sampled reads."""
-    return len(_recorders) > 0
+    """Return whether somebody records the choices of sampled reads in this context."""
+    return len(_recording) > 0 and len(_recorders.get()) > 0
 
 
 def record_choice(log_probability: Tensor, entropy: Tensor) -> None:
     """Hand the log-probability of a sampled choice, and its distribution's entropy, to whoever records."""
-    for recorder in _recorders:
+    for recorder in _recorders.get():
         recorder.log_probabilities.append(log_probability)
         recorder.entropies.append(entropy)
+
+
+@contextmanager
+def _added(variable: ContextVar[tuple[Item, ...]], item: Item) -> Iterator[None]:
+    """Add one item to a context's tuple inside the block."""
+    token = variable.set((*variable.get(), item))
+    try:
+        yield
+    finally:
+        # A block that another context closes (a generator that another thread ends) leaves nothing to reset there.
+        with suppress(ValueError):
+            variable.reset(token)
+
+
+@contextmanager
+def _opened() -> Iterator[None]:
+    """Run compiled models eagerly while at least one block is open in any thread, and never longer."""
+    mark = object()
+    with _lock:
+        _open.append(mark)
+        if len(_open) == 1:
+            _eager.append(torch.compiler.set_stance("force_eager"))
+    try:
+        yield
+    finally:
+        with _lock:
+            _open.remove(mark)
+            if not _open:
+                _eager.pop().__exit__(None, None, None)

@@ -47,6 +47,7 @@ class AttentionalFeatureFusion(Merge):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     deviations: ClassVar[tuple[str, ...]] = ('variant="code": the output is doubled, as in the authors\' code',)
     placement: ClassVar[str] = "in place of an addition: of a shortcut, of branches, of two levels"
+    place = "skip"
 
     def __init__(self, channels: int, reduction: int = 4, variant: Literal["paper", "code"] = "paper") -> None:
         super().__init__()

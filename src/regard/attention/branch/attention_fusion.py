@@ -48,6 +48,7 @@ class AttentionFusion(Merge):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "R": "inputs"}
     deviations: ClassVar[tuple[str, ...]] = ("project=False: the inputs share a space already and are weighed as is",)
     placement: ClassVar[str] = "where encodings of several modalities or embeddings meet"
+    place = "skip"
 
     def __init__(self, channels: int, modalities: int = 2, project: bool = True) -> None:
         super().__init__()

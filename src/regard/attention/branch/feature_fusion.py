@@ -50,6 +50,7 @@ class FeatureFusion(Merge):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     deviations: ClassVar[tuple[str, ...]] = ("reduction=4: a bottleneck in the gate, as in many implementations",)
     placement: ClassVar[str] = "where a detailed and a coarse path of a segmentation network meet"
+    place = "skip"
 
     def __init__(self, channels: int, reduction: int = 1) -> None:
         super().__init__()

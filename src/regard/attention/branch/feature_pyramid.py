@@ -56,6 +56,7 @@ class FeaturePyramidAttention(Refine):
     parameter_count: ClassVar[str] = "2*(C*C + 2*C) + 49*C + 49 + 2*25 + 2*9 + 6*2"
     letters: ClassVar[dict[str, str]] = {"C": "channels"}
     placement: ClassVar[str] = "on the last and smallest map of a segmentation encoder"
+    place = "last_stage"
 
     def __init__(self, channels: int, dims: int = 2) -> None:
         super().__init__()

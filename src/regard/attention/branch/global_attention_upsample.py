@@ -53,6 +53,7 @@ class GlobalAttentionUpsample(Merge):
         'gate="sigmoid": the gate is bounded by a sigmoid in place of the ReLU, as in segmentation_models_pytorch',
     )
     placement: ClassVar[str] = "at every step of a segmentation decoder, from the deepest level up"
+    place = "skip"
 
     def __init__(
         self, channels: int, kernel_size: int = 3, gate: Literal["relu", "sigmoid"] = "relu", dims: int = 2

@@ -54,6 +54,7 @@ class IterativeAttentionalFeatureFusion(Merge):
         'variant="code": the second gate has the global context of the first, as in the authors\' PyTorch code',
     )
     placement: ClassVar[str] = "in place of an addition: of a shortcut, of branches, of two levels"
+    place = "skip"
 
     def __init__(self, channels: int, reduction: int = 4, variant: Literal["paper", "code"] = "paper") -> None:
         super().__init__()

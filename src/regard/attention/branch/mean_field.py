@@ -62,6 +62,7 @@ class MeanFieldRefinement(Refine):
         "normalize=True: the weights of a filter are divided by their sum, as in the authors' code",
     )
     placement: ClassVar[str] = "after the logits of a segmentation network"
+    place = "output"
 
     def __init__(
         self,

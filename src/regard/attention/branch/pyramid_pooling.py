@@ -59,6 +59,7 @@ class SpatialPyramidAttention(Refine):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels", "P": "grid_cells"}
     deviations: ClassVar[tuple[str, ...]] = ("bias=True: linear layers with biases, as in squeeze-and-excitation",)
     placement: ClassVar[str] = "in every residual block, before the addition"
+    place = "branch"
 
     def __init__(
         self,

@@ -55,6 +55,7 @@ class AttentionToScale(Merge):
         "k": "kernel_size",
     }
     placement: ClassVar[str] = "where predictions or features of several scales are merged"
+    place = "output"
 
     def __init__(
         self, channels: int, scales: int = 2, hidden_channels: int = 512, kernel_size: int = 3, dims: int = 2

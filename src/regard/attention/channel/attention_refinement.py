@@ -48,6 +48,7 @@ class AttentionRefinement(Refine):
     parameter_count: ClassVar[str] = "C*C + 2*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels"}
     placement: ClassVar[str] = "on the last two maps of the context path, before they are enlarged and merged"
+    place = "stage"
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -51,6 +51,7 @@ class ChannelSelfAttention(Refine):
         "variant='dissimilar': the softmax of max - energy, which reads dissimilar channels, as in the authors' code",
     )
     placement: ClassVar[str] = "on the last map of a dilated backbone, beside an attention over positions"
+    place = "last_stage"
 
     def __init__(self, channels: int, variant: Variant = "similar") -> None:
         super().__init__()

@@ -56,6 +56,7 @@ class CrossCovarianceAttention(Refine):
         "bias=False: query, key and value without biases, as the paper's equations are written",
     )
     placement: ClassVar[str] = "in every block of a transformer, after a layer normalisation and inside a residual"
+    place = "branch"
 
     def __init__(self, channels: int, heads: int = 8, bias: bool = True) -> None:
         super().__init__()

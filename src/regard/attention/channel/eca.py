@@ -53,6 +53,7 @@ class EfficientChannelAttention(Refine):
         "3, 5, 5, 7 where the formula gives 5, 5, 5, 7",
     )
     placement: ClassVar[str] = "in every residual block, before the addition"
+    place = "branch"
 
     def __init__(self, channels: int, kernel_size: int | None = None) -> None:
         super().__init__()

@@ -53,6 +53,7 @@ class EffectiveSqueezeExcitation(Refine):
         "gate='hard_sigmoid': clip(z + 3, 0, 6) / 6 in place of the sigmoid, as in the authors' code and in timm",
     )
     placement: ClassVar[str] = "after the convolution that joins the outputs of a block of VoVNet, inside its residual"
+    place = "branch"
 
     def __init__(self, channels: int, gate: Gate = "sigmoid") -> None:
         super().__init__()

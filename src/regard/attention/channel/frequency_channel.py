@@ -65,6 +65,7 @@ class FrequencyChannelAttention(Refine):
     parameter_count: ClassVar[str] = "2*C*d"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     placement: ClassVar[str] = "in every residual block, before the addition"
+    place = "branch"
     frequencies: Tensor
 
     def __init__(self, channels: int, reduction: int = 16, frequencies: Sequence[tuple[int, int]] = TOP_16) -> None:

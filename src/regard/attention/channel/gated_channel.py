@@ -54,6 +54,7 @@ class GatedChannelTransformation(Refine):
         "norm='l1': sums of magnitudes in embedding and normalisation, as an option of the authors' code",
     )
     placement: ClassVar[str] = "before every convolution"
+    place = "branch"
 
     def __init__(self, channels: int, norm: Norm = "l2") -> None:
         super().__init__()

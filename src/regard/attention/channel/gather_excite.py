@@ -65,6 +65,7 @@ class GatherExcite(Refine):
     growth: ClassVar[str] = "N"
     parameter_count: ClassVar[str] = "0"
     placement: ClassVar[str] = "in every residual block, before the addition"
+    place = "branch"
 
     def __init__(
         self,

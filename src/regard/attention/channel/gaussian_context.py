@@ -49,6 +49,7 @@ class GaussianContextTransformer(Refine):
         "learned=True: the standard deviation is learned, as in the paper's GCT-B1, here as a plain number",
     )
     placement: ClassVar[str] = "in every residual block, before the addition"
+    place = "branch"
 
     def __init__(self, channels: int, deviation: float = 2.0, learned: bool = False) -> None:
         super().__init__()

@@ -47,6 +47,7 @@ class LinearContextTransform(Refine):
     parameter_count: ClassVar[str] = "2*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels"}
     placement: ClassVar[str] = "in every residual block, before the addition"
+    place = "branch"
 
     def __init__(self, channels: int, groups: int | None = None) -> None:
         super().__init__()

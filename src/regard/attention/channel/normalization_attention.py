@@ -45,6 +45,7 @@ class NormalizationAttention(Refine):
     parameter_count: ClassVar[str] = "2*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels"}
     placement: ClassVar[str] = "at the end of every residual block"
+    place = "branch"
 
     def __init__(self, channels: int) -> None:
         super().__init__()

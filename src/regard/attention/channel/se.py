@@ -45,6 +45,7 @@ class SqueezeExcitation(Refine):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     deviations: ClassVar[tuple[str, ...]] = ("bias=False: linear layers without biases, as in SENet-PyTorch",)
     placement: ClassVar[str] = "in every residual block, before the addition"
+    place = "branch"
 
     def __init__(self, channels: int, reduction: int = 16, bias: bool = True) -> None:
         super().__init__()

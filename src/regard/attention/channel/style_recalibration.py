@@ -49,6 +49,7 @@ class StyleRecalibration(Refine):
     parameter_count: ClassVar[str] = "4*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels"}
     placement: ClassVar[str] = "in every residual block, before the addition"
+    place = "branch"
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -62,6 +62,7 @@ class BottleneckAttention(Refine):
         'variant="code": branches multiplied, normalised before every rectifier, as in the authors\' code',
     )
     placement: ClassVar[str] = "between the stages of a network, before each that halves the map"
+    place = "stage"
 
     def __init__(
         self, channels: int, reduction: int = 16, dilation: int = 4, dims: int = 2, variant: Variant = "paper"

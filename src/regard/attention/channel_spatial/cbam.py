@@ -66,6 +66,7 @@ class CBAM(Refine):
         "norm=False: no batch normalisation before the spatial gate, as the paper's equation is written",
     )
     placement: ClassVar[str] = "in every residual block, before the addition"
+    place = "branch"
 
     def __init__(
         self,

@@ -59,6 +59,7 @@ class CoordinateAttention(Refine):
     parameter_count: ClassVar[str] = "3*C*m + 3*m + 2*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "m": "hidden_channels"}
     placement: ClassVar[str] = "in every inverted residual, after the depthwise convolution"
+    place = "branch"
 
     def __init__(self, channels: int, reduction: int = 32) -> None:
         super().__init__()

@@ -58,6 +58,7 @@ class EfficientMultiScaleAttention(Refine):
     parameter_count: ClassVar[str] = "10*q*q + 4*q"
     letters: ClassVar[dict[str, str]] = {"q": "group_channels"}
     placement: ClassVar[str] = "after a convolutional block of a backbone or of a detector's neck"
+    place = "block"
 
     def __init__(self, channels: int, groups: int = 32) -> None:
         super().__init__()

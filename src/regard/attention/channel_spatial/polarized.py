@@ -74,6 +74,7 @@ class PolarizedSelfAttention(Refine):
         "norm=True: layer normalisation before the channel gate, which the paper's figure has and its equation has not",
     )
     placement: ClassVar[str] = "in every residual block, after its first 3x3 convolution"
+    place = "branch"
 
     def __init__(
         self,

@@ -69,6 +69,7 @@ class ResidualAttention(Refine):
         'mask="spatial": a mask normalised within every channel, the paper\'s equation 6',
     )
     placement: ClassVar[str] = "behind a few residual blocks, the trunk branch, at the start of a stage"
+    place = "stage"
 
     def __init__(
         self,

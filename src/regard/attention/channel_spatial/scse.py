@@ -61,6 +61,7 @@ class ConcurrentSqueezeExcitation(Refine):
         'fusion="max": the larger of the two gated values, as in the authors\' later paper (Roy et al., IEEE TMI 2019)',
     )
     placement: ClassVar[str] = "after every encoder and decoder block of a segmentation network"
+    place = "stage"
 
     def __init__(self, channels: int, reduction: int = 2, fusion: Fusion = "sum") -> None:
         super().__init__()

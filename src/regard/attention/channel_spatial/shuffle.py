@@ -54,6 +54,7 @@ class ShuffleAttention(Refine):
     parameter_count: ClassVar[str] = "2*c + 4*s"
     letters: ClassVar[dict[str, str]] = {"c": "channel_half", "s": "spatial_half"}
     placement: ClassVar[str] = "in every residual block, before the addition"
+    place = "branch"
 
     destination: Tensor
 

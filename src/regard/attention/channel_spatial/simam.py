@@ -50,6 +50,7 @@ class SimAM(Refine):
     growth: ClassVar[str] = "N"
     parameter_count: ClassVar[str] = "0"
     placement: ClassVar[str] = "in every residual block, after the second convolution"
+    place = "branch"
 
     def __init__(self, channels: int, regularization: float = 1e-4) -> None:
         super().__init__()

@@ -60,6 +60,7 @@ class StripPooling(Refine):
         'variant="code": batch normalisation of both strips and a rectifier of their sum, as in the authors\' code',
     )
     placement: ClassVar[str] = "in the last residual block of every stage, and in every block of the last one"
+    place = "branch"
 
     def __init__(self, channels: int, variant: Variant = "paper") -> None:
         super().__init__()

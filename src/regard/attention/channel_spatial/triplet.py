@@ -63,6 +63,7 @@ class TripletAttention(Refine):
     parameter_count: ClassVar[str] = "6*k*k + 6"
     letters: ClassVar[dict[str, str]] = {"k": "kernel_size"}
     placement: ClassVar[str] = "in every residual block, before the addition"
+    place = "branch"
 
     def __init__(self, channels: int, kernel_size: int = 7) -> None:
         super().__init__()

@@ -58,6 +58,7 @@ class BottleneckSelfAttention(Refine):
     parameter_count: ClassVar[str] = "3*C*C + n*(2*R - 1)*d"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "head_width", "R": "reach", "n": "dims"}
     placement: ClassVar[str] = "in place of the 3x3 convolutions in the residual blocks of the last stage"
+    place = "branch"
 
     def __init__(self, channels: int, heads: int | None = None, reach: int = 32, dims: int = 2) -> None:
         super().__init__()

@@ -58,6 +58,7 @@ class DisentangledNonLocal(Refine):
     parameter_count: ClassVar[str] = "4*C*d + d + C + 2*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     placement: ClassVar[str] = "between residual blocks of the middle stages, or after the last stage"
+    place = "last_stage"
 
     def __init__(self, channels: int, reduction: int = 2) -> None:
         super().__init__()

@@ -69,6 +69,7 @@ class DividedSpaceTimeAttention(Refine):
         "temporal_layer=True: one more linear layer behind the temporal attention, as in the authors' code",
     )
     placement: ClassVar[str] = "in every block of a video transformer, before its feed-forward network"
+    place = "branch"
 
     def __init__(self, channels: int, heads: int = 12, bias: bool = True, temporal_layer: bool = False) -> None:
         super().__init__()

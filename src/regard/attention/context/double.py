@@ -50,6 +50,7 @@ class DoubleAttention(Refine):
     parameter_count: ClassVar[str] = "(C + 1)*(m + 2*n) + m*C + C"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "m": "hidden_channels", "n": "codes"}
     placement: ClassVar[str] = "between residual blocks of the middle stages"
+    place = "block"
 
     def __init__(self, channels: int, reduction: int = 4) -> None:
         super().__init__()

@@ -66,6 +66,7 @@ class DualAttention(Refine):
         "shared_residual=True: x is added once, so that the block starts as the identity and not as 2x",
     )
     placement: ClassVar[str] = "after the last stage of a segmentation network"
+    place = "last_stage"
 
     def __init__(
         self, channels: int, reduction: int = 8, variant: Variant = "similar", shared_residual: bool = False

@@ -52,6 +52,7 @@ class ExternalAttention(Refine):
     parameter_count: ClassVar[str] = "2*C*S"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "S": "units"}
     placement: ClassVar[str] = "in place of self-attention, between two projections and inside a residual"
+    place = "branch"
 
     def __init__(self, channels: int, units: int = 64) -> None:
         super().__init__()

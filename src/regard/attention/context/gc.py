@@ -59,6 +59,7 @@ class GlobalContext(Refine):
         'fusion="scale": y = x · sigmoid(t) instead of x + t, as timm does by default; it starts as y = x / 2',
     )
     placement: ClassVar[str] = "in every residual block of the last three stages, before the addition"
+    place = "branch"
 
     def __init__(self, channels: int, reduction: int = 16, fusion: Fusion = "add") -> None:
         super().__init__()

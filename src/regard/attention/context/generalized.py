@@ -70,6 +70,7 @@ class GeneralizedAttention(Refine):
         "p": "wave_lengths",
     }
     placement: ClassVar[str] = "in the residual blocks of the last stages, after the 3x3 convolution"
+    place = "branch"
 
     def __init__(
         self,

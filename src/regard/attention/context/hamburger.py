@@ -60,6 +60,7 @@ class Hamburger(Refine):
         "redraw=True: training starts from new vectors each time, as in the authors' code, where evaluation does too",
     )
     placement: ClassVar[str] = "after the last stage of a segmentation network"
+    place = "last_stage"
 
     bases: Tensor
 

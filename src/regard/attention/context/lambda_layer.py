@@ -65,6 +65,7 @@ class LambdaLayer(Refine):
         "n": "dims",
     }
     placement: ClassVar[str] = "in place of the 3x3 convolutions in the residual blocks of the last stages"
+    place = "branch"
 
     def __init__(
         self, channels: int, heads: int | None = None, query_depth: int = 16, kernel_size: int = 23, dims: int = 2

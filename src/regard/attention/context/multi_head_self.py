@@ -55,6 +55,7 @@ class MultiHeadSelfAttention(Refine):
         "dropout=0.1: drops weights in training, as in the authors' later code; the paper drops no weights",
     )
     placement: ClassVar[str] = "in every block of a transformer, after a layer normalisation and inside a residual"
+    place = "branch"
 
     def __init__(self, channels: int, heads: int = 8, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()

@@ -56,6 +56,7 @@ class NonLocal(Refine):
     parameter_count: ClassVar[str] = "4*C*d + 3*d + 2*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     placement: ClassVar[str] = "between residual blocks of the middle stages"
+    place = "block"
 
     def __init__(self, channels: int, reduction: int = 2, mode: Mode = "embedded_gaussian") -> None:
         super().__init__()

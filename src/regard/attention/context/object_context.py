@@ -64,6 +64,7 @@ class ObjectContext(Refine):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels", "K": "regions"}
     deviations: ClassVar[tuple[str, ...]] = ("scaled=True: scores are divided by √d, as in the authors' code",)
     placement: ClassVar[str] = "after the last stage of a segmentation network"
+    place = "last_stage"
 
     def __init__(self, channels: int, regions: int = 19, reduction: int = 2, scaled: bool = False) -> None:
         super().__init__()

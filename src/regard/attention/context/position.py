@@ -50,6 +50,7 @@ class PositionAttention(Refine):
     parameter_count: ClassVar[str] = "2*(C*d + d) + C*C + C + 1"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     placement: ClassVar[str] = "after the last stage of a segmentation network"
+    place = "last_stage"
 
     def __init__(self, channels: int, reduction: int = 8) -> None:
         super().__init__()

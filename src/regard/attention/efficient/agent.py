@@ -74,6 +74,7 @@ class AgentAttention(Refine):
     }
     deviations: ClassVar[tuple[str, ...]] = ("bias=True: queries, keys and values with biases",)
     placement: ClassVar[str] = "in place of the self-attention of a transformer of maps, in its early stages"
+    place = "branch"
 
     def __init__(
         self,

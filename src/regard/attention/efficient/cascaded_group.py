@@ -70,6 +70,7 @@ class CascadedGroupAttention(Refine):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "h": "heads", "d": "value_width", "K": "key_width"}
     deviations: ClassVar[tuple[str, ...]] = ('variant="authors": a ReLU before the last projection',)
     placement: ClassVar[str] = "between feed-forward blocks of a small transformer of maps, inside a residual"
+    place = "branch"
 
     def __init__(
         self,

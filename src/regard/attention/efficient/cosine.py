@@ -61,6 +61,7 @@ class CosineAttention(MultiHeadSelfAttention):
         "bias=False: projections without biases, as the paper's equations are written",
     )
     placement: ClassVar[str] = "in place of multi-head self-attention where scores grow too large for stable training"
+    place = "branch"
 
     def __init__(
         self,

@@ -54,6 +54,7 @@ class DifferentialAttention(MultiHeadSelfAttention):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "head_width"}
     deviations: ClassVar[tuple[str, ...]] = ("bias=True: projections with biases, as in vision transformers",)
     placement: ClassVar[str] = "in every block of a transformer, after a normalisation and inside a residual"
+    place = "branch"
 
     def __init__(self, channels: int, heads: int = 4, layer: int = 1, bias: bool = False) -> None:
         super().__init__(channels, heads, bias)

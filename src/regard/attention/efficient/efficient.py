@@ -55,6 +55,7 @@ class EfficientAttention(MultiHeadSelfAttention):
         "bias=False: projections without biases, as the paper's equations are written",
     )
     placement: ClassVar[str] = "in place of a non-local block or of multi-head self-attention on large maps"
+    place = "branch"
 
     def __init__(
         self, channels: int, heads: int = 8, normalization: Normalization = "softmax", bias: bool = True

@@ -49,6 +49,7 @@ class EntmaxSelfAttention(MultiHeadSelfAttention):
         "bias=False: projections without biases, as the paper's equations are written",
     )
     placement: ClassVar[str] = "in place of multi-head self-attention where a few tokens should explain the result"
+    place = "branch"
 
     def __init__(self, channels: int, heads: int = 8, alpha: float = 1.5, bias: bool = True) -> None:
         super().__init__(channels, heads, bias)

@@ -59,6 +59,7 @@ class GroupedQueryAttention(MultiHeadSelfAttention):
         "bias=True: projections with biases, as in the multi-query layers of some language models",
     )
     placement: ClassVar[str] = "in a decoder, where the keys and values of all tokens so far are kept"
+    place = "branch"
 
     def __init__(self, channels: int, heads: int = 8, groups: int = 2, bias: bool = False) -> None:
         super().__init__(channels, heads, bias)

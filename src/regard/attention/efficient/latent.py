@@ -77,6 +77,7 @@ class MultiHeadLatentAttention(MultiHeadSelfAttention):
         "normalize=True: RMS normalisation of both latent vectors, as in the paper's model (section 3.1.2)",
     )
     placement: ClassVar[str] = "in a decoder, where one latent vector is kept of each token so far"
+    place = "branch"
 
     def __init__(
         self,

@@ -55,6 +55,7 @@ class LinearAttention(MultiHeadSelfAttention):
         "bias=False: projections without biases, as the paper's equations are written",
     )
     placement: ClassVar[str] = "in place of multi-head self-attention where sequences are long"
+    place = "branch"
 
     def __init__(self, channels: int, heads: int = 8, causal: bool = False, bias: bool = True) -> None:
         super().__init__(channels, heads, bias)

@@ -63,6 +63,7 @@ class LinformerAttention(MultiHeadSelfAttention):
         "bias=False: projections of channels without biases, as the paper's equations are written",
     )
     placement: ClassVar[str] = "in place of multi-head self-attention where sequences are long and of similar lengths"
+    place = "branch"
 
     def __init__(
         self,

@@ -66,6 +66,7 @@ class MultiScaleLinearAttention(Refine):
     parameter_count: ClassVar[str] = "3*C*E + 3*E*(25 + d) + 2*E*C + 2*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "E": "width", "d": "head_width"}
     placement: ClassVar[str] = "in the last stages of a network, before a depthwise feed-forward block, in a residual"
+    place = "branch"
 
     def __init__(self, channels: int, head_width: int = 8, scales: Sequence[int] = (5,), dims: int = 2) -> None:
         super().__init__()

@@ -73,6 +73,7 @@ class NystromAttention(MultiHeadSelfAttention):
         "bias=False: projections without biases, as the paper's equations are written",
     )
     placement: ClassVar[str] = "in place of multi-head self-attention where sequences are long"
+    place = "branch"
 
     def __init__(
         self,

@@ -62,6 +62,7 @@ class PatternedAttention(MultiHeadSelfAttention):
         'pattern="block_diagonal": blocks that do not see each other, Qiu et al. 2020 (BlockBERT)',
     )
     placement: ClassVar[str] = "in every block of a language model, after a layer normalisation and inside a residual"
+    place = "branch"
 
     def __init__(
         self,

@@ -58,6 +58,7 @@ class PerformerAttention(LinearAttention):
     placement: ClassVar[str] = (
         "in place of multi-head self-attention where sequences are long, trained weights included"
     )
+    place = "branch"
 
     directions: Tensor
 

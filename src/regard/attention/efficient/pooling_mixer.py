@@ -44,6 +44,7 @@ class PoolingMixer(Refine):
     positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "0"
     placement: ClassVar[str] = "where a transformer's block has its attention, after a normalisation, inside a residual"
+    place = "branch"
 
     def __init__(self, channels: int, kernel_size: int = 3) -> None:
         super().__init__()

@@ -51,6 +51,7 @@ class SeparableSelfAttention(Refine):
         "bias=False: projections without biases, as the paper's equations are written",
     )
     placement: ClassVar[str] = "in place of multi-head self-attention on devices with little compute"
+    place = "branch"
 
     def __init__(self, channels: int, bias: bool = True) -> None:
         super().__init__()

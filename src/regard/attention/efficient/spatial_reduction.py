@@ -66,6 +66,7 @@ class SpatialReductionAttention(Refine):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "P": "patch_positions"}
     deviations: ClassVar[tuple[str, ...]] = ("bias=False: queries, keys and values without biases",)
     placement: ClassVar[str] = "in every block of a pyramid transformer, after a layer normalisation, inside a residual"
+    place = "branch"
 
     def __init__(self, channels: int, heads: int = 1, reduction: int = 8, bias: bool = True, dims: int = 2) -> None:
         super().__init__()

@@ -52,6 +52,7 @@ class TalkingHeadsAttention(MultiHeadSelfAttention):
         "mixing_bias=True: both mixtures with biases, as in CaiT (Touvron et al. 2021)",
     )
     placement: ClassVar[str] = "in every block of a transformer, after a layer normalisation and inside a residual"
+    place = "branch"
 
     def __init__(self, channels: int, heads: int = 8, bias: bool = False, mixing_bias: bool = False) -> None:
         super().__init__(channels, heads, bias)

@@ -45,6 +45,7 @@ class FeatureWiseModulation(Merge):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "Q": "condition_width"}
     deviations: ClassVar[tuple[str, ...]] = ("residual=False: the layer gives γ itself, as equation 1 is written",)
     placement: ClassVar[str] = "after the last normalisation of a residual block, before its ReLU"
+    place = "branch"
 
     def __init__(self, channels: int, condition_width: int | None = None, residual: bool = True) -> None:
         super().__init__()

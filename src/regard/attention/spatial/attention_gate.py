@@ -61,6 +61,7 @@ class AttentionGate(Merge):
         "reimplementations in common use",
     )
     placement: ClassVar[str] = "in every skip connection of a U-Net but the finest, before the concatenation"
+    place = "skip"
 
     def __init__(
         self,

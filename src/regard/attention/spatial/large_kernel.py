@@ -49,6 +49,7 @@ class LargeKernelAttention(Refine):
     parameter_count: ClassVar[str] = "C*C + (a*a + b*b + 3)*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "a": "near_size", "b": "far_size"}
     placement: ClassVar[str] = "in a transformer's block in place of its attention, behind a linear layer and a GELU"
+    place = "branch"
 
     def __init__(self, channels: int, kernel_size: int = 21, dilation: int = 3, dims: int = 2) -> None:
         super().__init__()

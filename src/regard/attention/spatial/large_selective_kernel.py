@@ -58,6 +58,7 @@ class LargeSelectiveKernel(Refine):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     deviations: ClassVar[tuple[str, ...]] = ("reduction=1: both views keep all channels, as the equations are written",)
     placement: ClassVar[str] = "in a transformer's block in place of its attention, behind a linear layer and a GELU"
+    place = "branch"
 
     branches: ClassVar[int] = 2
 

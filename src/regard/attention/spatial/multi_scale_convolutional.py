@@ -51,6 +51,7 @@ class MultiScaleConvolutionalAttention(Refine):
     parameter_count: ClassVar[str] = "C*C + C + (25 + 1 + 2*(7 + 1) + 2*(11 + 1) + 2*(21 + 1))*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels"}
     placement: ClassVar[str] = "in a transformer's block in place of its attention, behind a linear layer and a GELU"
+    place = "branch"
 
     def __init__(self, channels: int, kernel_size: int = 5, strip_sizes: tuple[int, ...] = (7, 11, 21)) -> None:
         super().__init__()

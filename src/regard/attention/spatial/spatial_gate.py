@@ -53,6 +53,7 @@ class SpatialGate(Refine):
         "norm=False: no batch normalisation before the gate, as the paper's equation is written",
     )
     placement: ClassVar[str] = "in every residual block, before the addition, most often behind a channel gate"
+    place = "branch"
 
     def __init__(self, channels: int, kernel_size: int = 7, dims: int = 2, norm: bool = True) -> None:
         super().__init__()

@@ -57,6 +57,7 @@ class SpatialGroupEnhance(Refine):
         "unbiased=True: the variance is divided by the number of positions less one, as in the authors' code",
     )
     placement: ClassVar[str] = "in every residual block, before the addition"
+    place = "branch"
 
     eps: ClassVar[float] = 1e-5
 

@@ -48,6 +48,7 @@ class SpatialSqueezeExcitation(Refine):
     letters: ClassVar[dict[str, str]] = {"C": "channels"}
     deviations: ClassVar[tuple[str, ...]] = ("bias=False: a score without bias, as the paper's equation is written",)
     placement: ClassVar[str] = "after every encoder and decoder block of a segmentation network"
+    place = "stage"
 
     def __init__(self, channels: int, bias: bool = True) -> None:
         super().__init__()

@@ -62,6 +62,7 @@ class AxialAttention(Refine):
         "bias=True: projections with biases, as in nn.MultiheadAttention",
     )
     placement: ClassVar[str] = "in every block of a transformer of maps, after a normalisation and inside a residual"
+    place = "branch"
 
     def __init__(self, channels: int, heads: int | None = None, combine: str = "compose", bias: bool = False) -> None:
         super().__init__()

@@ -63,6 +63,7 @@ class BiLevelRoutingAttention(Refine):
     parameter_count: ClassVar[str] = "4*C*C + 5*C + k*k*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "k": "kernel_size"}
     placement: ClassVar[str] = "in every block of a transformer of maps, after a normalisation and inside a residual"
+    place = "branch"
 
     def __init__(
         self, channels: int, regions: int = 7, top: int = 4, kernel_size: int = 5, heads: int | None = None

@@ -84,6 +84,7 @@ class ContextualTransformer(Refine):
         "authors' code",
     )
     placement: ClassVar[str] = "in place of the 3x3 convolution of every residual block"
+    place = "branch"
     branch: ClassVar[int] = 2
 
     def __init__(

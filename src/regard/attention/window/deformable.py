@@ -81,6 +81,7 @@ class DeformableAttention(Refine):
         "normalize=True: layer normalisation in the offset network, as in the authors' code",
     )
     placement: ClassVar[str] = "in the last stages of a transformer of maps, in turn with attention in windows"
+    place = "branch"
 
     def __init__(
         self,

@@ -56,6 +56,7 @@ class FocalModulation(Refine):
         "normalized=True: the context is divided by the number of ranges, as in the authors' larger models",
     )
     placement: ClassVar[str] = "in place of self-attention in every block of a transformer of maps"
+    place = "branch"
 
     def __init__(
         self, channels: int, levels: int = 2, kernel_size: int = 3, dims: int = 2, normalized: bool = False

@@ -60,6 +60,7 @@ class GridAttention(Refine):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "G": "size", "h": "heads"}
     deviations: ClassVar[tuple[str, ...]] = ("partition='block': attention within blocks, which precedes the grid's",)
     placement: ClassVar[str] = "in every block, after a convolution and block attention"
+    place = "branch"
 
     def __init__(self, channels: int, size: int = 7, partition: Partition = "grid", heads: int | None = None) -> None:
         super().__init__()

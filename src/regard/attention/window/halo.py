@@ -61,6 +61,7 @@ class HaloAttention(Refine):
     parameter_count: ClassVar[str] = "3*C*C + 2*(2*(b + s) - 1)*C//h"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "b": "block", "s": "halo", "h": "heads"}
     placement: ClassVar[str] = "in place of the 3x3 convolution of the late residual blocks"
+    place = "branch"
 
     def __init__(self, channels: int, block: int = 8, halo: int = 3, heads: int | None = None) -> None:
         super().__init__()

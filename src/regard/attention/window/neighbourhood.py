@@ -58,6 +58,7 @@ class NeighbourhoodAttention(Refine):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "k": "kernel_size", "h": "heads"}
     deviations: ClassVar[tuple[str, ...]] = ("dilation=2: of every second row and column (Hassani and Shi 2022)",)
     placement: ClassVar[str] = "in every block of a transformer of maps, after a normalisation and inside a residual"
+    place = "branch"
 
     def __init__(self, channels: int, kernel_size: int = 7, dilation: int = 1, heads: int | None = None) -> None:
         super().__init__()

@@ -63,6 +63,7 @@ class OutlookAttention(Refine):
         "scaled=True: scores over the root of a head's channels, as in the authors' code",
     )
     placement: ClassVar[str] = "in the early blocks of a transformer of maps, where the map is fine"
+    place = "branch"
 
     def __init__(
         self, channels: int, kernel_size: int = 3, stride: int = 1, heads: int | None = None, scaled: bool = False

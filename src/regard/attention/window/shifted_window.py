@@ -73,6 +73,7 @@ class ShiftedWindowAttention(Refine):
         "version='v2_released': version 2 as in the authors' code, with scaled offsets and a bounded bias",
     )
     placement: ClassVar[str] = "in every block of a transformer of maps, in alternation without and with a shift"
+    place = "branch"
 
     def __init__(
         self, channels: int, window: int = 7, shift: int = 0, heads: int | None = None, version: Version = "v1"

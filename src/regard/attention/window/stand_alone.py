@@ -61,6 +61,7 @@ class StandAloneSelfAttention(Refine):
         "scaled=True: scores over the root of a head's channels, as Vaswani et al. 2017",
     )
     placement: ClassVar[str] = "in place of the 3x3 convolution of every residual block"
+    place = "branch"
 
     def __init__(self, channels: int, kernel_size: int = 7, heads: int | None = None, scaled: bool = False) -> None:
         super().__init__()
