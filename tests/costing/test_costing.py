@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from regard.attention import MultiHeadSelfAttention
 from regard.attention.channel import SqueezeExcitation
 from regard.costing import Cost, Counts, cost, costs
-from regard.costing.costing import scaled
 from regard.errors import UserError
 from regard.placing import insert
 
@@ -154,20 +153,6 @@ def test_difference_and_ratio() -> None:
     assert by_hand(1, 1, (7.0,)).spread == 0
     assert added.as_dict()["milliseconds"] == 4.0
     assert "times" not in added.as_dict()
-
-
-def test_counts_are_written_with_the_prefix_of_their_unit() -> None:
-    written = {
-        0: "0",
-        999: "999",
-        1234: "1.234 k",
-        -56_789_000: "-56.79 M",
-        4_089_184_256: "4.089 G",
-        7 * 10**12: "7 T",
-    }
-    assert {number: scaled(number) for number in written} == written
-    assert scaled(-5, "B") == "-5 B"
-    assert scaled(1500, "B") == "1.5 kB"
 
 
 def test_bad_input() -> None:

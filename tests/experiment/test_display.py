@@ -1,6 +1,7 @@
 """What a person sees while a frozen network looks at pictures, and when it does."""
 
 import re
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -50,21 +51,62 @@ def shown(tmp_path: Path, clock: list[float], terminal: bool, *moments: Moment) 
     return re.sub(r"\x1b\[[?\d]*\w", "", text.getvalue().partition("\n")[2])
 
 
-def test_plain_lines_say_how_long_a_network_still_looks_a_tenth_a_line(tmp_path: Path, clock: list[float]) -> None:
+def training(seconds: float, share: float, **told: Any) -> Moment:
+    return seconds, Progress(share=float(share), **told)
+
+
+def test_plain_lines_say_where_training_stands_at_most_every_ten_seconds(tmp_path: Path, clock: list[float]) -> None:
     found = shown(
-        tmp_path, clock, False, looking(0, 10), looking(2, 30), looking(4, 50), looking(5, 60), looking(9, 100),
-        looking(49, 990), (50, Progress()),
+        tmp_path, clock, False, training(0, 0), training(4, 0.2), training(9.7, 0.49), training(10, 0.5, loss=0.25),
+        training(11, 0.55), training(19.7, 0.99), training(20, 0.999, loss=0.125, accuracy=0.75),
     )  # fmt: skip
     assert found.splitlines() == [
-        "looking at 50 of 1,000 pictures, 95 s left",  # 40 in 4 seconds
-        "looking at 100 of 1,000 pictures, 90 s left",
-        "looking at 990 of 1,000 pictures, 1 s left",
+        "mlb: 50 %, loss 0.250, 10 s left",
+        "mlb: 99 %, loss 0.125, validation 0.750, 1 s left",
+    ]
+
+
+def test_long_training_says_a_line_each_tenth_or_each_minute(tmp_path: Path, clock: list[float]) -> None:
+    moments = [training(second, second / 1_000) for second in range(1_000)]  # a tenth in 100 seconds
+    lines = shown(tmp_path, clock, False, *moments).splitlines()
+    assert [line.split()[1] for line in lines[:4]] == ["6", "10", "16", "20"]
+    assert len(lines) == 9 + 10
+    short = [training(second, second / 300) for second in range(300)]  # a tenth in 30 seconds
+    lines = shown(tmp_path, clock, False, *short).splitlines()
+    assert [line.split()[1] for line in lines] == [f"{tenth}0" for tenth in range(1, 10)]
+
+
+def test_variants_and_seeds_are_told_apart_and_a_resumed_one_begins_where_it_was(
+    tmp_path: Path, clock: list[float]
+) -> None:
+    text = StringIO()
+    run = Run(tmp_path / "run", replace(SETTINGS, seeds=2), True)
+    with Display(run, Console(file=text, width=150)) as display:
+        for seed, share, second in ((0, 0.0, 0), (0, 0.6, 12), (1, 0.57, 13), (1, 0.59, 30), (1, 0.61, 31)):
+            clock[0] = 100 + second
+            display.progress("mlb", seed, Progress(share=share))
+    assert text.getvalue().splitlines()[1:] == ["mlb · seed 0: 60 %, 8 s left", "mlb · seed 1: 61 %, 3 min left"]
+
+
+def test_a_terminal_gets_no_plain_lines(tmp_path: Path, clock: list[float]) -> None:
+    found = shown(tmp_path, clock, True, training(0, 0), training(50, 0.5), training(90, 0.9))
+    assert "mlb:" not in found
+
+
+def test_plain_lines_say_how_long_a_network_still_looks(tmp_path: Path, clock: list[float]) -> None:
+    found = shown(
+        tmp_path, clock, False, looking(0, 10), looking(2, 30), looking(9, 100), looking(10, 110), looking(49, 990),
+        (50, Progress()),
+    )  # fmt: skip
+    assert found.splitlines() == [
+        "mlb: looking at 110 of 1,000 pictures, 89 s left",  # 100 in 10 seconds
+        "mlb: looking at 990 of 1,000 pictures, 1 s left",
     ]
 
 
 def test_many_pictures_take_minutes(tmp_path: Path, clock: list[float]) -> None:
-    found = shown(tmp_path, clock, False, looking(0, 64, 82_783), looking(4, 1_234, 82_783))
-    assert found == "looking at 1,234 of 82,783 pictures, 5 min left\n"  # 81,549 at 292.5 a second
+    found = shown(tmp_path, clock, False, looking(0, 64, 82_783), looking(40, 11_764, 82_783))
+    assert found == "mlb: looking at 11,764 of 82,783 pictures, 4 min left\n"  # 71,019 at 292.5 a second
 
 
 def test_nothing_is_said_of_a_look_of_a_few_seconds(tmp_path: Path, clock: list[float]) -> None:

@@ -283,12 +283,14 @@ def _table(*headings: str) -> "Table":
 
 
 def _before_and_after(before: _Priced, after: _Priced) -> "Table":
+    from regard.formatting import MINUS
+
     table = _table("", "before", f"with {after.name}", "difference", "ratio")
     added, ratio = after.cost - before.cost, after.cost / before.cost
     for measure, label in MEASURES.items():
         values = [_value(price, measure) for price in (before.cost, after.cost)]
         change = _value(added, measure)
-        table.add_row(label, *values, change if change[0] == "-" else f"+{change}", _ratio(ratio[measure]))
+        table.add_row(label, *values, change if change[0] == MINUS else f"+{change}", _ratio(ratio[measure]))
     return table
 
 
@@ -325,16 +327,17 @@ def _growth_table(grown: "list[tuple[str, Growth, list[str]]]") -> "Table":
 
 
 def _counted(counts: "Counts", measure: str) -> str:
-    from regard.costing.costing import scaled
+    from regard.formatting import scaled
 
     unit = "B" if measure in ("bytes_moved", "activation_bytes") else ""
-    return scaled(getattr(counts, measure), unit)
+    return scaled(getattr(counts, measure), unit, digits=4)
 
 
 def _value(price: "Cost", measure: str) -> str:
+    from regard.formatting import milliseconds
+
     if measure == "milliseconds":
-        spread = f" ± {price.spread:.2g}" if price.repeats > 1 else ""
-        return f"{price.milliseconds:.3g}{spread} ms"
+        return milliseconds(price.milliseconds, price.spread if price.repeats > 1 else None)
     return _counted(price, measure)
 
 

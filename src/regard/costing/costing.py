@@ -12,6 +12,8 @@ from torch import nn
 
 from regard.costing.counting import Counts, count
 from regard.errors import UserError
+from regard.formatting import count as counted
+from regard.formatting import milliseconds, scaled
 from regard.running import Inputs, inputs_of, undisturbed
 
 _WARM_UP = 3
@@ -55,6 +57,22 @@ class Cost(Counts):
         """How many forwards were timed."""
         return len(self.times)
 
+    def time_ratio(self, other: "Cost") -> tuple[float, float, float]:
+        """Return how many times another model's time this is, round by round: the median and both quartiles.
+
+        Both come from one call of `costs`, where the models of a round run one after the other.
+
+        Raises:
+            UserError: they were not timed in as many rounds.
+        """
+        if other.repeats != self.repeats:
+            raise _unpaired(self, other)
+        ratios = [mine / theirs for mine, theirs in zip(self.times, other.times, strict=True)]
+        if len(ratios) == 1:
+            return ratios[0], ratios[0], ratios[0]
+        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        return middle, low, high
+
     def as_dict(self) -> dict[str, int | float]:
         """Its numbers by name, the time as median and spread."""
         counted = {attribute.name: getattr(self, attribute.name) for attribute in fields(self)}
@@ -65,10 +83,7 @@ class Cost(Counts):
         if not isinstance(other, Cost):
             return NotImplemented
         if other.repeats != self.repeats:
-            raise UserError(
-                f"these costs come from {other.repeats} and {self.repeats} timed forwards: measure both in one call, "
-                "costs([before, after], example)"
-            )
+            raise _unpaired(self, other)
         counts = Counts.__sub__(self, other)
         return Cost(
             macs=counts.macs,
@@ -86,9 +101,9 @@ class Cost(Counts):
 
     def __str__(self) -> str:
         return (
-            f"{self.parameters:,} parameters ({self.trainable_parameters:,} trainable), {scaled(self.macs)} MACs, "
-            f"{scaled(self.bytes_moved, 'B')} moved, {scaled(self.activation_bytes, 'B')} kept for backward, "
-            f"{self.milliseconds:.3g} ms ± {self.spread:.2g} (median and interquartile range of {self.repeats})"
+            f"{counted(self.parameters)} parameters ({counted(self.trainable_parameters)} trainable), {scaled(self.macs, digits=4)} MACs, "
+            f"{scaled(self.bytes_moved, 'B', 4)} moved, {scaled(self.activation_bytes, 'B', 4)} kept for backward, "
+            f"{milliseconds(self.milliseconds, self.spread)} (median and interquartile range of {self.repeats})"
         )
 
 
@@ -116,7 +131,9 @@ def cost(model: nn.Module, *example: Any, repeats: int = 20) -> Cost:
     return costs([model], *example, repeats=repeats)[0]
 
 
-def costs(models: Sequence[nn.Module], *example: Any, repeats: int = 20) -> list[Cost]:
+def costs(
+    models: Sequence[nn.Module], *example: Any, repeats: int = 20, examples: Sequence[Any] | None = None
+) -> list[Cost]:
     """The costs of several models on one example, timed in turn, so that a busy minute falls on all of them alike.
 
         attended = regard.insert(deepcopy(model), "cbam", at="branch")
@@ -126,9 +143,11 @@ def costs(models: Sequence[nn.Module], *example: Any, repeats: int = 20) -> list
     Args:
         models: at least one module; all take the example.
         example, repeats: as of `cost`; without an example, the input size that the first model knows.
+        examples: one for each model, where they do not all take the same, each as `example` of `cost` if it is one.
 
     Raises:
-        UserError: as `cost`; there is no model; a model has lazy layers that have not seen any input yet.
+        UserError: as `cost`; there is no model; a model has lazy layers that have not seen any input yet; there are not
+            as many examples as models, or one for all beside them.
     """
     if repeats < 1:
         raise UserError(f"repeats is {repeats}: at least one forward must be timed")
@@ -140,11 +159,17 @@ def costs(models: Sequence[nn.Module], *example: Any, repeats: int = 20) -> list
                 f"{type(model).__name__} has lazy layers, which have no parameters before they see an input: "
                 "run the model once first"
             )
-    inputs = Inputs(example) if len(example) > 1 else inputs_of(models[0], example[0] if example else None)
+    if examples is None:
+        common = Inputs(example) if len(example) > 1 else inputs_of(models[0], example[0] if example else None)
+        inputs = [common] * len(models)
+    elif example or len(examples) != len(models):
+        raise UserError(f"{len(examples)} examples for {len(models)} models: give one for each, and none beside them")
+    else:
+        inputs = [inputs_of(model, one) for model, one in zip(models, examples, strict=True)]
     with ExitStack() as stack:
         for model in models:
             stack.enter_context(undisturbed(model))
-        counted = [count(model, inputs) for model in models]
+        counted = [count(model, one) for model, one in zip(models, inputs, strict=True)]
         times = _times(models, inputs, repeats)
     return [
         Cost(
@@ -159,26 +184,26 @@ def costs(models: Sequence[nn.Module], *example: Any, repeats: int = 20) -> list
     ]
 
 
-def scaled(number: int, unit: str = "") -> str:
-    """A count with four digits and the prefix of its unit, `"4.089 G"`, `"1.234 kB"`: prefixes are powers of 1000."""
-    for size, letter in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if abs(number) >= size:
-            return f"{number / size:.4g} {letter}{unit}"
-    return f"{number} {unit}".rstrip()
+def _unpaired(one: Cost, other: Cost) -> UserError:
+    return UserError(
+        f"these costs come from {other.repeats} and {one.repeats} timed forwards: measure both in one call, "
+        "costs([before, after], example)"
+    )
 
 
-def _times(models: Sequence[nn.Module], inputs: Inputs, repeats: int) -> list[list[float]]:
+def _times(models: Sequence[nn.Module], inputs: Sequence[Inputs], repeats: int) -> list[list[float]]:
     """Milliseconds of each forward, model by model; each round runs all models, every other one in reverse."""
-    tensors = (*inputs.tensors(), *(tensor for model in models for tensor in model.parameters()))
+    given = [tensor for one in inputs for tensor in one.tensors()]
+    tensors = (*given, *(tensor for model in models for tensor in model.parameters()))
     on_gpu = any(tensor.device.type == "cuda" for tensor in tensors)
     times: list[list[float]] = [[] for _ in models]
     for run in range(_WARM_UP + repeats):
-        turns = list(zip(models, times, strict=True))
-        for model, taken in turns if run % 2 else reversed(turns):
+        turns = list(zip(models, inputs, times, strict=True))
+        for model, one, taken in turns if run % 2 else reversed(turns):
             if on_gpu:
                 torch.cuda.synchronize()
             start = time.perf_counter()
-            inputs.run(model)
+            one.run(model)
             if on_gpu:
                 torch.cuda.synchronize()
             if run >= _WARM_UP:

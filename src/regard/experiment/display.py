@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from regard import formatting
 from regard.experiment.run import Run
 from regard.experiment.training import Progress as Training
 
@@ -18,6 +19,9 @@ MOST_COLUMNS = 6
 
 PATIENCE = 3.0
 """Seconds that a frozen network may look at pictures before it is shown."""
+
+APART, SILENCE = 10.0, 60.0
+"""Without a terminal: seconds between two lines of progress at least, and, where a tenth of it takes longer, at most."""
 
 
 def wide(console: Console) -> Console:
@@ -40,8 +44,9 @@ class Display:
         self.console = wide(console or Console())
         self._lines: dict[tuple[str, int], TaskID] = {}
         self._began: dict[tuple[str, int, bool], tuple[float, float]] = {}
-        self._tenth = -1
         self._shown = 0.0
+        self._printed: dict[tuple[str, int, bool], tuple[float, int]] = {}
+        """When a plain line was printed last, and at which tenth."""
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("[bold]{task.description}"),
@@ -83,7 +88,7 @@ class Display:
             self.console.print(f"Left out, since they cannot be read: {len(files)} ({named})", highlight=False)
 
     def progress(self, attention: str, seed: int, training: Training) -> None:
-        """Show where the training of a variant stands."""
+        """Show where the training of a variant stands: on a terminal live, otherwise by a line now and then."""
         now = time.perf_counter()
         part = (attention, seed)
         if part not in self._lines:
@@ -97,16 +102,21 @@ class Display:
         left = ""
         if share > first + (0 if looking else 0.02):
             remaining = (now - began) * (1 - share) / (share - first)
-            left = f"{remaining:.0f} s left" if remaining < 100 else f"{remaining / 60:.0f} min left"
+            left = f"{formatting.duration(max(1, round(remaining)))} left"
         said = "" if training.loss != training.loss else f"loss {training.loss:.3f}"
         if training.accuracy == training.accuracy:
             said += f"  validation {training.accuracy:.3f}"
         if looking:
             said = f"looking at {training.seen:,} of {training.pictures:,} pictures"
-            if not self.console.is_terminal and int(10 * share) != self._tenth:
-                self._tenth = int(10 * share)
-                self.console.print(f"{said}, {left}", highlight=False)
         self._progress.update(self._lines[part], completed=share, said=said, left=left)
+        if not self.console.is_terminal:
+            before, tenth = self._printed.setdefault((*part, looking), (began, int(10 * first)))
+            new = int(10 * share) != tenth
+            if now - before >= (APART if new else SILENCE):
+                self._printed[*part, looking] = now, int(10 * share)
+                parts = [said] if looking else [f"{int(100 * share)} %", *said.split("  ")]
+                line = f"{self._name(part)}: {', '.join(filter(None, [*parts, left]))}"
+                self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def show(self, result: dict[str, Any] | None) -> None:
         """Say what came of a variant."""
@@ -123,7 +133,7 @@ class Display:
         pointing = "" if result["pointing"] is None else f", pointing {result['pointing']:.3f}"
         self.console.print(
             f"[green]✓[/] {self._name(part):12} {', '.join(families)}{pointing} "
-            f"[dim]({result['train_seconds']:.0f} s of training)[/]",
+            f"[dim]({formatting.duration(result['train_seconds'])} of training)[/]",
             highlight=False,
         )
 
@@ -148,10 +158,10 @@ class Display:
                 self._name((result["attention"], result["seed"])),
                 *cells,
                 "–" if result["pointing"] is None else f"{result['pointing']:.3f}",
-                f"{result['parameters']:,}",
-                f"{result['macs'] / 1e6:.1f} M",
-                f"{result['milliseconds']:.2f}",
-                f"{result['train_seconds']:.0f} s",
+                formatting.count(result["parameters"]),
+                formatting.scaled(result["macs"]),
+                formatting.number(result["milliseconds"]),
+                formatting.duration(result["train_seconds"]),
             )
         self.console.print(table)
         known = next((result for result in results if result.get("shortcuts")), None)

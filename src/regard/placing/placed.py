@@ -1,18 +1,23 @@
 """What stands in a model at a place: the attention, and how it reaches the tensor that it refines."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from regard.attention import Convolve
+from regard.attention import Convolve, offering
 from regard.errors import UserError
 from regard.placing.place import LAYOUTS, Place, Slot
 from regard.placing.tracing import Key
 
 Start = Literal["identity", "paper"]
+
+_off: ContextVar[frozenset[int]] = ContextVar("off", default=frozenset())
+"""The inserted attention, by identity, that this context has switched off; see `switched_off`."""
 
 
 class InOrder(nn.Sequential):
@@ -73,7 +78,19 @@ class Placed(nn.Module):
         strength = nn.Parameter(torch.full((), rounding, dtype=place.dtype, device=place.device))
         self.register_parameter("strength", strength if start == "identity" else None)
 
+    @property
+    def takes_over(self) -> bool:
+        """Whether it stands in place of a convolution that is not computed any more, so that nothing is left of it."""
+        return self.strength is None and isinstance(self.attention[0], Convolve)
+
+    def strength_value(self) -> Tensor | None:
+        """The factor of what the attention changes; None where it has none and the attention's output is taken."""
+        return self.strength
+
     def forward(self, y: Tensor, *given: Tensor) -> Tensor:
+        # While attention is switched off somebody replaces offers, so that compiled models run eagerly.
+        if offering.listening() and id(self) in _off.get():
+            return y
         taken = given or (y,)
         if self.channels_at_end:
             taken = tuple(x.movedim(-1, 1) for x in taken)
@@ -123,7 +140,7 @@ class Placed(nn.Module):
         """Stand at the host from now on."""
         if self.slot.side == "input":
             host.register_forward_pre_hook(self.before, with_kwargs=True)
-        elif self.strength is None and isinstance(self.attention[0], Convolve):
+        elif self.takes_over:
             host.forward = self.instead
             self.frozen = tuple(name for name, value in host.named_parameters() if value.requires_grad)
             for name in self.frozen:
@@ -221,6 +238,25 @@ class Insertions(nn.Module):
         if not any(key.startswith(prefix) for key in state_dict):  # a checkpoint of the plain model
             state_dict.update({prefix + key: value for key, value in self.state_dict(keep_vars=True).items()})
         super()._load_from_state_dict(state_dict, prefix, *rest, **named)
+
+
+@contextmanager
+def switched_off(model: nn.Module) -> Iterator[list[Placed]]:
+    """Let every inserted attention of a model pass its input through unchanged inside the block, in this context.
+
+    A mechanism that stands in place of a convolution stays: without it nothing computes that place.
+
+    Returns:
+        The attention that is switched off.
+    """
+    placed = [module for module in model.modules() if isinstance(module, Placed) and not module.takes_over]
+    token = _off.set(_off.get() | {id(module) for module in placed})
+    try:
+        with offering.replacing(lambda offer: None):
+            yield placed
+    finally:
+        with suppress(ValueError):  # another context closes it
+            _off.reset(token)
 
 
 def _owner(hook: object) -> object:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import ceil, floor, isclose, log10
 
+from regard import formatting
 from regard.report.folder import Difference, Interval, Run
 from regard.report.summary import Row, cheapest_path
 
@@ -194,7 +195,7 @@ def curves(run: Run, along: str, columns: list[str]) -> list[Panel]:
             if not kept:
                 continue
             points = [
-                Point(x(row[along]), y(row[column]), f"{name}: {row[column]:.3f} at {row[along]:.4g} {along}")
+                Point(x(row[along]), y(row[column]), f"{name}: {row[column]:.3f} at {formatting.number(row[along])} {along}")
                 for row in kept
             ]
             title = f"{name}, seed {seed}: {kept[-1][column]:.3f} at the end"
@@ -233,7 +234,7 @@ def scatter(table: list[Row], cost: str) -> Scatter | None:
             y=y(row.accuracy["overall"]),
             low=y(low[row.variant]),
             high=y(high[row.variant]),
-            title=f"{row.name}: accuracy {row.accuracy['overall']:.3f}, {COST_TITLES[cost]} {getattr(row, cost):,.6g}",
+            title=f"{row.name}: accuracy {row.accuracy['overall']:.3f}, {COST_TITLES[cost]} {formatting.number(getattr(row, cost))}",
         )
         for row in known
     ]

@@ -12,6 +12,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from regard import formatting
 from regard.errors import UserError
 from regard.report import charts, folder, summary
 from regard.report.folder import Example, Reading, Run, Weights
@@ -125,8 +126,10 @@ def _render(run: Run) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        fixed=fixed, short=short, whole=whole, percent=percent, signed=signed, probability=probability, peak=peak
-    )
+        fixed=formatting.fixed, number=formatting.number, scaled=formatting.scaled, count=formatting.count,
+        signed=formatting.signed, probability=formatting.probability, weight=formatting.weight,
+        moment=formatting.moment, css_share=css_share,
+    )  # fmt: skip
     style = (here / "style.css").read_text(encoding="utf-8")
     script = (here / "script.js").read_text(encoding="utf-8")
     table = summary.rows(run)
@@ -161,7 +164,7 @@ def _render(run: Run) -> str:
             colour_of=lambda variant: _colour(run, variant),
             colours="".join(bytes(rgb).hex() for rgb in colour.table()),
             ramp=", ".join(f"#{bytes(rgb).hex()}" for rgb in colour.table(24)),
-            settings={key: _setting(value) for key, value in run.settings.items()},
+            settings={key: _setting(key, value) for key, value in run.settings.items()},
             style=Markup(style),
             script=Markup(script),
             script_hash=b64encode(sha256(script.encode()).digest()).decode(),
@@ -169,54 +172,9 @@ def _render(run: Run) -> str:
     return page
 
 
-def fixed(value: float | None, digits: int = 3) -> str:
-    """A number with so many decimals; a dash for none."""
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def short(value: float | None) -> str:
-    """Three significant digits, with k, M or G."""
-    if value is None:
-        return "–"
-    for size, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size * 0.9995:
-            return f"{_three(value / size)} {sign}"
-    return _three(value)
-
-
-def whole(value: float | None) -> str:
-    """A count with its thousands set apart by thin spaces."""
-    return "–" if value is None else f"{round(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
-
-
-def percent(value: float) -> str:
+def css_share(value: float) -> str:
     """A share for a style sheet."""
     return f"{100 * value:.4g}%"
-
-
-def signed(value: float | None, digits: int = 1) -> str:
-    """A difference with its sign."""
-    return "–" if value is None else f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def probability(value: float | None) -> str:
-    """Two decimals, and never 0 or 1 for what is neither."""
-    if value is None:
-        return ""
-    if 0 < value < 0.005:
-        return "<0.01"
-    return ">0.99" if 0.995 <= value < 1 else f"{value:.2f}"
-
-
-def peak(value: float) -> str:
-    """The largest weight of a map."""
-    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
-
-
-def _three(value: float) -> str:
-    magnitude = abs(value)
-    digits = 0 if magnitude >= 99.95 else 1 if magnitude >= 9.995 else 2
-    return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _title(run: Run) -> str:
@@ -318,7 +276,7 @@ def _map(weights: Weights, shared: float) -> Map:
             notes.append("not finite in places, drawn as 0")
         lowest = min(value for row in finite for value in row)
         if lowest < 0:
-            notes.append(f"down to {lowest:.2g}, below 0 drawn as 0")
+            notes.append(f"down to {formatting.weight(lowest)}, below 0 drawn as 0")
         by = max(-(-len(finite) // MOST_CELLS), -(-len(finite[0]) // MOST_CELLS))
         if by > 1:
             finite = _averaged(finite, by)
@@ -364,9 +322,9 @@ def _averaged(rows: list[list[float]], by: int) -> list[list[float]]:
     return blocks
 
 
-def _setting(value: Any) -> str:
+def _setting(key: str, value: Any) -> str:
     if isinstance(value, str):
-        return value
+        return formatting.moment(value) if key == "started" else value
     if isinstance(value, list) and all(isinstance(entry, str | int | float) for entry in value):
         return ", ".join(map(str, value))
     return dumps(value, ensure_ascii=False)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
 
+from regard import formatting
 from regard.report.folder import Difference, Interval, Result, Run
 
 MODELS = ("visual-questions", "sort-of-clevr")
@@ -188,11 +189,11 @@ def _differences(comparison: list[Difference], seeds: int) -> str:
 
 
 def _points(difference: float, unit: str = " percentage points") -> str:
-    return f"{100 * difference:+.1f}{unit}".replace("-", "\N{MINUS SIGN}")
+    return formatting.signed(100 * difference) + unit
 
 
 def _share(value: float) -> str:
-    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
+    return formatting.percent(value)
 
 
 def _between(row: Row) -> str:

@@ -59,7 +59,7 @@ def boxes(picture: Any, places: Float[Tensor, "N 4"], weights: Float[Tensor, " N
         ).tolist()
         pen.rectangle((left, upper, max(left, right - 1), max(upper, lower - 1)), outline=line, width=3 if named else 1)
         if named:
-            written = f"{weight:.2f}"
+            written = f"{formatting.weight(weight)}"
             around = pen.textbbox((left + 4, upper + 3), written, font=_font())
             pen.rectangle((around[0] - 2, around[1] - 2, around[2] + 2, around[3] + 2), fill=line)
             pen.text((left + 4, upper + 3), written, fill="black" if sum(line) > 380 else "white", font=_font())

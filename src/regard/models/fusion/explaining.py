@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from regard.attention.contract import Attention
+from regard.formatting import number
 from regard.models.fusion.contract import Example
 from regard.models.fusion.encoders import Encoder
 from regard.models.fusion.model import FusionModel
@@ -47,7 +48,7 @@ class Explanation:
         return list(self.watched)
 
     def __str__(self) -> str:
-        lines = [f"{self.prediction} ({self.said:.3g})"]
+        lines = [f"{self.prediction} ({number(self.said)})"]
         for name, change in sorted(self.modalities.items(), key=lambda pair: -abs(pair[1])):
             top = sorted(self.parts[name], key=lambda pair: -abs(pair[1]))[:3]
             lines.append(f"  {name} {change:+.3g}: " + ", ".join(f"{part} {less:+.3g}" for part, less in top))

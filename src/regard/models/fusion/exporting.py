@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from regard import files
 from regard.errors import UserError, in_one_line
+from regard.formatting import number
 from regard.models.fusion.encoders import Encoder
 from regard.models.fusion.model import Batch, FusionModel
 from regard.running import undisturbed
@@ -98,5 +99,5 @@ def export(model: FusionModel, path: Path, inputs: Inputs, present: Present) -> 
             expected = program(given, there)
             off = float((again(given, there) - expected).abs().max())
             if not off <= TOLERANCE * max(1.0, float(expected.abs().max())):
-                raise UserError(f"the exported program is off by {off:.1e} from the model: it was not written")
+                raise UserError(f"the exported program is off by {number(off, 2)} from the model: it was not written")
     files.write(path, lambda partial: partial.write_bytes(buffer.getvalue()))
