@@ -245,7 +245,14 @@ def build(name: str, training: Training, seed: int, encoder: nn.Module | None = 
 def widened(count: int, width: int, seed: int) -> nn.Module:
     """Return the model without attention, wider inside its blocks, whose parameter count is nearest to `count`."""
     with torch.device("meta"):
-        sizes = {more: parameters(ResidualNetwork(width, more)) for more in itertools.product(range(9), repeat=3)}
+        plain, *wider = (
+            parameters(ResidualNetwork(width, more)) for more in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
+        )
+    # The count is linear in each of the three.
+    sizes = {
+        more: plain + sum(each * (one - plain) for each, one in zip(more, wider, strict=True))
+        for more in itertools.product(range(9), repeat=3)
+    }
     nearest = min(sizes, key=lambda more: (abs(sizes[more] - count), more))
     torch.manual_seed(seed)
     return ResidualNetwork(width, nearest)
@@ -364,7 +371,8 @@ def timed(part: Part, names: Sequence[str], training: Training, repeats: int) ->
     """Return what one forward of each row costs; the rows are timed in turn, and compared round by round."""
     encoder = ResidualNetwork(training.width) if training.encoder else None
     models = [build(name, training, 0, encoder) for name in names]
-    measured = costs(models, torch.zeros(BATCH, 1, SIDE, SIDE), repeats=repeats)
+    batch = min(BATCH, training.test)
+    measured = costs(models, torch.zeros(batch, 1, SIDE, SIDE), repeats=repeats)
     base = measured[names.index("none")]
     found = []
     for name, model, cost in zip(names, models, measured, strict=True):
@@ -376,7 +384,7 @@ def timed(part: Part, names: Sequence[str], training: Training, repeats: int) ->
                 "row": name,
                 "training": facts(name, training),
                 "parameters": parameters(model),
-                "macs": cost.macs / BATCH,
+                "macs": cost.macs / batch,
                 "ratio": middle,
                 "between": [low, high],
                 "rounds": repeats,
