@@ -73,7 +73,7 @@ class Training:
     Attributes:
         train, test: how many pictures; as many of each class.
         epochs, batch, learning_rate, weight_decay: of AdamW.
-        schedule: `"one cycle"` (Smith 2018), or a `"constant"` learning rate.
+        schedule: of the learning rate, `"one cycle"` (Smith 2018) or `"linear to zero"`.
         turned: whether the pictures are turned by a quarter, which the encoder has not seen.
         start: of the inserted attention.
         encoder: the training of the encoder, on other pictures; None for a model trained from scratch.
@@ -85,7 +85,7 @@ class Training:
     batch: int
     learning_rate: float
     weight_decay: float
-    schedule: Literal["one cycle", "constant"]
+    schedule: Literal["one cycle", "linear to zero"]
     start: Literal["paper", "identity"]
     turned: bool = False
     encoder: "Training | None" = None
@@ -114,7 +114,7 @@ PARTS: Settings = {
     "scratch": (SCRATCH, ("none", "none, wider", "se", "cbam", "eca"), 5),
     "fine_tuning": (
         Training(
-            5_000, 1, 64, 1e-3, 0.01, "constant", "identity", turned=True,
+            5_000, 1, 64, 1e-3, 0.01, "linear to zero", "identity", turned=True,
             encoder=replace(SCRATCH, train=20_000, epochs=3),
         ),
         ("none", "se", "cbam", "eca", "non_local", "multi_head_self"),
@@ -266,7 +266,7 @@ def fit(model: nn.Module, pictures: Pictures, training: Training, seed: int) -> 
     if training.schedule == "one cycle":
         rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.learning_rate, total_steps=steps)
     else:
-        rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+        rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     generator = torch.Generator().manual_seed(seed)
     model.train()
     for _ in range(training.epochs):
