@@ -15,7 +15,7 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -250,8 +250,8 @@ def widened(count: int, width: int, seed: int) -> nn.Module:
         )
     # The count is linear in each of the three.
     sizes = {
-        more: plain + sum(each * (one - plain) for each, one in zip(more, wider, strict=True))
-        for more in itertools.product(range(9), repeat=3)
+        (a, b, c): plain + sum(n * (one - plain) for n, one in zip((a, b, c), wider, strict=True))
+        for a, b, c in itertools.product(range(9), repeat=3)
     }
     nearest = min(sizes, key=lambda more: (abs(sizes[more] - count), more))
     torch.manual_seed(seed)
@@ -425,7 +425,43 @@ def table(settings: Settings, part: Part, results: Sequence[dict[str, Any]], tim
         timing = times.get(name)
         row += [f"{timing['ratio']:.2f} ({timing['between'][0]:.2f} to {timing['between'][1]:.2f})" if timing else ""]
         lines.append(row)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + f"\n\n{verdict(groups)}"
+
+
+def verdict(groups: Mapping[str, Mapping[int, dict[str, Any]]]) -> str:
+    """Return what the intervals say: which rows differ from none, and whether their attention is at work.
+
+    Args:
+        groups: the results of each row, by seed.
+    """
+    better, worse, used, fixed = [], [], [], []
+    for name, group in groups.items():
+        paired = [
+            one["accuracy"] - groups["none"][seed]["accuracy"]
+            for seed, one in group.items()
+            if seed in groups.get("none", {})
+        ]
+        if ends := mean_interval(paired):
+            better += [name] * (ends[0] > 0)
+            worse += [name] * (ends[1] < 0)
+        ablations = [one["ablations"]["mean"] for one in group.values() if "mean" in one.get("ablations", {})]
+        pairs = zip(group.values(), ablations, strict=False)
+        ends = mean_interval([other["accuracy"] - one["accuracy"] for one, other in pairs])
+        if ends:
+            (used if ends[1] < 0 else fixed).append(name)
+    lines = [
+        f"More accurate than *none* beyond the spread of the seeds: {_listed(better)}; less: {_listed(worse)}.",
+        f"Less accurate with their weights at the mean, so that what depends on the picture is used: {_listed(used)}; "
+        f"not so: {_listed(fixed)}.",
+    ]
+    gains = [name for name in better if name in fixed]
+    if gains:
+        lines.append(f"The gain of {_listed(gains)} does not come from weights that depend on the picture.")
+    return "\n".join(lines)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none of them"
 
 
 def share(values: Sequence[float], unit: str = "") -> str:

@@ -122,6 +122,35 @@ def test_intervals_are_those_of_student_and_bold_where_they_exclude_zero(benchma
     assert benchmark.probability([{"lost": 50, "gained": 1}]) == "< 0.001"
 
 
+def test_the_verdict_follows_from_the_intervals(benchmark: ModuleType) -> None:
+    def group(*shares: float, mean: float | None = None) -> dict[int, dict[str, object]]:
+        return {
+            seed: {
+                "accuracy": share,
+                "ablations": {} if mean is None else {"mean": {"accuracy": share + mean + seed / 1e4}},
+            }
+            for seed, share in enumerate(shares)
+        }
+
+    text = benchmark.verdict(
+        {
+            "none": group(0.80, 0.82, 0.81),
+            "none, wider": group(
+                0.79, 0.82, 0.80
+            ),  # differences -1, 0, -1: Student's interval reaches from -2.1 to 0.8
+            "se": group(0.83, 0.851, 0.84, mean=-0.05),  # +3, +3.1, +3
+            "eca": group(0.83, 0.851, 0.84, mean=0.0),
+            "cbam": group(0.75, 0.771, 0.76, mean=-0.0001),
+        }
+    )
+    assert text.splitlines() == [
+        "More accurate than *none* beyond the spread of the seeds: se, eca; less: cbam.",
+        "Less accurate with their weights at the mean, so that what depends on the picture is used: se; not so: eca, "
+        "cbam.",
+        "The gain of eca does not come from weights that depend on the picture.",
+    ]
+
+
 def test_without_the_package_it_says_which_to_install(benchmark: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none: Fashion-MNIST is expected there; .* 'apt-get install dataset-f"):
         benchmark.main(["--data", str(tmp_path / "none")])
