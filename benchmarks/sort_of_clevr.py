@@ -329,7 +329,7 @@ def page(results: Sequence[dict[str, Any]]) -> str:
         rule = " / ".join(_mean(group, "rule", family) for family in _FAMILIES[: 2 + row.ternary])
         minutes = sum(one["core_minutes"] for one in group) / len(group)
         lines.append(
-            f"| {row.title} | {row.published} | {row.wanted} | {len(group)} | " + " | ".join(cells)
+            f"| {row.title} | {row.published} | {row.wanted} | {_seeds(group, results)} | " + " | ".join(cells)
             + f" | {rule} | {row.augmentation} | {minutes:.0f} |"
         )  # fmt: skip
     baselines = next(iter(groups.values()))[0]["more"]["baselines"] if groups else {}
@@ -338,7 +338,7 @@ def page(results: Sequence[dict[str, Any]]) -> str:
     for name, shares in baselines.items():
         cells = [f"{100 * shares[family]:.1f}" if family in shares else "" for family in _FAMILIES]
         lines.append(f"| *{SAID[name]}* | | | | " + " | ".join(cells) + " | | | |")
-    lines += ["", "| kind of question | " + " | ".join(_titles(groups)) + " |", "|---|" + "---|" * len(groups)]
+    lines += ["", "| kind of question | " + " | ".join(_titles(groups, results)) + " |", "|---|" + "---|" * len(groups)]
     kinds = dict.fromkeys(kind for group in groups.values() for kind in group[0]["more"]["accuracy"])
     for kind in kinds:
         if kind not in _FAMILIES:
@@ -346,7 +346,7 @@ def page(results: Sequence[dict[str, Any]]) -> str:
     pointing = {name: group for name, group in groups.items() if group[0]["more"]["pointing"]}
     lines += [
         "",
-        "| the largest weight lies | " + " | ".join(_titles(pointing)) + " |",
+        "| the largest weight lies | " + " | ".join(_titles(pointing, results)) + " |",
         "|---|" + "---|" * len(pointing),
     ]
     for where, family, said in _POINTS:
@@ -362,8 +362,57 @@ _POINTS = (
 )
 
 
-def _titles(groups: dict[str, Any]) -> list[str]:
-    return [ROWS[name].title + (", no augmentation" if ROWS[name].augmentation == "none" else "") for name in groups]
+def _titles(groups: Mapping[str, Sequence[dict[str, Any]]], results: Sequence[dict[str, Any]]) -> list[str]:
+    """The columns' titles, with what makes a row's figures other than those of plain seeds."""
+    titles = []
+    for name, group in groups.items():
+        again = _restarted(group, results)
+        titles.append(
+            ROWS[name].title
+            + (", no augmentation" if ROWS[name].augmentation == "none" else "")
+            + (f", {_named(again)} restarted" if again else "")
+        )
+    return titles
+
+
+def _seeds(group: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]]) -> str:
+    """How many seeds a row has, and which of its figures come from a run that was restarted."""
+    row, again = group[0], _restarted(group, results)
+    anew = _threshold(row["training"])
+    if anew is None:
+        return str(len(group))
+    epochs, share = anew
+    rule = f"below {100 * share:.0f} % of the validation questions after {epochs} epochs"
+    if not again:
+        return f"{len(group)}; none was {rule}, where a run is restarted"
+    whose = "" if row["training"].get("anew") else " in the row that it starts from"
+    return f"{len(group)}; {_named(again)} restarted from another seed{whose}, being {rule}"
+
+
+def _restarted(group: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]]) -> list[int]:
+    """The seeds whose training, or the training of what it starts from, began anew from another seed."""
+    by_run = {(one["row"], one["seed"]): one for one in results}
+
+    def anew(run: dict[str, Any]) -> bool:
+        if run["training"].get("anew"):
+            return run["began_from"] != run["seed"]
+        if _threshold(run["training"]) is None:
+            return False
+        return anew(by_run[ROWS[run["row"]].starts_from, run["seed"]])
+
+    return [one["seed"] for one in group if anew(one)]
+
+
+def _threshold(training: Mapping[str, Any]) -> tuple[int, float] | None:
+    """The rule of restarts of a training, or of the one that it starts from; None if neither has one."""
+    if training.get("anew"):
+        epochs, share = training["anew"]
+        return epochs, share
+    return _threshold(training["starts_from"]) if training["starts_from"] else None
+
+
+def _named(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
 def _values(group: Sequence[dict[str, Any]], part: str, kind: str) -> list[float]:

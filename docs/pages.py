@@ -53,7 +53,9 @@ def page(mechanism: type[Attention], entry: Entry, pictures: list[Picture]) -> s
         f"<p>{_html(summary(mechanism))}</p>",
         _block(known["formula"]),
         _block(equations) if equations else "",
-        "<dl>" + "".join(_fact(label, known[label]) for label in ("class", "contract", "family", "paper")) + "</dl>",
+        "<dl>"
+        + "".join(_fact(label, known[label]) for label in ("class", "also called", "contract", "family", "paper"))
+        + "</dl>",
         "## Example",
         _block([example(mechanism)], "python"),
         "## Maps",
@@ -69,6 +71,7 @@ def page(mechanism: type[Attention], entry: Entry, pictures: list[Picture]) -> s
         "<ul>" + "".join(f"<li>{_deviation(line)}</li>" for line in known["deviations"]) + "</ul>",
         "## Where people place it",
         f"<p>{_html(', '.join(known['placement']))}</p>",
+        f"<p>Default place: <code>{escape(', '.join(known['default place']))}</code></p>",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -106,7 +109,12 @@ def navigation() -> list[dict[str, object]]:
         {"Mechanisms": ["mechanisms/index.md", *families]},
         {"Questions": ["questions.md", {"sort-of-CLEVR": "sort_of_clevr.md"}]},
         {"Fusion": "fusion.md"},
-        {"Models": ["placing.md", {"attention in a classifier": "attention_in_classification.md"}]},
+        {
+            "Models": [
+                "placing.md",
+                {"Recipes": "recipes.md", "attention in a classifier": "attention_in_classification.md"},
+            ]
+        },
         {"Contributing": "contributing.md"},
         {"Changelog": "changelog.md"},
     ]
@@ -121,7 +129,7 @@ def _row(entry: Entry) -> str:
     axes = "<br>".join(f"{label}: {', '.join(axes)}" for label, axes in entry.map_axes.items()) or "none"
     cells = (
         f'<a href="{entry.name}.html">{entry.name}</a>',
-        entry.class_name,
+        entry.class_name + (f"<br><small>{escape(', '.join(entry.aliases))}</small>" if entry.aliases else ""),
         entry.family.replace("_", " "),
         entry.contract,
         escape(f"{entry.paper.authors}, {entry.paper.venue}"),

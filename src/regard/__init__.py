@@ -39,7 +39,10 @@ def __getattr__(name: str) -> object:
 
         value: object = version("regard")
     elif name in _homes:
-        value = getattr(import_module(_homes[name]), name)
+        from regard.extras import naming_extras
+
+        with naming_extras():
+            value = getattr(import_module(_homes[name]), name)
     else:
         raise AttributeError(f"module 'regard' has no attribute {name!r}; it has {', '.join(__all__)}")
     globals()[name] = value

@@ -21,6 +21,11 @@ def command(*words: str) -> str:
     return " ".join([*_runner(), "regard", *map(quote, words)])
 
 
+def as_started(text: str) -> str:
+    """Return a text whose commands, in backticks or each on a line of its own, begin as this process did."""
+    return re.sub(r"(?m)(`|^ *)regard (?=[a-z])", lambda found: found[1] + " ".join([*_runner(), "regard", ""]), text)
+
+
 def pip_install(requirement: str) -> str:
     """Return the command that installs a requirement, such as `"regard[compare]"`, where this process runs."""
     uv = ["uv"] if _runner() else []

@@ -33,11 +33,8 @@ class MissingDependencyError(UserError, ImportError):
 
 
 @contextmanager
-def naming_extras(what: str) -> Iterator[None]:
+def naming_extras() -> Iterator[None]:
     """Say which extra to install where something inside needs a package that is not installed; also a decorator.
-
-    Args:
-        what: what needs it, such as `"this command"`.
 
     Raises:
         MissingDependencyError: a package is missing that an extra has, or that is known as optional.
@@ -45,20 +42,20 @@ def naming_extras(what: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        found = missing(what, error)
+        found = missing(error)
         if found is None:
             raise
         raise found from error
 
 
-def missing(what: str, error: ModuleNotFoundError) -> MissingDependencyError | None:
+def missing(error: ModuleNotFoundError) -> MissingDependencyError | None:
     """Return the error that says how to install what was not found; None for what is no optional package."""
     module = (error.name or "").partition(".")[0]
     requirement = requirement_of(module)
     if requirement is None or _installed(module):
         return None
     return MissingDependencyError(
-        f"{what} needs {module}, which is not installed: {pip_install(requirement)}", name=error.name
+        f"this needs {module}, which is not installed: {pip_install(requirement)}", name=error.name
     )
 
 

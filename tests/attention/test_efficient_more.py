@@ -88,9 +88,9 @@ def test_a_pattern_longer_than_the_sequence_is_plain_self_attention(pattern):
 
 @pytest.mark.usefixtures("unchecked_shapes")
 def test_patterns_refuse():
-    with pytest.raises(ValueError, match="pattern='random' is none of causal"):
+    with pytest.raises(ValueError, match="pattern='random', expected 'causal', 'strided'"):
         PatternedAttention(6, heads=2, pattern="random")
-    with pytest.raises(ValueError, match="extent=0 is no length"):
+    with pytest.raises(ValueError, match="extent=0, expected a whole number from 1"):
         PatternedAttention(6, heads=2, extent=0)
 
 
@@ -197,10 +197,10 @@ def test_cascaded_group_counts_the_parameters_of_the_papers_model():
     ("arguments", "message"),
     [
         ({"heads": 5}, "5 heads do not divide the width 6"),
-        ({"kernel_size": 4}, "kernel_size=4 is not one odd size"),
-        ({"heads": 2, "kernel_size": (3, 3, 3)}, "nor one for each of 2 heads"),
+        ({"kernel_size": 4}, "kernel_size=4, expected an odd whole number"),
+        ({"heads": 2, "kernel_size": (3, 3, 3)}, "neither one size nor one for each of 2 heads"),
         ({"key_width": 0}, "key_width=0"),
-        ({"variant": "timm"}, "variant='timm' is none of paper, authors"),
+        ({"variant": "timm"}, "variant='timm', expected 'paper' or 'authors'"),
         ({"dims": 4}, "dims=4"),
     ],
 )
@@ -406,7 +406,7 @@ def test_latent_scores_depend_on_how_far_apart_tokens_are():
     ("arguments", "message"),
     [
         ({"heads": 4}, "4 heads do not divide"),
-        ({"rotary_width": 3}, "rotary_width=3 holds no pairs"),
+        ({"rotary_width": 3}, "rotary_width=3, expected an even whole number"),
         ({"key_rank": 0}, "key_rank=0"),
         ({"head_width": 0}, "head_width=0"),
     ],

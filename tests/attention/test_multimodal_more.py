@@ -292,7 +292,7 @@ def test_a_zero_query_has_a_finite_gradient(mechanism):
         (LowRankBilinearRead, {"glimpses": 0}, "glimpses=0"),
         (LowRankBilinearRead, {"joint_width": 0}, "joint_width=0"),
         (FactorizedBilinearRead, {"factors": 0}, "factors=0"),
-        (FactorizedBilinearRead, {"variant": "author"}, "no variant 'author'"),
+        (FactorizedBilinearRead, {"variant": "author"}, "variant='author', expected 'paper' or 'code'"),
         (TuckerRead, {"rank": 0}, "rank=0"),
         (BlockBilinearRead, {"joint_width": 50}, "joint_width=60"),
         (CompactBilinearRead, {"sketch_width": 0}, "sketch_width=0"),
@@ -406,7 +406,8 @@ def test_vilbert_reads_no_peers():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"heads": 4}, "4 heads do not divide"), ({"variant": "bert"}, "no variant 'bert'")]
+    ("options", "message"),
+    [({"heads": 4}, "4 heads do not divide"), ({"variant": "bert"}, "variant='bert', expected 'vilbert' or 'lxmert'")],
 )
 @pytest.mark.usefixtures("unchecked_shapes")
 def test_wrong_arguments_of_co_attentional_are_refused(options, message):
@@ -607,7 +608,7 @@ def test_residual_attention_has_the_published_size(modules, published):
     [
         ({"levels": 0}, "levels=0"),
         ({"units": 0}, "units=0"),
-        ({"mask": "none"}, "mixed, channel, spatial"),
+        ({"mask": "none"}, "'mixed', 'channel' or 'spatial'"),
         ({"dims": 4}, "1, 2 or 3"),
     ],
 )

@@ -317,7 +317,7 @@ def test_class_residual_refuses_what_is_no_class_or_temperature():
     with pytest.raises(ValueError, match="classes=0"):
         ClassResidualPooling(Q, M, 0)
     for temperatures in ((), (1.0, 0.0)):
-        with pytest.raises(ValueError, match="one positive number a head"):
+        with pytest.raises(ValueError, match="one or more, each a number above 0"):
             ClassResidualPooling(Q, M, 5, temperatures)
 
 

@@ -320,11 +320,11 @@ def test_attention_gate_follows_its_gating_signal():
         (having(SpatialGate, kernel_size=4), "odd"),
         (having(SpatialGate, dims=4), "1, 2 or 3"),
         (having(LargeKernelAttention, kernel_size=12), "rounded up, is odd"),
-        (having(LargeKernelAttention, dilation=0), "positive"),
+        (having(LargeKernelAttention, dilation=0), "from 1 to"),
         (having(LargeKernelAttention, dims=4), "1, 2 or 3"),
-        (having(SpatialGroupEnhance, groups=0), "positive"),
+        (having(SpatialGroupEnhance, groups=0), "from 1 to"),
         (having(MultiScaleConvolutionalAttention, strip_sizes=(7, 4)), "odd"),
-        (having(AttentionGate, variant="grid"), "paper, simple"),
+        (having(AttentionGate, variant="grid"), "'paper' or 'simple'"),
     ],
 )
 @pytest.mark.usefixtures("unchecked_shapes")

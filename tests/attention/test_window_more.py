@@ -153,7 +153,7 @@ def test_deformable_parameters_are_those_of_the_papers_third_stage():
     [
         ({"heads": 4}, "4 heads do not divide the width 6"),
         ({"heads": 2, "groups": 3}, r"groups=3 does not divide heads=2: choose groups among 1, 2\."),
-        ({"kernel_size": 4}, "kernel_size=4 has no middle"),
+        ({"kernel_size": 4}, "kernel_size=4, expected an odd whole number"),
         ({"stride": 0}, "stride=0"),
     ],
 )
@@ -241,5 +241,5 @@ def test_multi_scale_deformable_refuses_a_memory_that_is_not_its_levels():
         module(torch.randn(1, 2, 8), torch.randn(1, 14, 5))
     with pytest.raises(ValueError, match="3 heads do not divide the width 8"):
         MultiScaleDeformableAttention(8, 5, heads=3)
-    with pytest.raises(ValueError, match="nothing to read"):
+    with pytest.raises(ValueError, match="each a whole number from 1"):
         MultiScaleDeformableAttention(8, 5, [(3, 0)])

@@ -28,6 +28,7 @@ def test_json_has_the_documented_keys() -> None:
     entries = json.loads(result.stdout)
     assert [entry["name"] for entry in entries] == list(mechanisms)
     keys = ["name", "class", "contract", "family", "paper", "year", "map_axes", "growth", "deviations"]
+    keys += ["aliases", "place"]
     assert all(list(entry) == keys for entry in entries)
 
 
@@ -58,6 +59,26 @@ def test_its_example_runs(name: str) -> None:
 def test_one_as_json_is_a_list_of_one() -> None:
     entries = json.loads(regard("catalog", "se", "--json").stdout)
     assert [entry["name"] for entry in entries] == ["se"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"), [("swin", "shifted_window"), ("CBAM", "cbam"), ("squeeze excitation", "se")]
+)
+def test_a_mechanism_is_shown_by_any_of_its_names(asked: str, name: str) -> None:
+    result = regard("catalog", asked)
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"{name}: ")
+    shown = " ".join(result.stdout.split())
+    assert f"also called {', '.join(mechanisms[name].aliases)}" in shown
+    assert "default place branch" in shown
+    assert [entry["name"] for entry in json.loads(regard("catalog", asked, "--json").stdout)] == [name]
+
+
+def test_a_word_for_several_mechanisms_ends_with_one_line() -> None:
+    result = regard("catalog", "psa")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: 'psa' is no one mechanism: choose among polarized (")
+    assert result.stderr.count("\n") == 1
 
 
 def test_an_unknown_name_ends_with_one_line() -> None:

@@ -147,7 +147,7 @@ def test_a_whole_comparison(tmp_path: Path) -> None:
     assert [(one["attention"], one["seed"]) for one in found] == [("none", 0), ("additive", 0)]
     for one in found:
         assert set(one) >= KEYS
-        assert set(one["accuracy"]) == {"attribute", "relation", "count", "comparison", "overall"}
+        assert set(one["accuracy"]) == {"attribute", "relation", "count", "overall"}
         assert one["train_seconds"] > 0
         assert (folder / f"{one['attention']}-0" / "model.safetensors").stat().st_size > 1000
         assert not (folder / f"{one['attention']}-0" / "checkpoint.safetensors").exists()

@@ -85,7 +85,7 @@ def test_one_model_is_trained_where_none_is_named(arguments: list[str], monkeypa
 
     monkeypatch.setattr("regard.experiment.compare", compare)
     one_line(regard(*arguments), "enough")
-    assert asked == [({"digit-scenes": "stacked"}.get(arguments[0], "cross_attention"), arguments[0])]
+    assert asked == [({"digit-scenes": "find_then_move"}.get(arguments[0], "cross_attention"), arguments[0])]
 
 
 @pytest.fixture

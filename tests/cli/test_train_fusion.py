@@ -75,6 +75,7 @@ def test_several_fusions_are_trained_on_the_same_rows_and_shown_side_by_side(pla
         part = place / f"runs/things/{result['fusion']}-0"
         assert sorted(path.name for path in part.iterdir()) == [
             "predictor.json",
+            "readings.json",
             "result.json",
             "robustness.json",
             "robustness.svg",
@@ -86,6 +87,18 @@ def test_several_fusions_are_trained_on_the_same_rows_and_shown_side_by_side(pla
         again = Predictor.load(part)
         assert again.evaluate(table)["rows"] == ROWS
     assert any("the most common class" in line and "50.0" in line for line in lines)
+    shown = read(place / "runs/things/examples.json")
+    assert len(shown) == 12
+    for example, reading in zip(shown, read(place / "runs/things/vote-0/readings.json"), strict=True):
+        assert example["cells"]["photo"]["picture"].startswith("data:image/png;base64,")
+        # Each cell tells the label, and so does what is said of it.
+        assert example["truth"] == {"sad": "no", "glad": "yes"}[example["cells"]["word"]["text"].split()[0]]
+        assert reading["correct"] == (reading["answer"] == example["truth"])
+        assert 0.5 <= reading["probability"] <= 1
+    page = (place / "runs/things/report.html").read_text(encoding="utf-8")
+    assert "runs/things/report.html" in lines[-1]
+    assert page.count("<article") == 12
+    assert page.count("data:image/svg+xml") == 2  # of robustness, one a fusion
 
 
 def test_a_number_is_regressed_on_and_what_it_was_measured_in_is_kept(place: Path) -> None:

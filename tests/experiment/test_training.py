@@ -114,7 +114,7 @@ def test_another_models_checkpoint_is_refused_in_one_line(tmp_path: Path) -> Non
     with pytest.raises(Broken):
         run(tmp_path / "checkpoint.safetensors", report=breaking(1, Broken, []))
     with pytest.raises(UserError, match=r"checkpoint\.safetensors holds the training of another model.*--no-resume"):
-        run(tmp_path / "checkpoint.safetensors", "stacked")
+        run(tmp_path / "checkpoint.safetensors", "find_then_move")
 
 
 @pytest.mark.slow

@@ -3,18 +3,20 @@
 import copy
 import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
 import timm
 import torch
 import torchvision
+from inserting import attention_of, is_inserted, strengthen
 from torch import Tensor, nn
 
 from regard.attention import OnMap, OnTokens, Refine, mechanisms
 from regard.attention.channel import SqueezeExcitation
 from regard.errors import UserError
-from regard.placing import Placed, insert, parameter_groups, places, remove
+from regard.placing import Placed, insert, parameter_groups, places, remove, switched_off
 
 SHAPE = (2, 3, 64, 64)
 
@@ -182,11 +184,11 @@ def test_published_parameter_totals(library: Callable[[str], nn.Module], model: 
 
 
 @pytest.mark.parametrize("at", ["input", "block", "branch", "pool", "stem"])
-def test_identity_at_the_start_is_exact_to_rounding(name: str, at: str) -> None:
+def test_the_model_is_exactly_what_it_was_right_after_insertion(name: str, at: str) -> None:
     model = build(name)
     expected = model(image())
     insert(model, "se" if at == "input" else mechanism_for(name), at, example=SHAPE)
-    torch.testing.assert_close(model(image()), expected)
+    assert torch.equal(model(image()), expected)
 
 
 @pytest.mark.parametrize("mechanism", sorted(key for key, kind in mechanisms.items() if issubclass(kind, Refine)))
@@ -197,48 +199,172 @@ def test_every_refinement_can_be_inserted(mechanism: str) -> None:
     kind = mechanisms[mechanism]
     if kind.layout == "map" and 2 not in kind.spatial_ranks:
         with pytest.raises(UserError, match=f"{mechanism!r} takes 3 spatial axes"):
-            insert(model, mechanism, example=shape)
+            insert(model, mechanism, "block", example=shape)
         return
-    torch.testing.assert_close(insert(model, mechanism, example=shape)(image(*shape)), expected)
+    torch.testing.assert_close(insert(model, mechanism, "block", example=shape)(image(*shape)), expected)
 
 
-def test_identity_start_trains_all_new_parameters_from_the_first_step(name: str) -> None:
+def test_identity_start_trains_the_strength_at_once_and_all_new_parameters_from_the_second_step(name: str) -> None:
     mechanism = "multi_head_self" if name == "timm_vit" else "coordinate"
     model = insert(build(name).train(), mechanism, "block", example=SHAPE)
-    optimizer = torch.optim.Adam(parameter_groups(model, lr=0.0, new_lr=0.1))
-    new = {key: value for key, value in model.named_parameters() if key.startswith("regard.")}
+    optimizer = torch.optim.Adam(parameter_groups(model, lr=0.0, new_lr=0.003))
+    new = {key: value for key, value in model.named_parameters() if is_inserted(key)}
     before = {key: value.clone() for key, value in new.items()}
-    model(image()).square().sum().backward()
-    assert all(value.grad is not None and value.grad.any() for value in new.values())
-    optimizer.step()
+    for step in range(2):
+        optimizer.zero_grad()
+        model(image()).square().sum().backward()
+        assert all(value.grad is not None for value in model.parameters())
+        learning = {key for key, value in new.items() if value.grad is not None and value.grad.any()}
+        assert learning == (new.keys() if step else {key for key in new if key.endswith("raw_strength")})
+        optimizer.step()
     assert not any(torch.equal(value, before[key]) for key, value in new.items())
-    assert all(value.grad is not None for key, value in model.named_parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_the_start_is_within_rounding_in_every_precision(dtype: torch.dtype) -> None:
+def test_the_start_is_exact_in_every_precision(dtype: torch.dtype) -> None:
     model = build("sequential").to(dtype)
     expected = model(image().to(dtype))
     insert(model, "cbam", ["block", "pool"], example=image().to(dtype))
-    torch.testing.assert_close(model(image().to(dtype)), expected)
+    assert torch.equal(model(image().to(dtype)), expected)
 
 
-def test_a_gain_of_zero_needs_no_strength() -> None:
+@pytest.mark.parametrize("mechanism", [key for key, kind in mechanisms.items() if getattr(kind, "zero_start", "")])
+def test_the_strength_takes_over_from_a_gain_of_zero(mechanism: str) -> None:
     """Two zeros in a row would never learn: each waits for the other."""
     model = build("sequential")
     expected = model(image())
-    insert(model, {"block": "non_local", "stem": "se"}, example=SHAPE)
-    assert [placed.strength is None for placed in model.regard.placed()] == [True, True, False]
-    torch.testing.assert_close(model(image()), expected)
-    optimizer = torch.optim.SGD(parameter_groups(model, lr=0.0, new_lr=0.1))
-    before = model.regard.get_submodule("1.attention.non_local").state_dict()
-    before = {key: value.clone() for key, value in before.items()}
-    for _ in range(2):
-        optimizer.zero_grad()
-        model(image()).square().sum().backward()
-        optimizer.step()
-    after = model.regard.get_submodule("1.attention.non_local").state_dict()
-    assert not any(torch.equal(after[key], before[key]) for key in before if key.endswith("weight"))
+    insert(model, mechanism, "1", example=SHAPE)
+    (placed,) = attention_of(model)
+    assert torch.equal(model(image()), expected)
+    gain = placed.attention[0]
+    gain = getattr(gain, "refine", gain).get_parameter(mechanisms[mechanism].zero_start)
+    assert gain.all()
+    strengthen(model, 0.5)
+    assert not torch.allclose(model(image()), expected)
+    insert(remove(model), mechanism, "1", start="paper", example=SHAPE)
+    assert torch.equal(model(image()), expected)
+    assert attention_of(model)[0].strength is None
+
+
+def test_the_strength_moves_32_times_as_far_as_other_parameters_under_every_optimizer() -> None:
+    plain = build("sequential")
+    model = insert(copy.deepcopy(plain), "se", "1", example=SHAPE)
+    (placed,) = attention_of(model)
+    y = plain[:2](image()).detach()
+    strength = torch.zeros(16, requires_grad=True)
+    plain[2:](y + strength[:, None, None] * (placed.attention(y) - y)).square().sum().backward()
+    model(image()).square().sum().backward()
+    torch.testing.assert_close(placed.raw_strength.grad, strength.grad)  # the derivative by the strength itself
+    for optimizer, step in ((torch.optim.SGD, strength.grad), (torch.optim.Adam, strength.grad.sign())):
+        nn.init.zeros_(placed.raw_strength)
+        optimizer([placed.raw_strength], lr=1e-3).step()
+        torch.testing.assert_close(placed.strength, -32 * 1e-3 * step, rtol=1e-3, atol=1e-8)
+
+
+def test_parts_of_a_model_take_their_attention_with_them() -> None:
+    """By its children, by FX, and by the feature extractors of torchvision and timm."""
+    model = insert(torchvision.models.resnet18(num_classes=5).eval(), "se", "block", start="paper", example=SHAPE)
+    with torch.no_grad():
+        expected = model.layer4(model.layer3(model.layer2(model.layer1(model.maxpool(
+            model.relu(model.bn1(model.conv1(image())))
+        )))))  # fmt: skip
+    own = sum(value.numel() for placed in attention_of(model) for value in placed.parameters())
+    assert own > 0
+    part = nn.Sequential(*list(model.children())[:-2])
+    torch.testing.assert_close(part(image()), expected)
+    assert sum(value.numel() for key, value in part.named_parameters() if is_inserted(key)) == own
+    getter = torchvision.models._utils.IntermediateLayerGetter(model, {"layer4": "features"})
+    torch.testing.assert_close(getter(image())["features"], expected)
+    assert sum(value.numel() for key, value in getter.named_parameters() if is_inserted(key)) == own
+    remove(part)
+    torch.testing.assert_close(
+        part(image()), nn.Sequential(*list(build("torchvision_resnet18").children())[:-2])(image())
+    )
+
+
+@pytest.mark.parametrize("start", ["identity", "paper"])
+def test_attention_can_be_switched_off(start: str) -> None:
+    model = build("sequential")
+    expected = model(image())
+    insert(model, {"block": "se", "input": "eca"}, start=start, example=SHAPE)  # pyright: ignore[reportArgumentType]
+    strengthen(model, 0.5)
+    attended = model(image())
+    with switched_off(model) as off:
+        assert set(off) == set(attention_of(model))
+        assert torch.equal(model(image()), expected)
+        with ThreadPoolExecutor(1) as other:
+            assert torch.equal(other.submit(model, image()).result(), attended)
+    assert torch.equal(model(image()), attended)
+
+
+def test_attention_called_as_a_layer_says_what_it_is() -> None:
+    model = insert(build("timm_resnet18"), "se", "layer1.0", example=SHAPE)
+    with pytest.raises(UserError, match=r"inserted at 'layer1\.0' was called as a layer"):
+        nn.Sequential(*model.layer1[0].children())(image(2, 64, 8, 8))
+
+
+def test_attention_that_nothing_reads_is_refused_or_left_out() -> None:
+    """Between the last block and a head that reads the class token alone, where other tokens change nothing."""
+    model = build("timm_vit")
+    before = snapshot(model)
+    with pytest.raises(UserError, match=r"'blocks\.2' cannot change an output"):
+        insert(model, "se", "blocks.2", example=SHAPE)
+    assert snapshot(model) == before
+    with pytest.warns(UserWarning, match=r"'blocks\.2' cannot change an output.*left out"):
+        insert(model, "se", "block", start="paper", example=SHAPE)
+    model(image()).square().sum().backward()
+    assert [placed.place for placed in attention_of(model)] == ["blocks.0", "blocks.1"]
+    assert all(value.grad.any() for placed in attention_of(model) for value in placed.parameters())
+    mean = timm.create_model("test_vit", img_size=64, num_classes=5, global_pool="avg")
+    assert len(attention_of(insert(mean, "se", "block", example=SHAPE))) == len(mean.blocks)
+    insert(remove(model), "multi_head_self", "blocks.2", example=SHAPE)  # it refines the class token too
+
+
+def test_attention_goes_where_its_paper_puts_it() -> None:
+    for mechanism, host in (("se", "bn2"), ("cbam", "bn2"), ("multi_head_self", ""), ("sk", "conv")):
+        model = build("timm_resnet18")
+        insert(model, mechanism, start="paper", example=SHAPE)
+        assert all(host in placed.place for placed in attention_of(model)), mechanism
+    flat = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 24, 3), nn.ReLU()).eval()
+    assert {placed.place for placed in attention_of(insert(flat, "se", example=SHAPE))} <= {"1", "2", "4"}  # stages
+    with pytest.raises(UserError, match=r"different places by default.*say where with at="):
+        insert(build("timm_resnet18"), ["se", "attention_gate"], example=SHAPE)
+    with pytest.raises(UserError, match="no place 'skip'"):
+        insert(build("timm_resnet18"), "attention_gate", example=SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("attention", "arguments", "reductions"),
+    [
+        ("se", {"reduction": 4}, {4}),
+        (("se", {"reduction": 8}), {}, {8}),
+        (["se", ("cbam", {"reduction": 8})], {"reduction": 4}, {4, 8}),
+        (partial(SqueezeExcitation, reduction=2), {"bias": False}, {2}),
+    ],
+)
+def test_mechanisms_take_arguments(attention: object, arguments: dict[str, object], reductions: set[int]) -> None:
+    model = insert(build("timm_resnet18"), attention, "stage2", example=SHAPE, **arguments)  # pyright: ignore
+    (placed,) = attention_of(model)
+    assert {128 // one.hidden_channels for one in placed.attention} == reductions
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize(
+    ("attention", "arguments", "message"),
+    [
+        ("cbam", {"reducton": 4}, "cbam.*takes no argument 'reducton': did you mean 'reduction'"),
+        (("cbam", {"heads": 4}), {}, "cbam.*takes no argument 'heads'"),
+        (["se", "eca"], {"reduction": 4}, "eca.*takes no argument 'reduction'"),
+        (lambda channels: SqueezeExcitation(channels), {"reduction": 4}, "builds its module itself"),
+        (("cbam", 4), {}, "4 is no mechanism"),
+    ],
+)
+def test_wrong_arguments_are_named(attention: object, arguments: dict[str, object], message: str) -> None:
+    model = build("timm_resnet18")
+    before = snapshot(model)
+    with pytest.raises(UserError, match=message):
+        insert(model, attention, "stage2", example=SHAPE, **arguments)  # pyright: ignore
+    assert snapshot(model) == before
 
 
 def test_remove_restores_the_model_exactly(name: str) -> None:
@@ -271,15 +397,14 @@ def test_names_and_values_of_the_model_stay(name: str) -> None:
     insert(model, mechanism_for(name), example=SHAPE)
     after = model.state_dict()
     assert all(torch.equal(after[key], value) for key, value in before.items())
-    assert all(key.startswith("regard.") for key in after.keys() - before.keys())
+    assert all(is_inserted(key) for key in after.keys() - before.keys())
 
 
 def test_a_plain_checkpoint_loads_strictly() -> None:
     plain = build("timm_resnet18")
-    attended = insert(build("timm_resnet18"), "se", example=SHAPE)
-    for placed in attended.regard.placed():
-        nn.init.ones_(placed.strength)
-    kept = {key: value.clone() for key, value in attended.state_dict().items() if key.startswith("regard.")}
+    attended = insert(build("timm_resnet18"), "se", "block", example=SHAPE)
+    strengthen(attended, 1.0)
+    kept = {key: value.clone() for key, value in attended.state_dict().items() if is_inserted(key)}
     attended.load_state_dict(plain.state_dict(), strict=True)
     assert all(torch.equal(attended.state_dict()[key], value) for key, value in kept.items())
     attended.load_state_dict(plain.state_dict(), strict=True, assign=True)
@@ -287,8 +412,8 @@ def test_a_plain_checkpoint_loads_strictly() -> None:
     attended.load_state_dict(own, strict=True)
     missing = plain.load_state_dict(own, strict=False)
     assert missing.missing_keys == []
-    del own["regard.layer1_0.strength"]
-    with pytest.raises(RuntimeError, match=r"Missing key.*layer1_0\.strength"):
+    del own["layer1.0.regard.output.raw_strength"]
+    with pytest.raises(RuntimeError, match=r"Missing key.*layer1\.0\.regard\.output\.raw_strength"):
         attended.load_state_dict(own, strict=True)
     wrapped = nn.Sequential(attended)
     wrapped.load_state_dict({f"0.{key}": value for key, value in plain.state_dict().items()}, strict=True)
@@ -303,14 +428,15 @@ def test_a_copy_is_independent(name: str, copier: Callable[[nn.Module], nn.Modul
     expected = model(image())
     twin = copier(model)
     assert torch.equal(twin(image()), expected)
-    for parameter in twin.regard.parameters():
-        nn.init.constant_(parameter, 0.3)
+    for placed in attention_of(twin):
+        for parameter in placed.parameters():
+            nn.init.constant_(parameter, 0.3)
     assert torch.equal(model(image()), expected)
     assert not torch.equal(twin(image()), expected)
     plain = remove(copier(model))
     assert not torch.equal(plain(image()), expected)
     assert torch.equal(model(image()), expected)
-    assert not hasattr(plain, "regard")
+    assert not any(is_inserted(path) for path, _ in plain.named_modules())
 
 
 @pytest.mark.slow
@@ -318,9 +444,7 @@ def test_a_copy_is_independent(name: str, copier: Callable[[nn.Module], nn.Modul
 @pytest.mark.parametrize("start", ["identity", "paper"])
 def test_compiles_into_one_graph(start: str) -> None:
     model = insert(build("sequential"), "se", ["block", "pool"], start=start, example=SHAPE)  # pyright: ignore[reportArgumentType]
-    for placed in model.regard.placed():
-        if placed.strength is not None:
-            nn.init.constant_(placed.strength, 0.7)
+    strengthen(model, 0.7)
     expected = model(image())
     torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
@@ -331,8 +455,7 @@ def test_compiles_into_one_graph(start: str) -> None:
 
 def test_autocast_half_precision_and_memory_format() -> None:
     model = insert(build("torchvision_resnet18"), ["se", "multi_head_self"], example=SHAPE)
-    for placed in model.regard.placed():
-        nn.init.constant_(placed.strength, 0.5)
+    strengthen(model, 0.5)
     seen: list[Tensor] = []
     model.get_submodule("layer2").register_forward_hook(lambda module, given, output: seen.append(output))
     with torch.autocast("cpu", torch.bfloat16):
@@ -355,11 +478,11 @@ def test_several_mechanisms_are_applied_in_order() -> None:
     model = insert(
         build("sequential"), [SqueezeExcitation, partial(SqueezeExcitation, reduction=4), "se"], "1", example=SHAPE
     )
-    (placed,) = model.regard.placed()
+    (placed,) = attention_of(model)
     assert isinstance(placed, Placed)
     assert [path for path, _ in placed.attention.named_children()] == ["se", "se_2", "se_3"]
     assert placed.attention.get_submodule("se_2.squeeze").weight.shape == (4, 16)
-    assert "regard.1.attention.se_2.squeeze.weight" in model.state_dict()
+    assert "1.regard.output.attention.se_2.squeeze.weight" in model.state_dict()
 
 
 @pytest.mark.parametrize(
@@ -376,18 +499,18 @@ def test_several_mechanisms_are_applied_in_order() -> None:
 )
 def test_ways_to_say_where(at: object, count: int) -> None:
     model = insert(build("timm_resnet18"), "se", at, example=SHAPE)  # pyright: ignore[reportArgumentType]
-    assert len(model.regard.placed()) == count
+    assert len(attention_of(model)) == count
 
 
 def test_tokens_and_maps_meet_through_the_adapter() -> None:
     model = insert(build("timm_resnet18"), "multi_head_self", "stage4", example=SHAPE)
-    assert isinstance(model.regard.get_submodule("layer4.attention.multi_head_self"), OnMap)
+    assert isinstance(attention_of(model)[0].attention.multi_head_self, OnMap)
     swin = torchvision.models.swin_t(num_classes=5).eval()
     expected = swin(image())
     insert(swin, ["se", "multi_head_self"], "block", example=SHAPE)
     torch.testing.assert_close(swin(image()), expected)
-    vit = insert(build("timm_vit"), "cbam", example=SHAPE)
-    adapter = vit.regard.get_submodule("blocks_0.attention.cbam")
+    vit = insert(build("timm_vit"), "cbam", "blocks.0", example=SHAPE)
+    adapter = attention_of(vit)[0].attention.cbam
     assert isinstance(adapter, OnTokens)
     assert (adapter.extra_tokens, adapter.grid) == (1, (4, 4))
 
@@ -399,14 +522,14 @@ def test_a_shared_module_shares_its_attention() -> None:
     assert (block.path, block.calls) == ("0", 2)
     expected = model(image())
     torch.testing.assert_close(insert(model, "se", example=SHAPE)(image()), expected)
-    assert len(model.regard.placed()) == 1
+    assert len(attention_of(model)) == 1
     assert torch.equal(remove(model)(image()), expected)
 
 
 def test_later_insertions_at_other_places() -> None:
     model = insert(build("timm_resnet18"), "se", "branch", example=SHAPE)
     insert(model, "se", "block", example=SHAPE)
-    assert len(model.regard.placed()) == 16
+    assert len(attention_of(model)) == 16
     before = snapshot(model)
     with pytest.raises(UserError, match=r"'layer1\.0' has attention already"):
         insert(model, "se", ["stage", "layer1.0"], example=SHAPE)
@@ -475,12 +598,14 @@ def test_parameter_groups_part_the_model() -> None:
     model = insert(build("timm_resnet18"), "se", example=SHAPE)
     backbone, inserted = parameter_groups(model, lr=1e-4, new_lr=1e-2)
     assert (backbone["lr"], inserted["lr"]) == (1e-4, 1e-2)
-    assert {id(value) for value in inserted["params"]} == {id(value) for value in model.regard.parameters()}
+    assert {id(value) for value in inserted["params"]} == {
+        id(value) for name, value in model.named_parameters() if is_inserted(name)
+    }
     assert len(backbone["params"]) + len(inserted["params"]) == len(list(model.parameters()))
     (only,) = parameter_groups(model, lr=None, new_lr=1e-2)
     assert only["params"] == inserted["params"]
     assert {name for name, value in model.named_parameters() if value.requires_grad} == {
-        f"regard.{name}" for name, _ in model.regard.named_parameters()
+        name for name, _ in model.named_parameters() if is_inserted(name)
     }
     with pytest.raises(UserError, match="no inserted attention"):
         parameter_groups(remove(model), 1.0, 1.0)

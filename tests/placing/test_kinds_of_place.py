@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from inserting import attention_of, strengthen
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,7 +23,7 @@ from regard.attention import (
     SqueezeExcitation,
 )
 from regard.errors import UserError
-from regard.placing import Insertions, Slot, insert, places, remove
+from regard.placing import Slot, insert, inserted, places, remove
 
 pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 
@@ -98,10 +99,6 @@ def built(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def insertions(model: nn.Module) -> Insertions:
-    return model.get_submodule("regard")  # pyright: ignore[reportReturnType]
-
-
 @pytest.mark.parametrize(
     ("model", "path", "slot", "partner", "channels"),
     [
@@ -133,21 +130,21 @@ def test_branches_of_a_pyramid_pooling_are_no_skips() -> None:
 def test_a_gate_takes_the_skip_out_of_a_concatenation(skip_first: bool) -> None:
     model = built(Inline(skip_first))
     x = image()
+    decode = copy.deepcopy(model.decode)
     plain = model(x)
     torch.testing.assert_close(insert(model, "attention_gate", "skip", example=SHAPE)(x), plain)
-    (placed,) = insertions(model).placed()
+    (placed,) = attention_of(model)
     gate = placed.attention[0]
     assert isinstance(gate, AttentionGate)
     assert (gate.channels, gate.gating_channels) == (5, 11)
     assert placed.strength is not None
-    nn.init.constant_(placed.strength, 0.25)
+    strengthen(model, 0.25)
     with torch.no_grad():
         fine = model.fine(x)
         coarse = model.raise_resolution(model.middle(F.max_pool2d(fine, 2)))
         fine = 0.75 * fine + 0.25 * gate(fine, coarse)
         pair = [fine, coarse] if skip_first else [coarse, fine]
-        layers = [module for name, module in model.decode.named_children()]
-        expected = model.head(nn.Sequential(*layers)(torch.cat(pair, 1)))
+        expected = model.head(decode(torch.cat(pair, 1)))
         torch.testing.assert_close(model(x), expected)
     assert torch.equal(remove(model)(x), plain)
 
@@ -158,7 +155,7 @@ def test_a_skip_given_by_name_is_refined(mechanism: str) -> None:
     x = image()
     plain = model(x)
     insert(model, mechanism, "skip1", start="paper", example=SHAPE)
-    (placed,) = insertions(model).placed()
+    (placed,) = attention_of(model)
     with torch.no_grad():
         fine = model.fine(x)
         coarse = model.middle(F.max_pool2d(fine, 2))
@@ -198,7 +195,7 @@ def test_a_merge_takes_over_from_a_module_that_adds() -> None:
     torch.testing.assert_close(insert(model, "aff", "join", example=SHAPE)(x), plain)
     remove(model)
     insert(model, AttentionalFeatureFusion, "join", start="paper", example=SHAPE)
-    fusion = insertions(model).placed()[0].attention[0]
+    fusion = attention_of(model)[0].attention[0]
     torch.testing.assert_close(model(x), fusion(model.one(x), model.other(x)))
 
 
@@ -209,7 +206,7 @@ def test_a_merge_that_gives_another_shape_than_the_model_is_refused() -> None:
         insert(model, "aff", "join", example=SHAPE)
     with pytest.raises(UserError, match="'aff' is a Merge, which takes several tensors, and 'one' is one tensor"):
         insert(model, "aff", "one", example=SHAPE)
-    assert not hasattr(model, "regard")
+    assert attention_of(model) == []
 
 
 def test_a_refinement_goes_before_a_merge_that_takes_it() -> None:
@@ -217,9 +214,9 @@ def test_a_refinement_goes_before_a_merge_that_takes_it() -> None:
     with pytest.raises(UserError, match="'attention_gate' is a Merge and comes after another mechanism"):
         insert(model, ["se", "attention_gate"], "skip", example=SHAPE)
     insert(model, ["attention_gate", "se"], "skip", start="paper", example=SHAPE)
-    gate, se = insertions(model).placed()[0].attention
+    gate, se = attention_of(model)[0].attention
     fine, coarse = image(2, 5, 16, 24), image(2, 7, 8, 12)
-    torch.testing.assert_close(insertions(model).placed()[0](fine, fine, coarse), se(gate(fine, coarse)))
+    torch.testing.assert_close(attention_of(model)[0](fine, fine, coarse), se(gate(fine, coarse)))
 
 
 def residual(**options: Any) -> nn.Module:
@@ -240,7 +237,7 @@ def test_a_convolve_stands_in_for_a_convolution(mechanism: Any, options: dict[st
     assert torch.equal(remove(model)(x), plain)
 
     insert(model, mechanism, "1", start="paper", example=SHAPE)
-    (placed,) = insertions(model).placed()
+    (placed,) = attention_of(model)
     (convolve,) = placed.attention
     assert convolve.stride == options.get("stride", 1)
     if mechanism is DynamicConvolution:
@@ -252,7 +249,7 @@ def test_a_convolve_stands_in_for_a_convolution(mechanism: Any, options: dict[st
     assert model[1].weight.grad is None or not model[1].weight.grad.any()  # pyright: ignore[reportIndexIssue]
     twin = pickle.loads(pickle.dumps(copy.deepcopy(model)))
     torch.testing.assert_close(twin(x), model(x))
-    nn.init.zeros_(next(twin.regard.parameters()))
+    nn.init.zeros_(next(attention_of(twin)[0].parameters()))
     assert not torch.equal(twin(x), model(x))
     assert torch.equal(remove(model)(x), plain)
     assert "forward" not in vars(model[1])  # pyright: ignore[reportIndexIssue]
@@ -281,7 +278,7 @@ def test_a_convolution_that_cannot_be_taken_over_is_refused(options: dict[str, A
     model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 32, **options), nn.ReLU()).eval()
     with pytest.raises(UserError, match=message):
         insert(model, "sk", at, example=SHAPE)
-    assert not hasattr(model, "regard")
+    assert attention_of(model) == []
 
 
 class Twice(nn.Module):
@@ -299,12 +296,12 @@ def test_the_calls_of_one_module_share_attention_or_have_each_their_own() -> Non
     model, x = built(Twice()), image()
     plain = model(x)
     shared = insert(copy.deepcopy(model), "se", "shared", start="paper", example=SHAPE)
-    (one,) = insertions(shared).placed()
+    (one,) = attention_of(shared)
     torch.testing.assert_close(shared(x), one(model.shared(one(model.shared(x)))))
 
     separate = insert(model, "se", "shared", start="paper", calls="separate", example=SHAPE)
-    first, second = insertions(separate).placed()
-    assert [name for name, _ in insertions(separate).named_children()] == ["shared_call1", "shared_call2"]
+    first, second = attention_of(separate)
+    assert list(inserted(separate)) == ["shared.regard.output_call1", "shared.regard.output_call2"]
     for parameter in first.parameters():
         nn.init.normal_(parameter)
     convolution = copy.deepcopy(model.shared)
@@ -331,11 +328,12 @@ def test_separate_attention_refuses_gradient_checkpointing(reentrant: bool) -> N
 def test_a_mapping_gives_each_place_its_own() -> None:
     model = built(Given())
     insert(model, {"fine": "se", "middle": ["eca", SqueezeExcitation], "input": "cbam"}, example=SHAPE)
-    found = {
-        name: [path for path, _ in placed.attention.named_children()]
-        for name, placed in insertions(model).named_children()
+    found = {path: [name for name, _ in placed.attention.named_children()] for path, placed in inserted(model).items()}
+    assert found == {
+        "fine.0.regard.input": ["cbam"],  # which alone is given the input of the model
+        "fine.2.regard.output": ["se"],
+        "middle.2.regard.output": ["eca", "se"],
     }
-    assert found == {"fine": ["se"], "middle": ["eca", "se"], "model_input": ["cbam"]}
     with pytest.raises(UserError, match="'fine' has attention already"):
         insert(built(Given()), {"fine": "se", "fi*": "eca"}, example=SHAPE)
     with pytest.raises(UserError, match="at= was given beside a mapping"):
@@ -374,7 +372,7 @@ def test_the_leading_tensor_of_several_outputs_is_refined(kind: type) -> None:
     model, x = built(Around(kind)), image()
     plain = model(x)
     insert(model, "se", "several", start="paper", example=SHAPE)
-    (placed,) = insertions(model).placed()
+    (placed,) = attention_of(model)
     torch.testing.assert_close(model(x), placed(plain))
     given = model.several(x)
     assert type(given) is kind
@@ -401,8 +399,9 @@ def test_a_mechanism_of_maps_refines_tokens_on_their_grid() -> None:
     x = image(2, 3, 32, 64)
     place = places(model, x).of("block")[0]
     assert (place.layout, place.extra_tokens, place.grid, place.resolution) == ("BNC", 1, (2, 4), "2×4 + 1")
-    insert(model, "cbam", "block", start="paper", example=x)
-    placed = insertions(model).placed()[0]
+    with pytest.warns(UserWarning, match=r"'blocks\.1' cannot change an output of the model.*It was left out"):
+        insert(model, "cbam", "block", start="paper", example=x)  # the head reads the class token alone
+    (placed,) = attention_of(model)
     tokens = image(2, 9, 192)
     refined = placed(tokens)
     assert torch.equal(refined[:, :1], tokens[:, :1])
@@ -448,7 +447,7 @@ def test_what_a_block_gives_is_refined_before_what_its_stage_gives() -> None:
         twin = copy.deepcopy(model)
         for number, path in enumerate(order):
             insert(twin, ["se", "eca"][path == "1"], path, start="paper", example=SHAPE)
-            assert len(insertions(twin).placed()) == number + 1
-        placed = {one.place: one for one in insertions(twin).placed()}
+            assert len(attention_of(twin)) == number + 1
+        placed = {one.place: one for one in attention_of(twin)}
         torch.testing.assert_close(twin(x), placed["1"](placed["1.1"](plain)).relu())
         assert torch.equal(remove(twin)(x), plain.relu())

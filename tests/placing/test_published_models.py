@@ -14,6 +14,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from inserting import attention_of
 from timm.models.byobnet import ByobNet, model_cfgs
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
@@ -472,7 +473,7 @@ def test_timm_s_selective_kernel_network_is_its_plain_one_with_another_convoluti
     own |= {key: torch.ones_like(value) for key, value in own.items() if key.endswith("running_var")}
     own |= {key: torch.full_like(value, (1 + 1e-5) ** 0.5) for key, value in own.items() if key.endswith("weight")}
     insert(ours, "sk", "layer?.*.conv2", start="paper", example=SHAPE)
-    assert all(placed.attention[0].convolutions[0][0].groups == 32 for placed in ours.regard.placed())
+    assert all(placed.attention[0].convolutions[0][0].groups == 32 for placed in attention_of(ours))
 
     shapes = {key: value.shape for key, value in ours.state_dict().items()}
     state = own | {key: value for key, value in ours.state_dict().items() if key.endswith(".conv2.weight")}

@@ -14,6 +14,7 @@ import timm
 import timm.layers
 import timm.utils
 import torch
+from inserting import attention_of, is_inserted
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.utils import parametrizations
@@ -23,6 +24,7 @@ from regard.attention.channel import SqueezeExcitation
 from regard.attention.channel_spatial import CBAM
 from regard.errors import UserError
 from regard.placing import Placed, insert, parameter_groups, remove
+from regard.placing.placed import SCALE
 
 HEIGHT, WIDTH = 33, 44
 """Of every image, if nothing else is said: 3 by 4 of the patches that the vision transformer takes."""
@@ -160,15 +162,15 @@ def awaken(model: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in inserted(model).items():
-            if name.endswith(".strength"):
-                parameter.fill_(0.7)
+            if name.endswith(".raw_strength"):
+                parameter.fill_(0.7 / SCALE)
             else:
                 parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     return model
 
 
 def inserted(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: value for name, value in model.named_parameters() if name.startswith("regard.")}
+    return {name: value for name, value in model.named_parameters() if is_inserted(name)}
 
 
 def image(batch: int = 2, height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> Tensor:
@@ -313,10 +315,10 @@ def test_a_copy_gives_the_same_and_lives_on_its_own(case: Case, copier: str) -> 
 
 def test_checkpoints_pass_between_the_plain_and_the_attended_model(case: Case) -> None:
     plain, attended = case.plain(), case.attended()
-    assert list(attended.state_dict())[: len(plain.state_dict())] == list(plain.state_dict())
+    assert [name for name in attended.state_dict() if not is_inserted(name)] == list(plain.state_dict())
     new = attended.state_dict().keys() - plain.state_dict().keys()
     assert new
-    assert all(name.startswith("regard.") for name in new)
+    assert all(is_inserted(name) for name in new)
 
     other = case.plain()  # a plain checkpoint of other values
     for value in other.parameters():
@@ -466,7 +468,7 @@ def test_exports_with_dynamic_batch_and_size(case: Case) -> None:
     exported = torch.export.export(model, (image(),), dynamic_shapes=(dynamic(case),))
     for other in other_images(case):
         torch.testing.assert_close(exported.module()(other), model(other), rtol=1e-4, atol=1e-5)
-    assert {name for name in exported.state_dict if name.startswith("regard.")} >= inserted(model).keys()
+    assert {name for name in exported.state_dict if is_inserted(name)} >= inserted(model).keys()
     check_removal(case, model)
 
 
@@ -655,7 +657,7 @@ def test_only_the_attention_of_a_frozen_model_learns(case: Case) -> None:
 def test_a_shared_block_is_attended_at_each_of_its_calls() -> None:
     case = Case(Twice, "se", "block")
     model = case.attended()
-    (placed,) = model.regard.placed()  # pyright: ignore[reportCallIssue]
+    (placed,) = attention_of(model)  # pyright: ignore[reportCallIssue]
     unrolled = Twice().eval()
     unrolled.load_state_dict(case.plain().state_dict())
     x = unrolled.stem(image())
@@ -674,7 +676,7 @@ def test_a_shared_block_is_attended_at_each_of_its_calls() -> None:
 def test_functional_calls_take_the_parameters_that_they_are_given(case: Case) -> None:
     model = case.attended()
     values = {name: value.detach() for name, value in model.named_parameters()}
-    other = {name: value * (0.5 if name.startswith("regard.") else 1) for name, value in values.items()}
+    other = {name: value * (0.5 if is_inserted(name) else 1) for name, value in values.items()}
     twin = case.attended()
     with torch.no_grad():
         for value in inserted(twin).values():
@@ -720,7 +722,7 @@ def test_a_host_may_get_a_parametrisation(norm: Callable[[nn.Module], nn.Module]
         lambda module, given, output: seen.append(given[0])
     )
     model(image())
-    (placed,) = model.regard.placed()  # pyright: ignore[reportCallIssue]
+    (placed,) = attention_of(model)  # pyright: ignore[reportCallIssue]
     torch.testing.assert_close(seen[0], placed(plain.blocks[0].conv(plain.stem(image()))))  # pyright: ignore
     remove(model)
     torch.testing.assert_close(model(image()), plain(image()))
@@ -740,7 +742,7 @@ def test_hooks_of_the_user_and_of_the_attention_run_in_the_order_of_their_coming
     )
     before.clear()
     model(image())
-    placed = next(each for each in model.regard.placed() if each.place == "blocks.0")  # pyright: ignore
+    placed = next(each for each in attention_of(model) if each.place == "blocks.0")  # pyright: ignore
     assert (before[0] - after[0]).abs().max() > 1e-3
     torch.testing.assert_close(placed(before[0]), after[0])
 

@@ -102,7 +102,7 @@ def test_numbers_of_the_table_are_the_results(tmp_path: Path) -> None:
             assert f"{min(values):.3f}–{max(values):.3f}" in cell
         pointing = of[0]["pointing"]
         assert cells[6].startswith("–" if pointing is None else f"{pointing:.3f}")
-        assert cells[7] == f"{of[0]['parameters']:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+        assert cells[7] == f"{of[0]['parameters']:,}"
         assert cells[10] == f"{of[0]['train_seconds']:.1f}"
 
 
@@ -135,6 +135,20 @@ def test_summary_says_what_can_be_had_without_looking(tmp_path: Path) -> None:
         results[0]["shortcuts"] = shortcuts
         (folder / "results.json").write_text(json.dumps(results))
         assert says in read(folder).text.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_a_variant_s_note_stands_under_the_table(tmp_path: Path) -> None:
+    folder = synthetic.write(tmp_path / "scenes", seeds=(0, 1))
+    results = json.loads((folder / "results.json").read_text())
+    assert "is told" not in read(folder).text
+    for result in results:
+        result["note"] = "it is told <b>all</b>" if result["attention"] == "stacked" else None
+    (folder / "results.json").write_text(json.dumps(results))
+    assert read(folder).text.count("stacked: it is told <b>all</b>.") == 1  # once for all seeds, and text
+    results[0]["note"] = 7
+    (folder / "results.json").write_text(json.dumps(results))
+    with pytest.raises(UserError, match="expected text"):
+        write_report(folder)
 
 
 def test_a_curve_of_one_evaluation_is_a_point(tmp_path: Path) -> None:
@@ -318,3 +332,37 @@ def test_ticks_are_round_and_cover_the_values(values: list[float], labels: list[
     scale = charts.scale(values, 0.0, 100.0)
     assert [tick.label for tick in scale.ticks] == labels
     assert all(0 <= scale(value) <= 100 for value in values)
+
+
+def test_numbers_and_dates_are_as_people_write_them(tmp_path: Path) -> None:
+    folder = synthetic.write(tmp_path / "scenes")
+    settings = json.loads((folder / "settings.json").read_text()) | {"started": "2026-12-01T03:31:07+00:00"}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    results = json.loads((folder / "results.json").read_text())
+    results[0]["milliseconds"], results[1]["milliseconds"] = 1170.4, 0.0412
+    (folder / "results.json").write_text(json.dumps(results))
+    page = read(folder)
+    assert "1 December 2026, 03:31 UTC" in page.text
+    assert "2026-12-01T" not in page.text
+    assert row(page, "none")[9] == "1,170"
+    assert row(page, "spatial")[9] == "0.0412"
+    assert "e+0" not in page.text
+
+
+def test_wide_tables_say_that_they_go_on(tmp_path: Path) -> None:
+    page = read(synthetic.write(tmp_path / "run", "pictures", ("none", "se"), (0, 1), keys=("cat", "dog")))
+    frames = [one for one in page.all("div") if one.get("class") == "scroll"]
+    assert len(frames) == len(page.tables) == page.text.count("The table goes on to the right")
+    assert len([one for one in page.all("div") if one.get("class") == "more"]) == len(frames)
+
+
+def test_the_colours_of_a_map_leave_what_is_below_to_be_seen(tmp_path: Path) -> None:
+    folder = synthetic.write(tmp_path / "scenes")
+    read(folder)
+    written = (folder / "report.html").read_text(encoding="utf-8")
+    given = bytes.fromhex(written.partition('data-colours="')[2].partition('"')[0])
+    opacity = [given[4 * level + 3] for level in range(256)]
+    assert len(given) == 4 * 256
+    assert opacity[0] == 0
+    assert opacity == sorted(opacity)
+    assert 100 < opacity[-1] < 0.7 * 255

@@ -1,6 +1,7 @@
 """Digit scenes: what is drawn is what is said, and every question has the one right answer that is given."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from itertools import combinations
@@ -13,8 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.attention import AdditiveRead
+from regard.attention import AdditiveRead, mechanisms
 from regard.errors import UserError
+from regard.experiment.training import accuracy
 from regard.models.vqa import cores, load
 from regard.tasks.digit_scenes import DigitScenes
 from regard.tasks.digit_scenes.digits import SIDE, load_digits
@@ -31,9 +33,12 @@ from regard.tasks.digit_scenes.questions import (
     ask,
     askable,
     decode,
+    encode,
 )
 from regard.tasks.digit_scenes.scenes import ABSENT, COLOURS, GAP, MOST_DIGITS, Scenes, compose, free_corners
+from regard.tasks.digit_scenes.shortcuts import blind, contents
 from regard.tasks.digit_scenes.task import CELL, VARIANTS
+from regard.tasks.task import HasNotes, HasShortcuts
 
 SIZE = 40
 
@@ -100,10 +105,6 @@ def oracle(objects: list[dict], question: str, size: int) -> tuple[str, str, int
     if "many" in words:
         (colour,) = colours
         return NUMBERS[sum(one["colour"] == colour for one in objects)], "count", NOWHERE
-    if "greater" in words:
-        left, right = (only(objects, colour=colour)["label"] for colour in colours)
-        assert left != right, "neither is greater"
-        return ("yes" if left > right else "no"), "comparison", NOWHERE
     if direction is not None:
         (colour,) = colours
         found = beside(objects, only(objects, colour=colour), direction)
@@ -154,7 +155,7 @@ def test_an_oracle_gives_the_same_answers(strict: bool) -> None:
             asked.add((family, answer))
     assert {answer for family, answer in asked if family == "attribute"} >= {*NUMBERS, *COLOURS}
     assert {answer for family, answer in asked if family == "relation"} == set(NUMBERS)
-    assert {answer for family, answer in asked if family == "comparison"} == {"yes", "no"}
+    assert {answer for family, answer in asked if family == "count"} >= {"zero", "one", "two", "three"}
 
 
 def test_lenient_questions_of_a_small_canvas_with_one_digit() -> None:
@@ -201,10 +202,60 @@ def test_words_fit_and_no_question_is_about_nothing() -> None:
     assert ((questions.objects != NOWHERE) == about_one).all()
 
 
-def test_yes_and_no_are_alike_likely() -> None:
-    _, questions = drawn(strict=True)
-    answers = questions.answers[questions.families == FAMILIES.index("comparison")]
-    assert 0.4 < (answers == ANSWERS.index("yes")).mean() < 0.6
+def test_all_counts_that_a_scene_has_are_alike_likely() -> None:
+    """And so are the colours that share one: a scene of six digits has none, one and perhaps more of a colour."""
+    scenes = drawn(strict=False)[0].take(np.arange(7))
+    asked: list[Counter[str]] = [Counter() for _ in range(len(scenes))]
+    for seed in range(400):
+        questions = ask(scenes, np.random.default_rng(seed))
+        for scene in range(len(scenes)):
+            counts = questions.words[scene][questions.families[scene] == FAMILIES.index("count")]
+            asked[scene].update(decode(words).split()[-1].strip("?") for words in counts)
+    seen = set()
+    for scene, found in enumerate(asked):
+        has = Counter(one["colour"] for one in objects_of(scenes, scene))
+        totals = {colour: has[colour] for colour in COLOURS}
+        seen.add(len(set(totals.values())))
+        for colour, total in totals.items():
+            alike = sum(other == total for other in totals.values())
+            expected = found.total() / len(set(totals.values())) / alike
+            assert abs(found[colour] - expected) < 5 * expected**0.5, (totals, found)
+    assert seen >= {2, 3}
+
+
+def test_shortcuts_by_hand() -> None:
+    def asked(*texts: str, answers: tuple[str, ...]) -> Questions:
+        families = [FAMILIES.index("count" if "many" in text else "attribute") for text in texts]
+        said = [ANSWERS.index(answer) for answer in answers]
+        return Questions(*(np.array([part]) for part in ([*map(encode, texts)], said, families, [0] * len(said))))
+
+    which, many = "which number is the red digit ?", "how many digits are red ?"
+    what = "what colour is the two ?"
+    training = asked(which, which, which, many, answers=("two", "two", "nine", "one"))
+    test = asked(which, which, many, what, answers=("two", "nine", "zero", "red"))
+    assert blind(training, test).tolist() == [[True, False, False, False]]
+    # A nine of the scene's two nines and one two, red twice among three; a count is known without knowing places.
+    scenes = Scenes(
+        np.zeros((1, 3, 40, 40), np.uint8),
+        np.array([[9, 2, 9, ABSENT, ABSENT, ABSENT]]),
+        np.array([[0, 3, 0, ABSENT, ABSENT, ABSENT]]),
+        np.zeros((1, 6, 2), np.int64),
+    )
+    assert contents(scenes, test).tolist() == [[False, True, True, True]]
+
+
+def test_the_task_knows_what_can_be_had_without_looking() -> None:
+    task = DigitScenes()
+    assert isinstance(task, HasShortcuts)
+    (_, guessed), (_, known) = task.shortcuts().items()
+    for reached in (guessed, known):
+        assert reached.families.tolist() == task._test[1].families.ravel().tolist()
+        assert reached.pointed is None
+    without, contained = accuracy(guessed, FAMILIES), accuracy(known, FAMILIES)
+    assert max(without["attribute"], without["relation"]) < 0.2  # ten digits, seven colours
+    assert without["count"] < 0.5
+    assert contained["count"] == 1
+    assert 0.2 < contained["relation"] < 0.4  # six digits, some of them twice
 
 
 @pytest.mark.parametrize("size", [40, 44, 64])
@@ -365,12 +416,36 @@ def test_readings_belong_to_the_examples(attention: str) -> None:
     for example, reading in zip(examples, readings, strict=True):
         assert reading["correct"] == (reading["answer"] == example["truth"])
         assert 0 < reading["probability"] <= 1
-        assert (example["box"] is None) == (example["family"] in ("count", "comparison"))
+        assert (example["box"] is None) == (example["family"] == "count")
         assert bool(reading["maps"]) == (attention != "none")
         for one in reading["maps"]:
             weights = np.array(one["weights"])
             assert weights.shape == (SIZE // CELL, SIZE // CELL)
             assert weights.sum() == pytest.approx(1, abs=1e-3)
+
+
+def test_variants_are_what_their_names_and_notes_say() -> None:
+    task = tiny()
+    assert isinstance(task, HasNotes)
+    assert list(task.notes) == list(VARIANTS)
+    kinds = {name: type(task.model(name, 0).core.read.blocks[0].read) for name in VARIANTS}
+    for name in ("additive", "stacked", "hard"):
+        assert kinds[name] is mechanisms[name]
+    assert kinds["spatial"] is mechanisms["softmax_pool"]
+    assert kinds["multi_head"] is mechanisms["multi_head_cross"]
+    # Products of vectors of ones: unscaled and projected, or over the root of their width.
+    ones = torch.ones(1, 1, 96)
+    scaled, general = (task.model(name, 0).core.read.blocks[0].read.score for name in ("scaled_dot", "general"))
+    assert not list(scaled.parameters())
+    assert scaled(ones, ones).item() == pytest.approx(96**0.5, rel=1e-4)
+    assert general(ones, ones).item() == pytest.approx(general.query.weight.sum().item(), rel=1e-4)
+    # Told is what it begins with, and the note names all of it.
+    stay = task.model("find_then_move", 0).core.read.blocks[0].read.stay.weight[:, 0]
+    told = [word for word, value in zip(WORDS, stay.tolist(), strict=True) if value < 0]
+    assert sorted(told) == ["above", "below", "left", "right"]
+    said = task.notes["find_then_move"]
+    assert "it is told" in said
+    assert all(word in said for word in told)
 
 
 def test_an_unknown_attention_names_the_nearest() -> None:
@@ -446,7 +521,7 @@ def test_the_first_steps_of_training_are_those_of_the_plain_network() -> None:
             optimiser.step()
 
 
-@pytest.mark.parametrize("attention", ["none", "stacked"])
+@pytest.mark.parametrize("attention", ["none", "stacked", "find_then_move"])
 def test_a_model_that_is_kept_answers_people_about_files(attention: str, tmp_path: Path) -> None:
     task = tiny()
     model = task.model(attention, 0).eval()

@@ -1,4 +1,4 @@
-"""Numbers that mechanisms are built with: chosen where they are left open, refused where they cannot be."""
+"""Numbers that mechanisms are built with: chosen where they are left open, refused where they do not fit together."""
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ def choose_heads(width: int, heads: int | None, most: int | None = None) -> int:
     """
     if heads is None:
         return functional.largest_divisor(width, max(1, most or 1))
-    if heads < 1 or width % heads:
+    if width % heads:
         divisors = ", ".join(str(number) for number in range(1, width + 1) if width % number == 0)
         raise ValueError(f"{heads} heads do not divide the width {width}: choose heads among {divisors}.")
     return heads
@@ -50,22 +50,12 @@ def choose_heads(width: int, heads: int | None, most: int | None = None) -> int:
 
 def reduced(channels: int, reduction: int, least: int = 1) -> int:
     """The width of a bottleneck: `channels / reduction` rounded down, at least `least`."""
-    if reduction < 1:
-        raise ValueError(f"reduction={reduction} is no divisor of {channels} channels: give 1 or more.")
     return max(channels // reduction, least)
 
 
 def convolution_over(dims: int) -> type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]:
     """The convolution over that many spatial axes."""
-    if dims not in CONVOLUTIONS:
-        raise ValueError(f"dims={dims} is no number of spatial axes that a convolution has: give 1, 2 or 3.")
     return CONVOLUTIONS[dims]
-
-
-def require_odd(kernel_size: int) -> None:
-    """Refuse a kernel that has no middle."""
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size={kernel_size} has no middle: give an odd size, such as 3 or 7.")
 
 
 def require_groups(groups: int, in_channels: int, out_channels: int) -> None:

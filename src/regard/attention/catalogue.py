@@ -1,16 +1,38 @@
-"""The mechanisms as a table: what there is, and a mechanism by its short name."""
+"""The mechanisms as a table: what there is, and a mechanism by any of its names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 from regard.attention import domains, families, mechanisms
-from regard.attention.contract import Attention, Layout, Paper, Refine
-from regard.errors import UserError, nearest
+from regard.attention.contract import Attention, Convolve, DefaultPlace, Layout, Merge, Paper, Refine
+from regard.errors import UserError
+
+AMBIGUOUS: Mapping[str, tuple[str, ...]] = {
+    "attention": ("multi_head_self", "multi_head_cross", "dot", "additive"),
+    "attention_pooling": ("softmax_pool", "multi_head_pool", "gated_instance", "clip_pool"),
+    "bisenet": ("attention_refinement", "feature_fusion"),
+    "bottleneck": ("bottleneck_self", "bam"),
+    "bottleneck_attn": ("bottleneck_self", "bam"),
+    "ca": ("coordinate", "multi_head_cross"),
+    "channel_attention": ("se", "eca", "channel_self"),
+    "efficientvit": ("cascaded_group", "multi_scale_linear"),
+    "flamingo": ("perceiver_resampler", "multi_head_gated_cross"),
+    "gct": ("gated_channel", "gaussian_context"),
+    "pan": ("feature_pyramid", "global_attention_upsample"),
+    "psa": ("polarized", "pyramid_split"),
+    "psp": ("pyramid_pooling", "feature_pyramid"),
+    "sa": ("multi_head_self", "shuffle"),
+    "spatial_attention": ("spatial_gate", "spatial_squeeze", "spatial_group"),
+    "window": ("shifted_window", "halo", "neighbourhood"),
+}
+"""Words that people use for several mechanisms, or for something that only resembles some."""
 
 
 class UnknownMechanismError(UserError, ValueError):
-    """No mechanism has that name. The message names the nearest one and all others."""
+    """No mechanism has that name, or several might be meant. The message names the nearest one, or the several."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +52,8 @@ class Entry:
         parameter_count: closed form of its parameter count at default arguments.
         placement: where in a network people put it.
         layout: of a `Refine`, `"map"` or `"tokens"`.
+        aliases: its other names.
+        place: the role of the places where its paper puts it; None of a `Read` or `Select`.
     """
 
     name: str
@@ -44,6 +68,8 @@ class Entry:
     parameter_count: str
     placement: str
     layout: Layout | None
+    aliases: tuple[str, ...]
+    place: DefaultPlace | None
 
     @property
     def year(self) -> int:
@@ -61,24 +87,39 @@ def catalog() -> list[Entry]:
 
 
 def get(name: str) -> type[Attention]:
-    """The class of the mechanism with this short name.
+    """The class of the mechanism of this name: its short name, its class's name or an alias.
+
+    Where no name is just this one, case, spaces, `-` and `_` make no difference.
 
     Raises:
-        UnknownMechanismError: there is none.
+        UnknownMechanismError: there is none, or several might be meant.
     """
+    if not isinstance(name, str):
+        raise UnknownMechanismError(f"{name!r} is no name of a mechanism: give a string, such as 'se'")
     if name in mechanisms:
         return mechanisms[name]
-    raise UnknownMechanismError(f"unknown mechanism {name!r}: {nearest(name, mechanisms)}")
+    known, plain = _known(), _plain(name)
+    if plain in known:
+        return mechanisms[known[plain]]
+    several = next((names for word, names in AMBIGUOUS.items() if _plain(word) == plain), None)
+    if several:
+        meant = ", ".join(f"{each} ({_source(mechanisms[each])})" for each in several)
+        raise UnknownMechanismError(f"{name!r} is no one mechanism: choose among {meant}")
+    near = get_close_matches(plain, known, n=1, cutoff=0.6)
+    hint = f"did you mean {known[near[0]]!r}? " if near else ""
+    raise UnknownMechanismError(f"unknown mechanism {name!r}: {hint}the choices are {', '.join(sorted(mechanisms))}")
 
 
-# `Any`: the arguments are those of the class, which checks them itself; a wrong one is its TypeError.
+# `Any`: the arguments are those of the class, which checks them itself.
 def create(name: str, *args: Any, **kwargs: Any) -> Attention:
-    """Build the mechanism with this short name; the other arguments are its constructor's.
+    """Build the mechanism of this name, see `get`; the other arguments are its constructor's.
 
     >>> create("se", 64, reduction=8)
 
     Raises:
         UnknownMechanismError: there is no mechanism of that name.
+        ArgumentNameError: an argument is unknown or missing.
+        ArgumentValueError: an argument is outside its domain.
     """
     return get(name)(*args, **kwargs)
 
@@ -91,9 +132,29 @@ def check_arguments(mechanism: type[Attention], arguments: Mapping[str, Any]) ->
         arguments: some of its constructor's arguments by name; those that are missing are not looked at.
 
     Raises:
-        UnknownArgumentError: an argument is unknown; the message names the nearest one and all that there are.
+        ArgumentNameError: an argument is unknown; the message names the nearest one and all that there are.
+        ArgumentValueError: a value is outside the domain of its argument; the message names both.
     """
     domains.check_names(mechanism, arguments)
+    domains.check_values(mechanism, arguments)
+
+
+@cache
+def _known() -> Mapping[str, str]:
+    """The short name of every mechanism by each of its names, in the form in which they are compared."""
+    return {
+        _plain(name): mechanism.name
+        for mechanism in mechanisms.values()
+        for name in (mechanism.name, mechanism.__name__, *mechanism.aliases)
+    }
+
+
+def _plain(name: str) -> str:
+    return name.casefold().translate({ord(mark): None for mark in " -_"})
+
+
+def _source(mechanism: type[Attention]) -> str:
+    return f"{mechanism.paper.authors} {mechanism.paper.year}"
 
 
 def _entry(family: str, mechanism: type[Attention]) -> Entry:
@@ -110,4 +171,6 @@ def _entry(family: str, mechanism: type[Attention]) -> Entry:
         parameter_count=mechanism.parameter_count,
         placement=mechanism.placement,
         layout=mechanism.layout if issubclass(mechanism, Refine) else None,
+        aliases=mechanism.aliases,
+        place=mechanism.place if issubclass(mechanism, Refine | Convolve | Merge) else None,
     )

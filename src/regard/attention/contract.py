@@ -10,14 +10,15 @@ command line and the test matrix are made from them, and the contract suite chec
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, NoReturn, overload
+from typing import Any, ClassVar, Literal, NamedTuple, NoReturn, TypeVar, overload
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from regard.attention import offering
+from regard.attention import domains, offering
 from regard.attention.offering import MapFact, Request, Weights
 
 Layout = Literal["map", "tokens"]
@@ -34,6 +35,8 @@ network the output of its encoder), or in place of the 3x3 convolutions of the b
 `"branch"` is the only role inside a residual block, and so also stands for other places there: of a transformer's
 attention, or of what follows its 3x3 convolution. Which of the tensors it is where it is not all of them, such as those
 of the last three stages, is said in words by `placement`."""
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class Attention(nn.Module):
 
     Class attributes, each checked by the contract suite:
         name: the short name that `regard.create` takes, lower case.
+        aliases: other names that people use, lower case: acronyms of the paper, names in other libraries. Each belongs
+            to one mechanism alone, and none repeats the name or the class name.
         paper: where it was published.
         formula: its mathematics in plain text.
         maps: the weights that it offers, with named axes.
@@ -72,6 +77,7 @@ class Attention(nn.Module):
 
     contract: ClassVar[str]
     name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
     paper: ClassVar[Paper]
     formula: ClassVar[str]
     maps: ClassVar[tuple[MapFact, ...]]
@@ -81,6 +87,12 @@ class Attention(nn.Module):
     letters: ClassVar[dict[str, str]] = {}
     deviations: ClassVar[tuple[str, ...]] = ()
     placement: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let the constructor check its arguments; one that is inherited does already."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = domains.checked(cls.__init__)
 
     @overload
     def offer(self, label: str, weights: Tensor) -> Tensor: ...
@@ -106,12 +118,47 @@ class Attention(nn.Module):
 
         Returns:
             The weights that take the place of those offered. If there are none: the map itself, or None for a function.
+
+        Raises:
+            ShapeError: they do not have the shape of the map.
         """
         replaced = None
         if offering.listening():
             fact = next(fact for fact in self.maps if fact.label == label)
             replaced = offering.announce(self, fact, weights)
+            if replaced is not None and isinstance(weights, Tensor) and replaced.shape != weights.shape:
+                raise self.refuse(
+                    f"weights of shape {tuple(replaced.shape)} in the place of its map {label!r}",
+                    f"those of the map {tuple(weights.shape)}",
+                    "replace the whole map, expanded to its shape",
+                )
         return weights if replaced is None and isinstance(weights, Tensor) else replaced
+
+    def offer_steps(
+        self,
+        label: str,
+        count: int,
+        run: Callable[[Sequence[Tensor | None]], tuple[Result, Callable[[Request], Tensor]]],
+    ) -> Result:
+        """Run what weighs in several steps, show the weights of all of them as one map, and return the result.
+
+        What a step weighs depends on the steps before it. If the map is replaced, the steps are run once more, each
+        with its own part of what takes the map's place; the statistics of batches then count the second run alone.
+
+        Args:
+            label: as of `offer`, of a map whose axis 1 is that of the steps.
+            count: the number of steps.
+            run: from the weights that each step uses, None for its own, to the result and the map of all steps.
+        """
+        kept = [buffer.clone() for buffer in self.buffers()] if offering.listening() else []
+        result, weights = run((None,) * count)
+        replaced = self.offer(label, weights)
+        if replaced is None:
+            return result
+        with torch.no_grad():
+            for buffer, before in zip(self.buffers(), kept, strict=True):
+                buffer.copy_(before)
+        return run(replaced.unbind(1))[0]
 
     def __prepare_scriptable__(self) -> NoReturn:
         """Refuse `torch.jit.script`, also of a model around this: it knows no shapes in signatures and no listeners."""
@@ -119,6 +166,20 @@ class Attention(nn.Module):
             f"{type(self).__name__} got torch.jit.script, expected an exporter or compiler that traces: "
             "use torch.export.export or torch.compile, which take every mechanism at any size."
         )
+
+    def require_positions(self, x: Tensor, *axes: int) -> None:
+        """Refuse an input without a single position. A batch of none is no error: it gives none.
+
+        Args:
+            x: the input.
+            axes: its axes of positions; default all behind batch and channels.
+        """
+        if any(x.shape[axis] == 0 for axis in axes or range(2, x.ndim)):
+            raise self.refuse(
+                f"an input of shape {tuple(x.shape)}",
+                "at least one position along every axis",
+                "leave out what is empty: there is nothing to attend to",
+            )
 
     def refuse(self, got: str, expected: str, remedy: str) -> ShapeError:
         """The error for input of a wrong shape: what came, what was expected, what to do."""
@@ -132,16 +193,18 @@ class Refine(Attention):
         layout: `"map"` for `(B, C, *spatial)` or `"tokens"` for `(B, N, C)`.
         spatial_ranks: of a map, how many spatial axes it may have.
         place: where in a network its paper puts it, as the role of a place; what `placement` says in words.
+        zero_start: of a mechanism that its paper's initial values make the identity, the parameter whose zeros do so.
     """
 
     contract: ClassVar[str] = "Refine"
     layout: ClassVar[Layout]
     spatial_ranks: ClassVar[tuple[int, ...]] = (1, 2, 3)
     place: ClassVar[DefaultPlace]
+    zero_start: ClassVar[str] = ""
     channels: int
 
     def check(self, x: Tensor) -> None:
-        """Refuse input that is not in this mechanism's layout or has another channel count."""
+        """Refuse input that is not in this mechanism's layout, has another channel count or no positions."""
         if self.layout == "tokens":
             fits = x.ndim == 3 and x.shape[2] == self.channels
             expected = f"tokens of shape (batch, positions, {self.channels})"
@@ -155,6 +218,7 @@ class Refine(Attention):
                 expected,
                 "build it with the channel count of its input, or move the channels to that axis",
             )
+        self.require_positions(x, *((1,) if self.layout == "tokens" else ()))
 
 
 class Convolve(Attention):
@@ -173,13 +237,14 @@ class Convolve(Attention):
     stride: int
 
     def check(self, x: Tensor) -> None:
-        """Refuse input that is not a two-dimensional map of `in_channels` channels."""
+        """Refuse input that is not a two-dimensional map of `in_channels` channels, or has no positions."""
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise self.refuse(
                 f"an input of shape {tuple(x.shape)}",
                 f"a map of shape (batch, {self.in_channels}, height, width)",
                 "build it with the channel count of its input",
             )
+        self.require_positions(x)
 
 
 class Read(Attention):
@@ -202,7 +267,7 @@ class Read(Attention):
         """The width `D` of the context."""
 
     def check(self, query: Tensor, memory: Tensor, mask: Tensor | None) -> Bool[Tensor, "B #T N"] | None:
-        """Refuse what does not fit together; give the mask one row a query (or one row for all).
+        """Refuse what does not fit together and what is empty; give the mask one row a query (or one row for all).
 
         Args:
             query: `(B, T, Dq)`.
@@ -228,6 +293,8 @@ class Read(Attention):
                 "the same batch size of both",
                 "repeat the smaller one",
             )
+        self.require_positions(query, 1)
+        self.require_positions(memory, 1)
         return self.check_mask(mask, query.shape[0], query.shape[1], memory.shape[1])
 
     def check_mask(self, mask: Tensor | None, B: int, T: int, N: int) -> Bool[Tensor, "B #T N"] | None:
@@ -276,13 +343,14 @@ class Select(Attention):
     channels: int
 
     def check(self, x: Tensor) -> None:
-        """Refuse input that is not a two-dimensional map of `channels` channels."""
+        """Refuse input that is not a two-dimensional map of `channels` channels, or has no positions."""
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise self.refuse(
                 f"an input of shape {tuple(x.shape)}",
                 f"a map of shape (batch, {self.channels}, height, width)",
                 "build it with the channel count of its input",
             )
+        self.require_positions(x)
 
 
 class Merge(Attention):
@@ -299,7 +367,7 @@ class Merge(Attention):
     channels: int
 
     def check(self, *inputs: Tensor) -> None:
-        """Refuse inputs of differing shapes or another channel count."""
+        """Refuse inputs of differing shapes, of another channel count or without positions."""
         first = inputs[0]
         if any(x.shape != first.shape for x in inputs) or first.ndim < 3 or first.shape[1] != self.channels:
             raise self.refuse(
@@ -307,3 +375,4 @@ class Merge(Attention):
                 f"{self.inputs} maps of one shape (batch, {self.channels}, *spatial)",
                 "resize or project them to one shape first",
             )
+        self.require_positions(first)

@@ -4,10 +4,14 @@ from collections.abc import Callable
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from regard import functional
 from regard.attention.arguments import choose_heads
 from regard.attention.offering import Request
+
+Show = Callable[[Callable[[Request], Tensor]], Tensor | None]
+"""Offers weights under a label of their mechanism, and gives what takes their place, if anything does."""
 
 
 def attend(
@@ -15,17 +19,18 @@ def attend(
     key: Float[Tensor, "B N E"],
     value: Float[Tensor, "B N E"],
     heads: int,
+    show: Show | None = None,
     mask: Bool[Tensor, "B #T N"] | None = None,
     dropout: float = 0.0,
-) -> tuple[Float[Tensor, "B T E"], Callable[[Request], Tensor]]:
-    """What the heads read, side by side, and the function that computes the part of their weights that is asked for.
+) -> Float[Tensor, "B T E"]:
+    """What the heads read, side by side.
 
     Args:
         query: already projected, as are key and value; each head has its share of the channels of all three.
         heads: number of heads; divides `E`.
+        show: offers the heads' weights, those before dropout; default None: they are not shown.
         mask: True = takes part.
-        dropout: probability of dropping a weight; the function shows the weights before it, and the caller passes 0
-            outside training.
+        dropout: probability of dropping a weight; the caller passes 0 outside training.
     """
     q, k, v = (tokens.unflatten(2, (heads, -1)).transpose(1, 2) for tokens in (query, key, value))  # (B, h, T or N, d)
     spread = None if mask is None else mask[:, None]  # (B, 1, #T, N)
@@ -35,11 +40,16 @@ def attend(
         rows = request.pick(q, heads=1, queries=2)
         return functional.scaled_dot_product_weights(rows, request.pick(k, heads=1), some)  # (B, h, T, N)
 
-    return functional.scaled_dot_product_attention(q, k, v, spread, dropout).transpose(1, 2).flatten(2), weights
+    replaced = None if show is None else show(weights)
+    if replaced is None:
+        read = functional.scaled_dot_product_attention(q, k, v, spread, dropout)  # (B, h, T, d)
+    else:
+        read = F.dropout(replaced, dropout) @ v
+    return read.transpose(1, 2).flatten(2)
 
 
 class MultiHead(nn.Module):
-    """`W_o [head 1; ...; head h]`: four projections around `attend`, and what it gives.
+    """`W_o [head 1; ...; head h]`: four projections around `attend`.
 
     Args:
         query_width: width `Dq` of a query, and of what is given for it.
@@ -66,7 +76,9 @@ class MultiHead(nn.Module):
         query: Float[Tensor, "B T Dq"],
         memory: Float[Tensor, "B N Dm"],
         mask: Bool[Tensor, "B #T N"] | None = None,
-    ) -> tuple[Float[Tensor, "B T Dq"], Callable[[Request], Tensor]]:
+        show: Show | None = None,
+    ) -> Float[Tensor, "B T Dq"]:
         dropout = self.dropout if self.training else 0.0
-        read, weights = attend(self.query(query), self.key(memory), self.value(memory), self.heads, mask, dropout)
-        return self.output(read), weights
+        return self.output(
+            attend(self.query(query), self.key(memory), self.value(memory), self.heads, show, mask, dropout)
+        )

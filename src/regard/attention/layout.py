@@ -20,6 +20,15 @@ def tokens_to_map(tokens: Float[Tensor, "B N C"], spatial: tuple[int, ...]) -> F
     return tokens.transpose(1, 2).unflatten(2, spatial)
 
 
+def proportional(grid: tuple[int, ...], positions: int) -> tuple[int, ...] | None:
+    """Return the grid of so many positions that has the proportions of another grid, None if there is none."""
+    if positions == math.prod(grid):
+        return grid
+    scale = (positions / math.prod(grid)) ** (1 / len(grid))
+    sizes = tuple(round(size * scale) for size in grid)
+    return sizes if math.prod(sizes) == positions else None
+
+
 def memory_format(x: Tensor) -> torch.memory_format:
     """Channels-last if `x` is that and not contiguous, else contiguous."""
     last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.ndim)
@@ -115,11 +124,8 @@ class OnTokens(nn.Module):
 
     def grid_of(self, positions: int) -> tuple[int, ...]:
         """The grid of so many positions that has the proportions of `grid`."""
-        if positions == math.prod(self.grid):
-            return self.grid
-        scale = (positions / math.prod(self.grid)) ** (1 / len(self.grid))
-        sizes = tuple(round(size * scale) for size in self.grid)
-        if math.prod(sizes) != positions:
+        sizes = proportional(self.grid, positions)
+        if sizes is None:
             proportions = "×".join(map(str, self.grid))
             raise ShapeError(
                 f"OnTokens got {positions} positions beside {self.extra_tokens} extra tokens, expected a grid in "

@@ -1,16 +1,21 @@
-"""Batch normalisation that trains at batch 1."""
+"""Batch normalisation that trains at batch 1, and in half precision."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from regard.functional.precision import at_least_single
 
 
 class BatchNorm(_BatchNorm):
     """`nn.BatchNorm1d/2d/3d` in one: any number of axes, and a batch of one value a channel is no error.
 
     A single value has no variance: where a channel has one value only (a pooled vector at batch 1), training normalises
-    with the running statistics and leaves them as they are. In all else, and in its state dict, it is PyTorch's.
+    with the running statistics and leaves them as they are; so it does with a batch of none. Where its parameters are
+    halves, statistics are computed in single precision, and kept as near to that as the type comes. In all else, and in
+    its state dict, it is PyTorch's.
 
     Args:
         channels: channels `C`.
@@ -33,6 +38,24 @@ class BatchNorm(_BatchNorm):
 
     def forward(self, input: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self._check_input_dim(input)
-        if self.training and input.numel() == input.shape[1]:
+        several = input.numel() > input.shape[1]
+        if self.running_mean is not None and self.running_mean.dtype.itemsize < 4:
+            return self.forward_half(input, self.training and several)
+        if self.training and not several:
             return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().forward(input)
+
+    def forward_half(self, input: Float[Tensor, "B C *spatial"], training: bool) -> Float[Tensor, "B C *spatial"]:
+        """Normalise in single precision: neither the variance of values of 300 nor their sum of products is a half."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        mean, variance = self.running_mean.float(), self.running_var.float()  # (C,) each, of the size of parameters
+        weight, bias = (None if x is None else at_least_single(x) for x in (self.weight, self.bias))
+        single = at_least_single(input)  # (B, C, *spatial)
+        output = F.batch_norm(single, mean, variance, weight, bias, training, self.momentum or 0.0, self.eps)
+        if training:
+            self.num_batches_tracked.add_(1)
+            self.running_mean.copy_(mean)
+            self.running_var.copy_(variance.clamp_max(torch.finfo(self.running_var.dtype).max))
+        return output.to(input.dtype)

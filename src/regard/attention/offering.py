@@ -38,7 +38,8 @@ class MapFact:
         axes: the names of its axes in order; `SPATIAL` stands for all spatial axes of the input.
         sums_to_one: the axes over which the weights sum to one (a softmax), or none for a gate. A row that its mask
             leaves without anything to attend to sums to zero instead.
-        fixed: why the map cannot be replaced by other weights (`replacing`); empty where it can, which is the default.
+        fixed: why the map cannot be replaced by other weights (`replacing`), whose functions are then not asked about
+            it; empty where it can, which is the default.
     """
 
     label: str
@@ -118,6 +119,7 @@ Item = TypeVar("Item")
 _open: list[object] = []
 _lock = threading.Lock()
 _eager: list[torch.compiler.set_stance] = []
+_eager_blocks: list[object] = []
 _listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
 _replacements: ContextVar[tuple[Replace, ...]] = ContextVar("replacements", default=())
 _grids: ContextVar[tuple[tuple[int, ...], ...]] = ContextVar("grids", default=())
@@ -131,7 +133,7 @@ def listening() -> bool:
 
 
 def announce(module: nn.Module, fact: MapFact, weights: Weights) -> Tensor | None:
-    """Hand a map to everybody who replaces it and then to every listener.
+    """Hand a map to everybody who replaces it, unless it is fixed, and then to every listener.
 
     Returns:
         The weights that take the place of those offered, None if nobody replaces them.
@@ -139,13 +141,12 @@ def announce(module: nn.Module, fact: MapFact, weights: Weights) -> Tensor | Non
     grids = _grids.get()
     offer = Offer(module, fact, weights, grids[-1] if grids else None)
     replaced: Tensor | None = None
-    for replace in _replacements.get():
+    for replace in () if fact.fixed else _replacements.get():
         other = replace(offer)
         if other is not None:
             replaced = other
             offer = Offer(module, fact, other, offer.grid)
-    # Gradient checkpointing runs a module again during the backward pass: its maps were heard in the forward pass.
-    if torch._C._current_graph_task_id() == -1:
+    if not _run_again():
         for listener in _listeners.get():
             listener(offer)
     return replaced
@@ -189,6 +190,23 @@ def recording_choices() -> Iterator[Choices]:
             _recording[:] = [other for other in _recording if other is not choices]
 
 
+@contextmanager
+def eagerly() -> Iterator[None]:
+    """Run compiled models as plain Python inside, in all threads, until the last open block of any thread ends."""
+    mark = object()
+    with _lock:
+        _eager_blocks.append(mark)
+        if len(_eager_blocks) == 1:
+            _eager.append(torch.compiler.set_stance("force_eager"))
+    try:
+        yield
+    finally:
+        with _lock:
+            _eager_blocks.remove(mark)
+            if not _eager_blocks:
+                _eager.pop().__exit__(None, None, None)
+
+
 def recording() -> bool:
     """Return whether somebody records the choices of sampled reads in this context."""
     return len(_recording) > 0 and len(_recorders.get()) > 0
@@ -196,9 +214,16 @@ def recording() -> bool:
 
 def record_choice(log_probability: Tensor, entropy: Tensor) -> None:
     """Hand the log-probability of a sampled choice, and its distribution's entropy, to whoever records."""
+    if _run_again():
+        return
     for recorder in _recorders.get():
         recorder.log_probabilities.append(log_probability)
         recorder.entropies.append(entropy)
+
+
+def _run_again() -> bool:
+    """Return whether this is a backward pass, in which gradient checkpointing runs a module for the second time."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 @contextmanager
@@ -217,14 +242,11 @@ def _added(variable: ContextVar[tuple[Item, ...]], item: Item) -> Iterator[None]
 def _opened() -> Iterator[None]:
     """Run compiled models eagerly while at least one block is open in any thread, and never longer."""
     mark = object()
-    with _lock:
-        _open.append(mark)
-        if len(_open) == 1:
-            _eager.append(torch.compiler.set_stance("force_eager"))
-    try:
-        yield
-    finally:
+    with eagerly():
         with _lock:
-            _open.remove(mark)
-            if not _open:
-                _eager.pop().__exit__(None, None, None)
+            _open.append(mark)
+        try:
+            yield
+        finally:
+            with _lock:
+                _open.remove(mark)

@@ -13,15 +13,18 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
+from regard.commands import as_started
 from regard.errors import UserError, in_one_line
+from regard.extras import naming_extras
 
 
 class _Commands(TyperGroup):
-    """Commands whose `UserError`s end with one red line and exit code 2, not with a traceback."""
+    """Commands whose `UserError`s, and packages that are not installed, end with one red line and exit code 2."""
 
     def invoke(self, ctx: Any) -> object:  # Any: Typer's context is click's or its own, by version
         try:
-            return super().invoke(ctx)
+            with naming_extras():
+                return super().invoke(ctx)
         except UserError as error:
             Console(stderr=True).print(Text(f"Error: {in_one_line(error)}", style="red"), soft_wrap=True)
             raise typer.Exit(2) from None
@@ -45,7 +48,12 @@ def build() -> typer.Typer:
     for command in (vqa, train_fusion.fusion):
         train.command(help=_flowing(command))(command)
 
-    application = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)
+    application = typer.Typer(
+        cls=_Commands,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
     application.callback()(_root)
     application.add_typer(train, name="train")
     for command in (compare, evaluate, ask, export, catalog, places, cost):
@@ -54,8 +62,8 @@ def build() -> typer.Typer:
 
 
 def _flowing(command: Callable[..., None]) -> str:
-    """A command's docstring with whole paragraphs in a line, which the terminal breaks and not the source."""
-    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    """A command's docstring with whole paragraphs in a line, which the terminal breaks, and commands to be pasted."""
+    paragraphs = as_started(inspect.cleandoc(command.__doc__ or "")).split("\n\n")
     return "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from regard.cli.options import RunFolder, RunModel
+from regard.commands import command
 from regard.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def ask(
     look: Annotated[
         Path | None,
         typer.Option(
-            help="Write the picture with where the model looked over it here; of several models, the mean each."
+            help="Write a picture here: the original, the question, the answer, and where the model looked, with its "
+            "scale; of several models, the mean each."
         ),
     ] = None,
     regions: Annotated[
@@ -82,8 +84,8 @@ def ask(
     if blind := [name for name in answers if name not in attending]:
         console.print(Text(f"no attention to places of the picture: {', '.join(blind)}", style="dim"))
     if look is not None:
-        _draw(look, format, attending or answers, image)
-        console.print(Text(f"{look} shows where {'it' if len(answers) == 1 else 'each'} looked"))
+        _draw(look, format, attending or answers, image, question)
+        console.print(Text(f"{look} shows where {'it' if len(answers) == 1 else 'each'} looked, and what it answered"))
 
 
 def saved_models(run: str, model: str | None = None) -> dict[str, Path]:
@@ -102,7 +104,7 @@ def saved_models(run: str, model: str | None = None) -> dict[str, Path]:
     folder = find_run(run)
     found = [folder] if (folder / RECIPE).is_file() else sorted(path.parent for path in folder.glob(f"*/{RECIPE}"))
     if not found:
-        raise UserError(f"{folder} holds no models that answer questions: train some with `regard train vqa`")
+        raise UserError(f"{folder} holds no models that answer questions: train some with `{command('train', 'vqa')}`")
     return named(folder, found, model)
 
 
@@ -146,6 +148,9 @@ def _coarse(console: "Console", name: str, answer: "Answer", image: Path) -> "Re
     """Where it looked, in as many characters as there is room for: in colours where the terminal has them."""
     from rich.text import Text
 
+    from regard.models.decoding import decode
+    from regard.watching import drawing
+
     mean = answer.look()
     if mean is None:
         return Text(name)
@@ -154,7 +159,7 @@ def _coarse(console: "Console", name: str, answer: "Answer", image: Path) -> "Re
         share = (mean / mean.max().clamp(min=1e-12)).clamp(0, 1)
         lines += [Text("".join(2 * _shades[round(4 * one)] for one in row)) for row in share.tolist()]
     elif console.color_system is not None and (mean.ndim == 2 or answer.boxes is not None):
-        drawn = answer.draw(image, each=False)
+        drawn = answer.panels(drawing.fitted(decode(image, drawing.SIDE)), each=False)[0].picture
         rows = max(1, round(drawn.height / drawn.width * _columns / 2))
         pixels = drawn.resize((_columns, 2 * rows)).load()
         for row in range(rows):
@@ -179,12 +184,13 @@ def _format(path: Path) -> str:
     return known[path.suffix.lower()]
 
 
-def _draw(path: Path, format: str | None, answers: "dict[str, Answer]", image: Path) -> None:
+def _draw(path: Path, format: str | None, answers: "dict[str, Answer]", image: Path, question: str) -> None:
     from regard import files
+    from regard.models.decoding import decode
     from regard.watching import drawing
 
-    if len(answers) == 1:
-        (drawn,) = (answer.draw(image) for answer in answers.values())
-    else:
-        drawn = drawing.sheet([(name, answer.draw(image, each=False)) for name, answer in answers.items()])
+    picture = drawing.fitted(decode(image, drawing.SIDE))
+    each = len(answers) == 1
+    panels = [panel for name, answer in answers.items() for panel in answer.panels(picture, name, each)]
+    drawn = drawing.figure(picture, question, panels)
     files.write(path, lambda partial: drawn.save(partial, format=format))

@@ -9,13 +9,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from regard.commands import command
+
 if TYPE_CHECKING:
     from regard.attention import Attention
     from regard.attention.catalogue import Entry
 
 
 def catalog(
-    name: Annotated[str | None, typer.Argument(help="A mechanism's short name; without one, all are listed.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A mechanism's name; without one, all are listed.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead.")] = False,
 ) -> None:
     """List the attention mechanisms, or show everything about one of them.
@@ -25,13 +27,15 @@ def catalog(
       regard catalog
 
       regard catalog cbam
+
+      regard catalog swin
     """
     from regard.attention import catalogue
 
     entries = catalogue.catalog()
     if name is not None:
         mechanism = catalogue.get(name)
-        entries = [entry for entry in entries if entry.name == name]
+        entries = [entry for entry in entries if entry.name == mechanism.name]
         if not as_json:
             _show(mechanism, entries[0])
             return
@@ -74,7 +78,8 @@ def _list(entries: "list[Entry]") -> None:
         previous = entry.family
     console = Console()
     console.print(table)
-    console.print("N = positions of the map or tokens of the memory. All about one: regard catalog NAME", style="dim")
+    one = command("catalog", "NAME")
+    console.print(f"N = positions of the map or tokens of the memory. All about one: {one}", style="dim")
 
 
 def facts(mechanism: "type[Attention]", entry: "Entry") -> dict[str, list[str]]:
@@ -83,6 +88,7 @@ def facts(mechanism: "type[Attention]", entry: "Entry") -> dict[str, list[str]]:
     letters = ", ".join(f"{letter} = {attribute}" for letter, attribute in mechanism.letters.items())
     return {
         "class": [f"regard.attention.{entry.class_name}"],
+        "also called": [", ".join(entry.aliases) or "nothing else"],
         "contract": [f"{entry.contract}{layout}"],
         "family": [entry.family.replace("_", " ")],
         "formula": [entry.formula],
@@ -94,6 +100,7 @@ def facts(mechanism: "type[Attention]", entry: "Entry") -> dict[str, list[str]]:
         "growth": [f"{entry.growth}   with N = positions or tokens"],
         "deviations": list(entry.deviations) or ["none"],
         "placement": [entry.placement],
+        "default place": [entry.place or "none: it is not inserted"],
     }
 
 
@@ -149,4 +156,6 @@ def _as_json(entry: "Entry") -> dict[str, object]:
         "map_axes": entry.map_axes,
         "growth": entry.growth,
         "deviations": entry.deviations,
+        "aliases": entry.aliases,
+        "place": entry.place,
     }

@@ -13,10 +13,10 @@ def compare(
     attention: Annotated[
         str | None,
         typer.Option(
-            help="Variants, with commas between them. Digit scenes: none, spatial, additive, dot, multi_head, stacked, "
-            "hard (default: all). Pictures: any name of `regard catalog` that refines a map; none is always among them "
-            "(default: se,eca,cbam). se+simam puts both at each place. Questions and sort-of-clevr: models, such as "
-            "question_only, concatenation, stacked_attention, mcan.",
+            help="Variants, with commas between them. Digit scenes: none, spatial, additive, general, scaled_dot, "
+            "multi_head, stacked, find_then_move, hard (default: all). Pictures: any name of `regard catalog` that "
+            "refines a map; none is always among them (default: se,eca,cbam). se+simam puts both at each place. "
+            "Questions and sort-of-clevr: models, such as question_only, concatenation, stacked_attention, mcan.",
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -120,7 +120,7 @@ def compare(
 
       regard compare
 
-      regard compare --attention none,additive,stacked --seeds 3
+      regard compare --attention none,additive,find_then_move --seeds 3
 
       regard compare --data flowers --attention se,cbam --at branch --seeds 5
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from regard.cli.options import Folder, RunFolder, RunModel
+from regard.commands import pip_install
 from regard.errors import UserError
 
 
@@ -74,4 +75,6 @@ def export(
     if about["compared"]:
         console.print(Text(f"{file} answers as {name} does; {file.with_suffix('.json')} has its words and answers"))
     else:
-        console.print(Text(f"{file} was not compared with {name}: install onnxruntime for that", style="yellow"))
+        console.print(
+            Text(f"{file} was not compared with {name}: {pip_install('onnxruntime')} for that", style="yellow")
+        )

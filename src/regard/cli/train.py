@@ -1,7 +1,6 @@
 """`regard train vqa`: a model that answers questions about pictures."""
 
 import json
-import shlex
 from base64 import b64decode
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ import typer
 
 from regard.cli import options
 from regard.cli.options import MODEL, TRAINING, source, source_of_test, stoppable
+from regard.commands import command
 from regard.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def vqa(
         str | None,
         typer.Option(
             help="Any core of regard.models.vqa, such as stacked_attention, mcan, ban, mutan, question_only; or vilt "
-            "or blip with --question CHECKPOINT. Default cross_attention; of digit-scenes, which has its own, stacked.",
+            "or blip with --question CHECKPOINT. Default cross_attention; of digit-scenes find_then_move.",
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -129,7 +129,7 @@ def vqa(
         )
     with stoppable():
         run = compare(
-            model or ("stacked" if pictures == "digit-scenes" else Recipe.core), data=pictures, questions=asked,
+            model or ("find_then_move" if pictures == "digit-scenes" else Recipe.core), data=pictures, questions=asked,
             test=source_of_test(test, folder, test_pictures, test_annotations, image_data),
             seeds=seed_count, epochs=epochs, minutes=minutes, size=size, batch=batch, device=device,
             precision=precision, name=name, resume=resume, backbone=image, pretrained=pretrained, frozen=frozen,
@@ -172,4 +172,4 @@ def invitation(run: "Run") -> str:
         files.write(Path(picture), lambda partial: partial.write_bytes(drawn))
     regions = run.settings.options.get("regions")
     read = () if regions is None else ("--regions", regions)
-    return shlex.join(["regard", "ask", str(run.folder), picture, example["question"], *read])
+    return command("ask", str(run.folder), picture, example["question"], *read)

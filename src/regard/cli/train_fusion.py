@@ -98,9 +98,9 @@ def fusion(
     What the columns hold is inferred, and said. All fusions are trained on the same rows and tested on the same
     others, once whole and once without each modality, all numbers and categories together being one.
 
-    It writes runs/NAME/: results.json, and a folder for each fusion, which `regard evaluate NAME OTHER.csv` and
-    `regard.models.fusion.Predictor.load` read. A run that was broken off goes on with the same command, and another
-    --fusion joins it.
+    It writes runs/NAME/: report.html (one file, opens offline), results.json, and a folder for each fusion, which
+    `regard evaluate NAME OTHER.csv` and `regard.models.fusion.Predictor.load` read. A run that was broken off goes on
+    with the same command, and another --fusion joins it.
 
     Examples:
 
@@ -118,6 +118,7 @@ def fusion(
     from regard.experiment.run import free_name
     from regard.models.fusion import train_fusions
     from regard.models.fusion.columns import columns_of, folder_of, kinds_of
+    from regard.report import write_report
 
     console = wide(Console())
     folder = folder_of(table, folder)
@@ -136,7 +137,7 @@ def fusion(
             say=lambda line: console.print(Text(line, style="dim"), soft_wrap=True),
         )  # fmt: skip
     console.print(shown(results, "rows that no training saw"))
-    console.print(f"Run: {place}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {write_report(place)}", highlight=False, soft_wrap=True)
 
 
 def listed(names: str) -> list[str]:
@@ -174,6 +175,8 @@ def shown(results: list[dict[str, Any]], rows: str) -> "Table":
     from rich.markup import escape
     from rich.table import Table
 
+    from regard.formatting import number
+
     first = results[0]["test"]
     regression = "r_squared" in first
     measure = "r_squared" if regression else "accuracy"
@@ -191,7 +194,7 @@ def shown(results: list[dict[str, Any]], rows: str) -> "Table":
     for result in results:
         test, without = result["test"], result["without"]
         low, high = test["interval"]
-        error = [f"{test['mean_absolute_error']:.4g}"] if regression else []
+        error = [number(test["mean_absolute_error"], 4)] if regression else []
         table.add_row(
             result["fusion"],
             result["level"],
@@ -200,6 +203,6 @@ def shown(results: list[dict[str, Any]], rows: str) -> "Table":
             *(f"{100 * report[measure]:.1f}" for report in without.values()),
         )
     table.add_section()
-    known = ["0.0", f"{first['mean_alone']:.4g}"] if regression else [f"{100 * first['most_common']:.1f}"]
+    known = ["0.0", number(first["mean_alone"], 4)] if regression else [f"{100 * first['most_common']:.1f}"]
     table.add_row("the mean alone" if regression else "the most common class", "", *known, style="dim")
     return table

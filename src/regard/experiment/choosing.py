@@ -120,7 +120,8 @@ def _digit_scenes(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
     asked.refuse("digit scenes", *_of_pictures, *_of_questions)
     size = 40 if asked.size is None else asked.size
     task = DigitScenes(size=size, batch=asked.batch, device=asked.device)
-    return Chosen(task, asked.attention or task.attentions, size, 32, task.name)
+    # A run whose questions are others, as those of an earlier version, does not go on.
+    return Chosen(task, asked.attention or task.attentions, size, 32, task.name, {"families": list(task.families)})
 
 
 def _sort_of_clevr(asked: Asked, folder: Callable[[str], Path]) -> Chosen:

@@ -9,6 +9,7 @@ from regard.errors import UserError
 from regard.experiment.choosing import GENERATED, Asked, choose
 from regard.experiment.run import Run
 from regard.experiment.settings import Settings
+from regard.extras import naming_extras
 
 if TYPE_CHECKING:
     from regard.tasks.vqa.source import Source
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 
 
+@naming_extras()
 def compare(
     attention: str | Sequence[str] | None = None,
     *,
@@ -148,7 +150,7 @@ def _train(run: Run, task: Any, variant: str, seed: int, display: Any) -> None:
     from regard.costing import cost
     from regard.experiment.statistics import share_interval
     from regard.experiment.training import Budget, accuracy, train
-    from regard.tasks.task import HasShortcuts
+    from regard.tasks.task import HasNotes, HasShortcuts
 
     settings = run.settings
     fit = train(
@@ -182,6 +184,8 @@ def _train(run: Run, task: Any, variant: str, seed: int, display: Any) -> None:
     if isinstance(task, HasShortcuts):
         shortcuts = {name: accuracy(outcomes, task.families) for name, outcomes in task.shortcuts().items()}
         result |= {"measure": task.measure, "shortcuts": shortcuts}
+    if isinstance(task, HasNotes):
+        result["note"] = task.notes.get(variant)
     task.keep(fit.model, run.part(variant, seed))
     # The report shows what the first seed's model says; another seed's may have been trained on those pictures.
     run.finish(variant, seed, result, fit.curve, task.readings(fit.model, 0) if seed == 0 else [])

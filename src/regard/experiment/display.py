@@ -21,7 +21,7 @@ PATIENCE = 3.0
 """Seconds that a frozen network may look at pictures before it is shown."""
 
 APART, SILENCE = 10.0, 60.0
-"""Without a terminal: seconds between two lines of progress at least, and, where a tenth of it takes longer, at most."""
+"""Without a terminal: seconds between two lines of progress at least, and, where a tenth takes longer, at most."""
 
 
 def wide(console: Console) -> Console:
@@ -164,6 +164,9 @@ class Display:
                 formatting.duration(result["train_seconds"]),
             )
         self.console.print(table)
+        for attention, note in {result["attention"]: result.get("note") for result in results}.items():
+            if note:
+                self.console.print(f"{attention}: {note}.", highlight=False, markup=False, soft_wrap=True)
         known = next((result for result in results if result.get("shortcuts")), None)
         if known is not None:  # so that nobody is proud of what needs no picture
             lines = [f"Accuracy is {known['measure']}."] if known["measure"] else []

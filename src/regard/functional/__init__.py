@@ -26,12 +26,14 @@ from regard.functional.grouping import largest_divisor
 from regard.functional.lines import line_map, line_read, line_weights
 from regard.functional.own_token import masked_mean, own_token_weights
 from regard.functional.positions import mean_dot_read, mean_dot_weights, mean_sum_weights, position_scores, position_sum
+from regard.functional.precision import at_least_single
 from regard.functional.relative import relative_scores, sinusoids
 from regard.functional.samplewise import convolve_each, mix
 from regard.functional.scores import additive_scores, dot_scores
 from regard.functional.simplex import entmax
 from regard.functional.weights import (
     doubly_stochastic_penalty,
+    mask_tokens,
     masked_softmax,
     read,
     scaled_dot_product_attention,
@@ -48,6 +50,7 @@ from regard.functional.windows import (
 __all__ = [
     "additive_scores",
     "affine_grid",
+    "at_least_single",
     "box_transform",
     "causal_mask",
     "causal_product",
@@ -77,6 +80,7 @@ __all__ = [
     "low_rank_pairs",
     "low_rank_scores",
     "low_rank_tensor_fusion",
+    "mask_tokens",
     "masked_log_softmax",
     "masked_mean",
     "masked_softmax",

@@ -5,12 +5,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from regard.functional.precision import at_least_single
+
 
 def elu_features(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """`elu(x) + 1`, positive everywhere (Katharopoulos et al. 2020, equation 7).
+    """`elu(x) + 1`, positive everywhere (Katharopoulos et al. 2020, equation 7), in at least single precision.
 
     Below zero it is `exp(x)`, and computed as that: the sum of -1 + tiny and 1 would round to zero.
     """
+    x = at_least_single(x)
     return torch.where(x > 0, x + 1, x.clamp_max(0).exp())
 
 
@@ -22,15 +25,17 @@ def feature_read(
 ) -> Float[Tensor, "B h T e"]:
     """What `feature_weights` reads from `value`, without forming a pair; zeros where no key has any weight.
 
+    Computed in at least single precision: half does not hold products of features that are summed over the positions.
+
     Args:
         query: features, none negative.
         key: features, none negative; zeros for a key that takes no part.
         causal: whether query `t` reads the keys `n <= t` alone; then `T = N`.
     """
-    key = key / key.shape[2]  # means instead of sums, which half precision could not hold
-    value = F.pad(value, (0, 1), value=1.0)  # (B, h, N, e + 1), the last column sums the weights
-    sums = causal_product(query, key, value) if causal else query @ (key.transpose(2, 3) @ value)
-    return sums[..., :-1] / sums[..., -1:].clamp_min(smallest(sums))
+    query, key = at_least_single(query), at_least_single(key) / key.shape[2]
+    read = F.pad(at_least_single(value), (0, 1), value=1.0)  # (B, h, N, e + 1), the last column sums the weights
+    sums = causal_product(query, key, read) if causal else query @ (key.transpose(2, 3) @ read)
+    return (sums[..., :-1] / sums[..., -1:].clamp_min(smallest(sums))).to(value.dtype)
 
 
 def feature_weights(
@@ -38,10 +43,13 @@ def feature_weights(
 ) -> Float[Tensor, "B h T N"]:
     """The weights of features; each row sums to one, or is zero where no key has any weight.
 
+    In at least single precision, as `feature_read` computes.
+
     Args:
         mask: True = takes part.
     """
-    products = query @ (key / key.shape[2]).transpose(2, 3)  # (B, h, T, N)
+    query, key = at_least_single(query), at_least_single(key) / key.shape[2]
+    products = query @ key.transpose(2, 3)  # (B, h, T, N)
     if mask is not None:
         products = products.masked_fill(~mask, 0.0)
     return products / products.sum(3, keepdim=True).clamp_min(smallest(products))

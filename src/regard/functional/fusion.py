@@ -7,6 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from regard.functional.precision import at_least_single
+
 
 def low_rank_fusion(*factors: Float[Tensor, "... R K"]) -> Float[Tensor, "... K"]:
     """`Σ_r one_r ∘ other_r ∘ ...` of projections that are cut into `R` parts: a tensor of rank `R` applied to vectors.
@@ -20,8 +22,11 @@ def low_rank_fusion(*factors: Float[Tensor, "... R K"]) -> Float[Tensor, "... K"
 
 
 def low_rank_pairs(query: Float[Tensor, "B T R K"], memory: Float[Tensor, "B N R K"]) -> Float[Tensor, "B T N K"]:
-    """The `low_rank_fusion` of every query with every memory token, without the `R` parts of each pair."""
-    return torch.einsum("btrk,bnrk->btnk", query, memory)
+    """The `low_rank_fusion` of every query with every memory token, without the `R` parts of each pair.
+
+    In at least single precision: half does not hold the products of large vectors.
+    """
+    return torch.einsum("btrk,bnrk->btnk", at_least_single(query), at_least_single(memory))
 
 
 def low_rank_scores(
@@ -37,9 +42,10 @@ def low_rank_scores(
 
 
 def signed_root(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """`sign(x) √|x|`, with a slope that is high but finite at zero."""
+    """`sign(x) √|x|`, with a slope that is high but finite at zero; half would not hold the slope's own powers."""
+    wide = at_least_single(x)
     # No sum: the converter to ONNX leaves out adding so little, and gives what is not a number for zero.
-    return x * x.abs().clamp(min=max(1e-10, torch.finfo(x.dtype).tiny)).rsqrt()
+    return (wide * wide.abs().clamp(min=max(1e-10, torch.finfo(x.dtype).tiny)).rsqrt()).to(x.dtype)
 
 
 def count_sketch(
@@ -60,10 +66,11 @@ def compact_bilinear(one: Float[Tensor, "... K"], other: Float[Tensor, "... K"])
     """The count sketch of the outer product of two vectors, from the sketches of both: their circular convolution.
 
     Computed as a product of Fourier transforms (Pham, Pagh, KDD 2013; Fukui et al. 2016), in double precision: of a
-    bin that stays empty a `signed_root` would make 1e-4 out of single precision's 1e-8.
+    bin that stays empty a `signed_root` would make 1e-4 out of single precision's 1e-8. What it gives is in at least
+    single precision.
     """
     spectrum = torch.fft.rfft(one.double()) * torch.fft.rfft(other.double())
-    return torch.fft.irfft(spectrum, n=one.shape[-1]).to(one.dtype)
+    return torch.fft.irfft(spectrum, n=one.shape[-1]).to(torch.promote_types(one.dtype, torch.float32))
 
 
 def tensor_fusion(*vectors: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

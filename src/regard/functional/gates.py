@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from regard.functional.precision import at_least_single
+
 
 def spread(vector: Float[Tensor, "B C"], x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *ones"]:
     """One number a channel, with an axis of size one for each spatial axis of `x`, to multiply or add to it."""
@@ -26,10 +28,10 @@ def energy_gate(x: Float[Tensor, "B C *spatial"], regularization: float) -> Floa
         regularization: λ.
     """
     positions = tuple(range(2, x.ndim))
-    square = (x - x.mean(dim=positions, keepdim=True)).square()  # (B, C, *spatial)
+    square = at_least_single(x - x.mean(dim=positions, keepdim=True)).square()  # (B, C, *spatial)
     freedom = math.prod(x.shape[2:]) - 1 or 1  # Size.numel would fix the size in an exported graph
     variance = square.sum(dim=positions, keepdim=True) / freedom  # (B, C, *ones)
-    return (square / (4 * (variance + regularization)) + 0.5).sigmoid()
+    return (square / (4 * (variance + regularization)) + 0.5).sigmoid().to(x.dtype)
 
 
 def peak_and_mean(x: Float[Tensor, "B ..."], dim: int) -> Float[Tensor, "B 2 ..."]:

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from regard.functional.precision import at_least_single
 from regard.functional.weights import masked_softmax
 
 
@@ -19,12 +20,12 @@ def own_token_weights(
         own_key: the key of the very token that each query comes from.
         mask: which others take part; where none does, the token itself has no weight either.
     """
-    query = query * query.shape[-1] ** -0.5
-    own = (query * own_key).sum(-1, keepdim=True)  # (B, h, T, 1)
-    scores = torch.cat((query @ key.transpose(-2, -1), own), dim=-1)  # (B, h, T, N + 1)
+    scaled = at_least_single(query * query.shape[-1] ** -0.5)  # half does not hold the products
+    own = (scaled * own_key).sum(-1, keepdim=True)  # (B, h, T, 1)
+    scores = torch.cat((scaled @ at_least_single(key).transpose(-2, -1), own), dim=-1)  # (B, h, T, N + 1)
     if mask is not None:
         mask = torch.cat((mask, mask.any(-1, keepdim=True)), dim=-1)  # (B, #h, #T, N + 1)
-    weights = masked_softmax(scores, mask)
+    weights = masked_softmax(scores, mask).to(query.dtype)
     return weights[..., :-1], weights[..., -1:]
 
 

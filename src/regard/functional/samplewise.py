@@ -31,6 +31,8 @@ def convolve_each(
         product = kernel.reshape(B, groups, C // groups, -1) @ cells.unflatten(1, (groups, -1))
         y = product.reshape(B, C, (x.shape[2] - 1) // stride + 1, (x.shape[3] - 1) // stride + 1)
         return y if bias is None else y + bias[..., None, None]
+    if B == 0:  # there are no groups of examples: any kernel convolves none of them
+        return F.conv2d(x, kernel.sum(0), None if bias is None else bias.sum(0), stride, size // 2, groups=groups)
     y = F.conv2d(
         x.reshape(1, -1, *x.shape[2:]),  # the examples are groups of one convolution
         kernel.flatten(0, 1),

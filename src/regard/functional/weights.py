@@ -23,6 +23,17 @@ def masked_softmax(
     return scores.softmax(dim).masked_fill(~mask, 0.0)
 
 
+def mask_tokens(tokens: Float[Tensor, "B N D"], mask: Bool[Tensor, "B #T N"] | None = None) -> Float[Tensor, "B N D"]:
+    """Return the tokens with zeros in the place of those that no query reads, which may hold NaN and infinities.
+
+    A weight of zero does not shut them out: zero times NaN is NaN, in the output and in the gradients.
+
+    Args:
+        mask: True = takes part; a row a query, or one for all. Default None: all take part.
+    """
+    return tokens if mask is None else tokens.masked_fill(~mask.any(1)[:, :, None], 0.0)
+
+
 def read(weights: Float[Tensor, "B T N"], memory: Float[Tensor, "B N D"]) -> Float[Tensor, "B T D"]:
     """The expectation of the memory under the weights: `context_t = Σ_n weights_tn memory_n`."""
     return torch.bmm(weights, memory)

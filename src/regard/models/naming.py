@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from regard.commands import pip_install
 from regard.errors import UserError, in_one_line
+from regard.extras import naming_extras, requirement_of
 from regard.running import inputs_of
 
 _VIDEO_FRAMES = 16
@@ -83,14 +85,15 @@ def find(name: str, others: tuple[str, ...] = ()) -> Named:
         found = _LIBRARIES[each](rest if colon else name)
         if found:
             return found
-    known = {*_names(*((library,) if colon else ("timm", "torchvision"))), *others}
-    if not known:
+    there = _names(*((library,) if colon else ("timm", "torchvision")))
+    known = {*there, *others}
+    near = get_close_matches((rest if colon else name).lower(), known, n=3, cutoff=0.6)
+    if not there and not near:
         raise UserError(
             f"{name!r} cannot be looked up, since neither timm nor torchvision is installed: "
-            "pip install timm torchvision, or give package.module:function"
+            f"{pip_install(requirement_of('timm') or 'timm')}, or give package.module:function"
         )
-    near = get_close_matches((rest if colon else name).lower(), known, n=3, cutoff=0.6)
-    hint = f"did you mean {' or '.join(near)}?" if near else "give a name of timm or torchvision"
+    hint = f"did you mean {' or '.join(near)}?" if near else "give a name of timm or torchvision."
     raise UserError(f"unknown model {name!r}: {hint} A model of your own is package.module:function")
 
 
@@ -98,7 +101,8 @@ def find(name: str, others: tuple[str, ...] = ()) -> Named:
 def one_line(doing: str) -> Iterator[None]:
     """Whatever goes wrong in somebody's model becomes one line that begins with `doing`."""
     try:
-        yield
+        with naming_extras():
+            yield
     except UserError:
         raise
     except Exception as error:

@@ -10,17 +10,27 @@ import torch
 from torch import nn
 
 from regard.attention import Attention, Convolve, Merge, OnMap, OnTokens, Refine, ShapeError, mechanisms
-from regard.attention.catalogue import get
+from regard.attention.catalogue import check_arguments, get
 from regard.errors import UserError
-from regard.placing.place import LAYOUTS, Place, Slot, Where
-from regard.placing.placed import InOrder, Placed, Start
+from regard.placing.place import LAYOUTS, Place, PlaceTable, Slot, Where
+from regard.placing.placed import InOrder, Placed, Start, unique
 from regard.running import undisturbed
 
-Maker = str | type[nn.Module] | Callable[[int], nn.Module]
-"""A mechanism: its name, its class, or a function from the channel count to one."""
+# `Any`: the arguments of somebody's class.
+Maker = str | type[nn.Module] | Callable[[int], nn.Module] | tuple[str | type[nn.Module], Mapping[str, Any]]
+"""A mechanism: its name or class, either with arguments, `("cbam", {"reduction": 4})`, or a function from the channel
+count to one."""
 
 Makers = Maker | Sequence[Maker]
 """One mechanism, or several that are applied in order."""
+
+INSTEAD: dict[str, tuple[str, ...]] = {
+    "branch": ("branch", "block", "stage"),
+    "block": ("block", "stage"),
+    "stage": ("stage", "block"),
+    "last_stage": ("last_stage", "block"),
+}
+"""Where a mechanism goes by default in a model that has no place of the role that its paper names, in this order."""
 
 
 def _refinements() -> str:
@@ -28,27 +38,51 @@ def _refinements() -> str:
 
 
 def wanted(
-    attention: Makers | Mapping[Where, Makers], at: Where | Sequence[Where] | None
-) -> list[tuple[Where | Sequence[Where], list[Maker]]]:
-    """Which mechanisms go where, with names made classes and what is no mechanism refused."""
+    attention: Makers | Mapping[Where, Makers],
+    at: Where | Sequence[Where] | None,
+    arguments: Mapping[str, Any],
+    table: PlaceTable,
+) -> list[tuple[list[Place], list[Maker]]]:
+    """Return which mechanisms go where, with names made classes and what is no mechanism refused.
+
+    Args:
+        attention, at: as of `insert`.
+        arguments: for the constructors of all mechanisms.
+        table: the places that the model has.
+    """
     if isinstance(attention, Mapping):
         if at is not None:
             raise UserError("at= was given beside a mapping, which says itself where each mechanism goes: leave it out")
         pairs = list(attention.items())
+        if not pairs:
+            raise UserError("no attention was given: the mapping is empty")
     else:
-        pairs = [("block" if at is None else at, cast(Makers, attention))]
-    found: list[tuple[Where | Sequence[Where], list[Maker]]] = []
+        pairs = [(at, cast(Makers, attention))]
+    found: list[tuple[list[Place], list[Maker]]] = []
     for where, makers in pairs:
-        listed = list(makers) if isinstance(makers, (list, tuple)) else [cast(Maker, makers)]
+        one = not isinstance(makers, list) and not (isinstance(makers, tuple) and not _with_arguments(makers))
+        listed = [cast(Maker, makers)] if one else list(cast(Sequence[Maker], makers))
         if not listed:
             raise UserError("no attention was given: give a mechanism's name, or a list of at least one")
-        found.append((where, [_resolve(maker) for maker in listed]))
-    if not found:
-        raise UserError("no attention was given: the mapping is empty")
+        resolved = [_resolve(maker, arguments) for maker in listed]
+        found.append((table.choose(_default(resolved, table) if where is None else where), resolved))
     return found
 
 
-def _resolve(maker: Maker) -> Maker:
+def _with_arguments(makers: tuple[Any, ...]) -> bool:
+    """Return whether a tuple is one mechanism with its arguments, and not several mechanisms."""
+    return len(makers) == 2 and isinstance(makers[1], Mapping)
+
+
+def _resolve(maker: Maker, arguments: Mapping[str, Any]) -> Maker:
+    if isinstance(maker, tuple):
+        if not _with_arguments(maker):
+            raise UserError(
+                f"{maker!r} is no mechanism: give a name or class with its arguments, such as ('cbam', "
+                "{'reduction': 4})"
+            )
+        maker, own = maker
+        arguments = {**arguments, **own}
     if isinstance(maker, str):
         maker = get(maker)
     if isinstance(maker, nn.Module):
@@ -63,7 +97,32 @@ def _resolve(maker: Maker) -> Maker:
     kind = _kind(maker)
     if kind is not None:
         _require_insertable(kind)
+    if arguments:
+        if kind is None or not issubclass(kind, Attention):
+            raise UserError(
+                f"{', '.join(arguments)} was given beside {getattr(maker, '__name__', maker)!r}, which builds its "
+                "module itself: give the arguments there"
+            )
+        check_arguments(kind, arguments)
+        return partial(cast(Callable[..., nn.Module], maker), **arguments)
     return maker
+
+
+def _default(makers: Sequence[Maker], table: PlaceTable) -> str:
+    """Return where mechanisms go of which nothing is said: where their papers put them, or the nearest that there is.
+
+    Raises:
+        UserError: they go to different places, or the model has none of that kind.
+    """
+    places = {getattr(_kind(maker), "place", "block"): maker for maker in makers}
+    if len(places) > 1:
+        named = ", ".join(f"{getattr(_kind(maker), 'name', maker)} to {place!r}" for place, maker in places.items())
+        raise UserError(f"the mechanisms of one list go to different places by default ({named}): say where with at=")
+    (place,) = places
+    for where in INSTEAD.get(place, (place,)):
+        if table.has(where):
+            return where
+    return place
 
 
 def _kind(maker: Maker) -> type | None:
@@ -104,6 +163,8 @@ def build(place: Place, makers: Sequence[Maker], host: nn.Module, start: Start, 
                     "model gives there: put it first in the list"
                 )
             sources = _sources(place, inner)
+        if start == "identity" and isinstance(inner, Refine) and inner.zero_start:
+            _wake(inner, inner.zero_start)
         attention.add_module(unique(inner.name, taken), _fit(inner, place) if isinstance(inner, Refine) else inner)
     if start == "identity" and not sources and _gives_its_input(attention, place):
         start = "paper"
@@ -114,8 +175,22 @@ def build(place: Place, makers: Sequence[Maker], host: nn.Module, start: Start, 
     return placed
 
 
+def _wake(attention: Refine, zero: str) -> None:
+    """Give other values to the parameter that makes a mechanism the identity; its strength takes over from it.
+
+    Behind a strength of zero a gain of zero would never move: each would wait for the other.
+    """
+    path, _, name = zero.rpartition(".")
+    module = attention.get_submodule(path)
+    parameter = module.get_parameter(name)
+    if parameter.ndim < 2:
+        nn.init.ones_(parameter)
+    else:
+        cast(Any, module).reset_parameters()
+
+
 def _gives_its_input(attention: InOrder, place: Place) -> bool:
-    """Whether the published initialisation is the identity already, by a gain of zero.
+    """Return whether somebody's own mechanism is the identity at its start, of which nobody said by which parameter.
 
     A strength would then only do harm: behind a gain of zero it has no gradient, and before one it gives none.
     """
@@ -225,11 +300,3 @@ def _fit(module: Refine, place: Place) -> nn.Module:
         ranks = " or ".join(map(str, module.spatial_ranks))
         raise UserError(f"{where}, and {module.name!r} takes {ranks} spatial axes")
     return OnTokens(module, place.extra_tokens, place.grid) if tokens else module
-
-
-def unique(name: str, taken: set[str]) -> str:
-    candidate, number = name, 2
-    while candidate in taken:
-        candidate, number = f"{name}_{number}", number + 1
-    taken.add(candidate)
-    return candidate

@@ -1,21 +1,25 @@
 """Putting attention into a model that is already there, and taking it out again."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from regard.attention import OnTokens
 from regard.errors import UserError
-from regard.placing.building import Makers, build, unique, wanted
-from regard.placing.place import CONTAINER, LAYOUTS, PlaceLayout, Where
-from regard.placing.placed import Insertions, Placed, Start
-from regard.placing.places import places
-from regard.running import Example
+from regard.placing.building import Makers, build, wanted
+from regard.placing.effect import without_effect
+from regard.placing.place import CONTAINER, LAYOUTS, Place, PlaceLayout, Slot, Where
+from regard.placing.placed import RECORD, Insertions, Placed, Record, Start, inserted
+from regard.placing.places import read_places
+from regard.running import Example, Inputs, inputs_of, undisturbed
 
 Calls = Literal["shared", "separate"]
 
 
+# `Any`: the arguments of somebody's class.
 def insert(
     model: nn.Module,
     attention: Makers | Mapping[Where, Makers],
@@ -25,22 +29,26 @@ def insert(
     calls: Calls = "shared",
     layout: Literal["auto"] | PlaceLayout = "auto",
     example: Example = None,
+    **arguments: Any,
 ) -> nn.Module:
     """Put attention into a model, in place, without touching what the model has and knows.
 
-    The model's modules, parameter names and values stay; everything new lies under `model.regard`. A checkpoint of the
-    plain model loads into the attended one, strictly; the plain model loads an attended checkpoint with `strict=False`.
+    The model's modules, parameter names and values stay. What is new lies in the modules that it refines, each under a
+    child `regard` of its own, and goes where they go when the model is taken apart. A checkpoint of the plain model
+    loads into the attended one, strictly; the plain model loads an attended checkpoint with `strict=False`.
 
-        insert(timm.create_model("resnet50", pretrained=True), "se", at="branch")
-        insert(model, ["se", partial(MultiHeadSelfAttention, heads=4)], at=["layer3.*.conv2", "stage4"], example=image)
+        insert(timm.create_model("resnet50", pretrained=True), "se")
+        insert(model, "cbam", at="stage", reduction=4)
+        insert(model, ["se", ("multi_head_self", {"heads": 4})], at=["layer3.*.conv2", "stage4"], example=image)
         insert(model, {"stage3": "cbam", "stage4": "multi_head_self"}, example=image)
-        insert(unet, "attention_gate", at="skip", example=image)
+        insert(unet, "attention_gate", example=image)
         insert(model, "dynamic_convolution", at="layer4.*.conv2", start="paper", example=image)
 
-    With `start="identity"` attention enters as `y + strength · (attention(y) - y)`, one scalar `strength` a place that
-    starts at one unit of rounding, 1.2e-7: right after insertion the model gives what it gave before, to float
-    tolerance. All new parameters have a gradient from the first step on; that of the mechanism grows with `strength`.
-    A mechanism whose published initialisation is the identity already, by a gain of zero, keeps it and has no strength.
+    With `start="identity"` attention enters as `y + strength · (attention(y) - y)`, one number a place that starts at
+    0: right after insertion the model gives exactly what it gave before. The strength is 32 times its parameter
+    (`raw_strength`), so that it grows within an epoch of fine-tuning. In the first step the strengths alone have a
+    gradient, from then on all new parameters. This is the start for models that are trained already; a network that is
+    trained from scratch starts with `start="paper"`.
 
     What a mechanism does at a place follows from its contract. A `Refine` refines the tensor; one of tokens and one of
     maps go to either through `OnMap` and `OnTokens`. A `Convolve` stands in for the `nn.Conv2d` there, with its
@@ -50,23 +58,30 @@ def insert(
 
     Args:
         model: any module.
-        attention: a mechanism's name, its class (or `functools.partial` of it), or a function from the channel count to
-            a module; a list is applied in order at each place; a mapping gives each place its own, without `at`.
-        at: a role (see `Place`), one stage, skip or decoder block (`"stage3"`, counted from 1), a path, a glob of paths
+        attention: a mechanism's name, its class (or `functools.partial` of it), either with arguments
+            (`("cbam", {"reduction": 4})`), or a function from the channel count to a module; a list is applied in
+            order at each place; a mapping gives each place its own, without `at`.
+        at: a role (see `Place`), one stage, skip or decoder block (`"stage3"`, counted from 1), `"last_stage"`,
+            `"convolution"` (the convolutions larger than 1 x 1 of the blocks), a path, a glob of paths
             (`"layer3.*.conv2"`, `"bn?"` at any depth; see `regard.paths.matches`), or a test of a `Place`; a list is
-            the union. Default: `"block"`.
+            the union. Default: where the mechanism's paper puts it (its attribute `place`), and where the model has no
+            such place, `"block"` or `"stage"`.
         start: `"identity"`, as above, or, for the published initialisation, `"paper"`: `attention(y)` alone.
         calls: of a module that one forward calls several times, whether all calls have the same attention (`"shared"`)
             or each its own (`"separate"`).
         layout: the layout of the places' tensors where it cannot be found.
-        example: what to run the model on once to see its tensors; see `places`.
+        example: what to run the model on to see its tensors; see `places`.
+        arguments: for the constructors of all mechanisms given.
 
     Returns:
         The same model.
 
     Raises:
-        UserError: no such mechanism or place, a mechanism that cannot stand there, or attention is there already. The
-            model is then as it was.
+        UserError: no such mechanism, argument or place, a mechanism that cannot stand there or that nothing after it
+            reads, or attention is there already. The model is then as it was.
+
+    Warns:
+        UserWarning: of several places, some were left out, since nothing after them reads what is refined there.
     """
     _refuse_wrapped(model)
     if start not in ("identity", "paper"):
@@ -75,19 +90,13 @@ def insert(
         raise UserError(f"unknown calls {calls!r}: it is 'shared' or 'separate'")
     if layout != "auto" and layout not in LAYOUTS:
         raise UserError(f"unknown layout {layout!r}: it is 'auto', {', '.join(map(repr, LAYOUTS))}")
-    pairs = wanted(attention, at)
-    held = getattr(model, CONTAINER, None)
-    if held is not None and not isinstance(held, Insertions):
-        raise UserError(
-            f"{type(model).__name__} has an attribute {CONTAINER!r} of its own, where inserted attention would live: "
-            "rename it"
-        )
-    table = places(model, example, layout=layout)
-    occupied = {(placed.place, placed.slot) for placed in held.placed()} if held else set()
+    inputs = inputs_of(model, example)
+    table = read_places(model, inputs, layout)
+    occupied = {(placed.place, placed.slot) for placed in inserted(model).values()}
     modules = dict(model.named_modules())
-    built: list[Placed] = []
-    for where, makers in pairs:
-        chosen = table.choose(where)
+    groups: list[list[tuple[Place, Placed]]] = []
+    for chosen, makers in wanted(attention, at, arguments, table):
+        group: list[tuple[Place, Placed]] = []
         for place in chosen:
             if (place.path, place.slot) in occupied:
                 raise UserError(
@@ -96,19 +105,135 @@ def insert(
                 )
             occupied.add((place.path, place.slot))
             turns = range(place.calls) if calls == "separate" and place.calls > 1 else (None,)
-            built += [build(place, makers, modules[place.path], start, turn) for turn in turns]
+            group += [(place, build(place, makers, modules[place.path], start, turn)) for turn in turns]
+        groups.append(group)
 
-    container = held or Insertions()
-    container.train(model.training)
-    taken = {name for name, _ in container.named_children()}
-    for placed in built:
-        host = modules[placed.host]
-        container.add_module(unique(_name(placed), taken), placed.train(host.training))
-        placed.attach(host)
-    if held is None:
-        model.add_module(CONTAINER, container)
-        model.register_forward_pre_hook(container.begin)
+    hosts = _hosts(model, inputs, modules, [pair for group in groups for pair in group])
+    attached: list[Placed] = []
+    try:
+        for placed, (path, spot) in hosts.items():
+            placed.attach(modules[path], path, spot)
+            attached.append(placed)
+        for placed in _without_effect(model, inputs, groups):
+            placed.detach(modules[placed.host])
+            attached.remove(placed)
+    except BaseException:
+        for placed in attached:
+            placed.detach(modules[placed.host])
+        raise
+    record = vars(model).get(RECORD)
+    if record is None:
+        record = Record()
+        record.join(model)
+    record.placed += attached
     return model
+
+
+def _hosts(
+    model: nn.Module, inputs: Inputs, modules: Mapping[str, nn.Module], built: Sequence[tuple[Place, Placed]]
+) -> dict[Placed, tuple[str, Slot]]:
+    """Return in which module each is to live, and where at that one the tensor stands.
+
+    A module that goes through its children in its own forward would call the attention as one of them. So the model is
+    run once with a child that only notes its calls.
+
+    Raises:
+        UserError: all modules that have the tensor do so, or have an attribute of the child's name.
+    """
+    unfit: dict[str, str] = {
+        path: f"has an attribute {CONTAINER!r} of its own"
+        for path, module in modules.items()
+        if hasattr(module, CONTAINER) and not isinstance(getattr(module, CONTAINER), Insertions)
+    }
+    while True:
+        hosts: dict[Placed, tuple[str, Slot]] = {}
+        for place, placed in built:
+            candidates = place.hosts
+            if any((source.side, source.key) != (place.side, place.slot.key) for source in placed.sources):
+                candidates = ((place.path, place.slot),)  # only there are the other tensors that it takes
+            fit = [(path, spot) for path, spot in candidates if path not in unfit]
+            if not fit:
+                reasons = "; ".join(dict.fromkeys(f"{path or 'the model'} {unfit[path]}" for path, _ in candidates))
+                raise UserError(
+                    f"no attention can live at {str(place)!r}: {reasons}. Choose a module inside it, or the one that "
+                    "takes its output; regard.places lists them"
+                )
+            hosts[placed] = fit[0]
+        new = _iterating(model, inputs, {path: modules[path] for path, _ in hosts.values()})
+        if not new:
+            return hosts
+        unfit |= dict.fromkeys(new, "goes through its children in its forward")
+
+
+class _Probe(nn.Module):
+    """A child that notes whether it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called = False
+
+    # `Any`: whatever a caller takes it for.
+    def forward(self, *given: Any, **named: Any) -> Any:
+        self.called = True
+        return given[0] if given else None
+
+
+def _iterating(model: nn.Module, inputs: Inputs, hosts: Mapping[str, nn.Module]) -> list[str]:
+    """Return which of these modules call a further child when the model is run."""
+    probes = {
+        path: _Probe()
+        for path, host in hosts.items()
+        if any(True for _ in host.children()) and not isinstance(host._modules.get(CONTAINER), Insertions)
+    }
+    if not probes:
+        return []
+    try:
+        for path, probe in probes.items():
+            hosts[path].add_module(CONTAINER, probe)
+        with undisturbed(model):
+            inputs.run(model)
+    except Exception:
+        # The model ran without them: something went wrong in a module that counts its children or calls the probe.
+        called = [path for path, probe in probes.items() if probe.called]
+        return called or [path for path in probes if isinstance(hosts[path], CONTAINERS)] or list(probes)
+    finally:
+        for path in probes:
+            delattr(hosts[path], CONTAINER)
+    return [path for path, probe in probes.items() if probe.called]
+
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def _without_effect(model: nn.Module, inputs: Inputs, groups: Sequence[Sequence[tuple[Place, Placed]]]) -> list[Placed]:
+    """Return the attention that changes no output of the model, and warn of it.
+
+    Raises:
+        UserError: all attention that was put somewhere changes no output.
+    """
+    suspects = [
+        placed
+        for group in groups
+        for place, placed in group
+        # Where the refined tensor holds tokens that pass unchanged, it may be these alone that are read later on.
+        if not placed.sources and (not place.reaches or any(isinstance(one, OnTokens) for one in placed.attention))
+    ]
+    lost = without_effect(model, inputs, suspects)
+    for group in groups:
+        names = list(dict.fromkeys(str(place) for place, placed in group if placed in lost))
+        if not names:
+            continue
+        what = (
+            f"attention at {', '.join(map(repr, names))} cannot change an output of the model: nothing after it reads "
+            "what it refines"
+        )
+        if all(placed in lost for _, placed in group):
+            raise UserError(
+                f"{what} (a classifier that reads the class token alone does not see the other tokens). Choose an "
+                "earlier place, or a mechanism of tokens, which refines the class token too"
+            )
+        warnings.warn(f"{what}. It was left out", UserWarning, stacklevel=3)
+    return lost
 
 
 def remove(model: nn.Module) -> nn.Module:
@@ -120,13 +245,17 @@ def remove(model: nn.Module) -> nn.Module:
     Raises:
         UserError: nothing was inserted.
     """
-    insertions = _insertions(model)
-    for placed in insertions.placed():
-        for module in model.modules():
-            if placed.is_attached(module):
+    record = vars(model).get(RECORD)
+    found = list(inserted(model).values()) + (record.placed if record is not None else [])
+    if not found:
+        raise UserError(f"{type(model).__name__} has no inserted attention: put some in with regard.insert")
+    hosts = list(model.modules())
+    for placed in dict.fromkeys(found):
+        for module in hosts:
+            if placed.is_attached(module) or isinstance(module._modules.get(CONTAINER), Insertions):
                 placed.detach(module)
-    insertions.leave(model)
-    delattr(model, CONTAINER)
+    if record is not None:
+        record.leave(model)
     return model
 
 
@@ -144,31 +273,18 @@ def parameter_groups(model: nn.Module, lr: float | None, new_lr: float) -> list[
     Raises:
         UserError: nothing was inserted.
     """
-    inserted = list(_insertions(model).parameters())
-    new = {id(parameter) for parameter in inserted}
-    backbone = [parameter for parameter in model.parameters() if id(parameter) not in new]
-    groups: list[dict[str, Any]] = [{"name": "inserted", "params": inserted, "lr": new_lr}]
+    found = inserted(model)
+    if not found:
+        raise UserError(f"{type(model).__name__} has no inserted attention: put some in with regard.insert")
+    new = list(dict.fromkeys(parameter for placed in found.values() for parameter in placed.parameters()))
+    among = set(new)
+    backbone = [parameter for parameter in model.parameters() if parameter not in among]
+    groups: list[dict[str, Any]] = [{"name": "inserted", "params": new, "lr": new_lr}]
     if lr is None:
         for parameter in backbone:
             parameter.requires_grad_(False)
         return groups
     return [{"name": "backbone", "params": backbone, "lr": lr}, *groups]
-
-
-def _name(placed: Placed) -> str:
-    parts = [placed.place.replace(".", "_") or "model"]
-    if placed.slot.side == "input":
-        parts += ["input", *(str(step) for step in placed.slot.key if step != 0)]
-    if placed.turn is not None:
-        parts.append(f"call{placed.turn + 1}")
-    return "_".join(parts)
-
-
-def _insertions(model: nn.Module) -> Insertions:
-    container = getattr(model, CONTAINER, None)
-    if not isinstance(container, Insertions):
-        raise UserError(f"{type(model).__name__} has no inserted attention: put some in with regard.insert")
-    return container
 
 
 def _refuse_wrapped(model: nn.Module) -> None:

@@ -8,6 +8,7 @@ from typing import Literal, cast, get_args, overload
 
 import torch
 
+from regard.attention.contract import Role
 from regard.errors import UserError
 from regard.paths import is_pattern, matches, nearest
 from regard.placing.tracing import Key
@@ -15,8 +16,10 @@ from regard.placing.tracing import Key
 CONTAINER = "regard"
 """The name under which a model holds its inserted attention."""
 
-Role = Literal["input", "stem", "stage", "block", "branch", "skip", "decoder", "pool", "output"]
 ROLES: tuple[Role, ...] = get_args(Role)
+
+CONVOLUTION, LAST_STAGE = "convolution", "last_stage"
+"""Further names of places, beside the roles: the convolutions that a `Convolve` replaces by default, the last stage."""
 
 _COUNTED: tuple[Role, ...] = ("stage", "skip", "decoder")
 
@@ -63,12 +66,16 @@ class Place:
         calls: how often one forward of the model calls the module.
         slot: where at the module it stands; its output, if nothing else is said.
         partner: of a skip, where the coarser tensor stands that it meets, None where the module is not given it.
-        host: the module whose hook reaches it: the last one of a `nn.Sequential`, which gives the same tensor, since
-            some callers (gradient checkpointing) call the children alone; else the module of `path`.
+        hosts: the modules whose hooks reach it, the preferred one first, each with the slot at which it has the tensor:
+            the last one of a `nn.Sequential`, which gives the same tensor, since some callers (gradient checkpointing)
+            call the children alone; else the module of `path`; then others through which the same tensor passes.
         inputs: the shapes of the tensors that the module is given, and where each stands.
         extra_tokens: of tokens, how many at the front are no positions (a class token, registers).
         grid: of a map its spatial sizes, of tokens those of the map that they are, None if that cannot be told.
         dtype, device: of the tensor.
+        reaches: whether an output of the model is computed from it, as far as the operations show.
+        convolution: whether the module is a square two-dimensional convolution larger than 1 x 1, without dilation, in
+            a block: those that a `Convolve` replaces by default.
     """
 
     path: str
@@ -79,12 +86,14 @@ class Place:
     calls: int = 1
     slot: Slot = Slot()
     partner: Slot | None = None
-    host: str = ""
+    hosts: tuple[tuple[str, Slot], ...] = ()
     inputs: tuple[tuple[Key, tuple[int, ...]], ...] = ()
     extra_tokens: int = 0
     grid: tuple[int, ...] | None = None
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=partial(torch.device, "cpu"))
+    reaches: bool = True
+    convolution: bool = False
 
     @property
     def side(self) -> Literal["output", "input"]:
@@ -145,6 +154,10 @@ class PlaceTable(Sequence[Place]):
         counts = Counter(place.role for place in self._places)
         return {role: counts[role] for role in ROLES if counts[role]}
 
+    def has(self, role: str) -> bool:
+        """Return whether there is a place with this role."""
+        return bool(self._of_role(role))
+
     def choose(self, at: Where | Sequence[Where]) -> list[Place]:
         """The places that are meant, in the table's order; one tensor is one place, whatever its roles.
 
@@ -181,6 +194,10 @@ class PlaceTable(Sequence[Place]):
     def _of_role(self, where: str) -> list[Place]:
         if where in ROLES:
             return self.of(cast(Role, where))
+        if where == CONVOLUTION:
+            return [place for place in self if place.convolution]
+        if where == LAST_STAGE:
+            return self.of("stage")[-1:]
         for role in _COUNTED:
             number = where.removeprefix(role)
             if number != where and number.isdigit() and int(number) > 0:

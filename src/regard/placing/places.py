@@ -9,7 +9,7 @@ from torch import nn
 
 from regard.placing.place import CONTAINER, LAYOUTS, Place, PlaceLayout, PlaceTable, Role, Slot
 from regard.placing.tracing import Call, Join, Key, Mark, Trace, trace
-from regard.running import Example, inputs_of
+from regard.running import Example, Inputs, inputs_of
 
 _MOST_EXTRA_TOKENS = 16
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -33,11 +33,16 @@ def places(model: nn.Module, example: Example = None, *, layout: Literal["auto"]
     Raises:
         UserError: there is no example and the model knows no input size.
     """
-    return _Reader(model, trace(model, inputs_of(model, example)), layout).read()
+    return read_places(model, inputs_of(model, example), layout)
+
+
+def read_places(model: nn.Module, inputs: Inputs, layout: str = "auto") -> PlaceTable:
+    """Return where attention can go in a model, as `places`, by running it on these inputs."""
+    return _Reader(model, trace(model, inputs), layout).read()
 
 
 def _inserted(path: str) -> bool:
-    return path == CONTAINER or path.startswith(CONTAINER + ".")
+    return CONTAINER in path.split(".")
 
 
 def _inside(path: str, outer: str) -> bool:
@@ -80,7 +85,7 @@ class _Reader:
         self.extra_tokens = prefix if isinstance(prefix, int) else 0
 
     def read(self) -> PlaceTable:
-        blocks = self.blocks()
+        blocks = self.block_paths = self.blocks()
         stages = self.stages(blocks)
         roles: dict[str, Role] = {}
         stem = self.stem(stages) or self.stem(blocks)
@@ -173,12 +178,25 @@ class _Reader:
             calls=len(calls),
             slot=slot,
             partner=partner,
-            host=self._host(path) if slot.side == "output" else path,
+            hosts=self._hosts(path, slot),
             inputs=tuple((key, mark.shape) for key, mark in calls[0].arguments.items()),
             extra_tokens=extra_tokens,
             grid=grid,
             dtype=first.dtype,
             device=first.device,
+            reaches=slot.side == "input" or any(self._is_used(call) for call in calls),
+            convolution=self._is_replaceable(path),
+        )
+
+    def _is_replaceable(self, path: str) -> bool:
+        """Return whether a module is a square convolution, larger than 1 x 1 and not dilated, inside a block."""
+        module = self.modules[path]
+        return (
+            isinstance(module, nn.Conv2d)
+            and len({*module.kernel_size}) == len({*module.stride}) == 1
+            and module.kernel_size[0] > 1
+            and module.dilation == (1, 1)
+            and any(_inside(path, block) for block in self.block_paths)
         )
 
     def _is_used(self, call: Call) -> bool:
@@ -189,8 +207,55 @@ class _Reader:
         given = any(mark is other for other in self.whole.outputs.values())
         return id(mark) in self.used and (given or mark.uses > call.uses)
 
-    def _host(self, path: str) -> str:
-        """The innermost last child of a `nn.Sequential` that gives the very tensor that it gives."""
+    def _hosts(self, path: str, slot: Slot) -> tuple[tuple[str, Slot], ...]:
+        """Return the modules whose hooks reach the tensor at a slot, the preferred one first."""
+        calls = self.by_path[path]
+        if slot.side == "output":
+            found = [(self._last_child(path), slot)]
+            if len(calls) == 1 and (mark := calls[0].output):
+                if path == "":  # what the model gives is also what a module of it gives
+                    found = [*self._producers(mark, mark.uses), *found]
+                found += self._consumers(mark, slot)
+        else:
+            found = [(path, slot)]
+            if len(calls) == 1 and (mark := calls[0].arguments.get(slot.key)):
+                inner = self._consumers(mark, slot)
+                if (first := self._first_child(path, mark)) != path:
+                    inner.append((first, Slot("input", (0,), slot.span)))
+                found = [*inner, *found] if path == "" else [*found, *inner]
+        return tuple(dict.fromkeys(found))
+
+    def _producers(self, mark: Mark, uses: int) -> list[tuple[str, Slot]]:
+        """Return the modules that give this very tensor, the innermost first, if nothing has taken it before `uses`."""
+        makers = [
+            call for call in self.calls if call.path and call.output is mark and len(self.by_path[call.path]) == 1
+        ]
+        return [(call.path, Slot("output", call.output_key or ())) for call in makers if call.uses == uses]
+
+    def _consumers(self, mark: Mark, slot: Slot) -> list[tuple[str, Slot]]:
+        """Return the modules that are given this very tensor, the innermost first, if it is used only once."""
+        if mark.uses != 1:
+            return []
+        return [
+            (call.path, Slot("input", key, slot.span))
+            for call in sorted(self.calls, key=lambda call: -call.began)
+            for key, other in call.arguments.items()
+            if other is mark and call.path and len(key) == 1 and len(self.by_path[call.path]) == 1
+        ]
+
+    def _first_child(self, path: str, mark: Mark) -> str:
+        """Return the innermost first child of a `nn.Sequential` that is given the very tensor that it is given."""
+        module = self.modules[path]
+        while type(module).forward is nn.Sequential.forward and len(list(module.children())):
+            name, module = next(module.named_children())
+            child = f"{path}.{name}" if path else name
+            if [call.given for call in self.by_path.get(child, [])] != [mark]:
+                break
+            path = child
+        return path
+
+    def _last_child(self, path: str) -> str:
+        """Return the innermost last child of a `nn.Sequential` that gives the very tensor that it gives."""
         module = self.modules[path]
         while type(module).forward is nn.Sequential.forward and len(list(module.children())):
             *_, (name, module) = module.named_children()

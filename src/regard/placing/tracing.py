@@ -6,11 +6,13 @@ are, how many layers lie between it and the input, and which tensors it came fro
 addition of two tensors that come from the input through different numbers of layers; the deeper one is the branch.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,7 +20,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from regard.running import Inputs, undisturbed
+from regard.attention.offering import eagerly
+from regard.errors import UserError
+from regard.running import Inputs, uncompiled, undisturbed
 
 _CHANNELS_SECOND = {
     *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
@@ -219,8 +223,16 @@ class Trace:
 
 
 def trace(model: nn.Module, inputs: Inputs) -> Trace:
-    """What one forward of the model in evaluation mode does."""
+    """What one forward of the model in evaluation mode does.
+
+    What is compiled runs as plain Python, and calls that other threads make meanwhile are left out.
+
+    Raises:
+        UserError: the model holds TorchScript, which takes no hooks, or lazy layers, which the run would initialize.
+    """
+    _refuse_opaque(model)
     told = Trace()
+    thread = threading.get_ident()
     stack: list[Call] = []
     clock = iter(range(1 << 62))
 
@@ -246,11 +258,18 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
         mark.depth, mark.channel = 0, 1 if tensor.ndim in (4, 5) else None
         mark.grid = tuple(tensor.shape[2:]) if tensor.ndim in (4, 5) else None
 
-    def enter(path: str, module: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+    # Another thread may call a hook before it is marked, or after it is no longer marked, as one with named arguments.
+    def enter(
+        path: str, module: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        if threading.get_ident() != thread:
+            return
         arguments = {key: marker.mark(tensor) for key, tensor in _keyed(given, named)}
         stack.append(Call(path, next(clock), stack[-1] if stack else None, arguments))
 
     def leave(module: nn.Module, given: Any, output: Any) -> None:
+        if threading.get_ident() != thread:
+            return
         call = stack.pop()
         call.ended = next(clock)
         if isinstance(output, Tensor):
@@ -262,12 +281,27 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
 
     with ExitStack() as cleanup:
         for path, module in model.named_modules():
+            if path and uncompiled(module) is not module:
+                continue  # around a module that is compiled, whose call is told
             cleanup.callback(module.register_forward_pre_hook(partial(enter, path), with_kwargs=True).remove)
             cleanup.callback(module.register_forward_hook(leave).remove)
         cleanup.enter_context(undisturbed(model))
+        cleanup.enter_context(eagerly())
         cleanup.enter_context(marker)
         inputs.run(model)
     return told
+
+
+def _refuse_opaque(model: nn.Module) -> None:
+    """Refuse modules whose run cannot be followed, or would change them."""
+    for path, module in model.named_modules():
+        where = f"{path!r} in the model is" if path else "the model is"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UserError(f"{where} TorchScript, which takes no hooks: use the Python module that it was made of")
+        if any(map(nn.parameter.is_lazy, (*module.parameters(recurse=False), *module.buffers(recurse=False)))):
+            raise UserError(
+                f"{where} a {type(module).__name__} without parameters yet: run the model on an example once first"
+            )
 
 
 def _spans(operands: list[Mark], result: Mark) -> dict[int, tuple[int, int]]:

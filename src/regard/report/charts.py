@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import ceil, floor, isclose, log10
 
-from regard import formatting
+from regard.formatting import number
 from regard.report.folder import Difference, Interval, Run
 from regard.report.summary import Row, cheapest_path
 
@@ -195,7 +195,11 @@ def curves(run: Run, along: str, columns: list[str]) -> list[Panel]:
             if not kept:
                 continue
             points = [
-                Point(x(row[along]), y(row[column]), f"{name}: {row[column]:.3f} at {formatting.number(row[along])} {along}")
+                Point(
+                    x(row[along]),
+                    y(row[column]),
+                    f"{name}: {row[column]:.3f} at {number(row[along])} {along}",
+                )
                 for row in kept
             ]
             title = f"{name}, seed {seed}: {kept[-1][column]:.3f} at the end"
@@ -234,7 +238,8 @@ def scatter(table: list[Row], cost: str) -> Scatter | None:
             y=y(row.accuracy["overall"]),
             low=y(low[row.variant]),
             high=y(high[row.variant]),
-            title=f"{row.name}: accuracy {row.accuracy['overall']:.3f}, {COST_TITLES[cost]} {formatting.number(getattr(row, cost))}",
+            title=f"{row.name}: accuracy {row.accuracy['overall']:.3f}, "
+            f"{COST_TITLES[cost]} {number(getattr(row, cost))}",
         )
         for row in known
     ]

@@ -10,9 +10,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from regard.commands import command
 from regard.errors import UserError
-
-REMEDY = "move it away and run the same `regard compare` command again: finished variants are not trained twice"
 
 _picture = re.compile(r"data:image/(png|jpeg|webp|gif);base64,[A-Za-z0-9+/=]+")
 
@@ -37,6 +36,8 @@ class Result:
     """What accuracy is, where it is not the share of right answers."""
     shortcuts: dict[str, dict[str, float]]
     """By what it is, the accuracy of what can be had without looking properly, where it is known."""
+    note: str | None
+    """What the variant is, where its name does not say it."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class Reading:
 
     answer: str
     probability: float | None
-    correct: bool
+    correct: bool | None
+    """None of what is never just right, such as a number."""
     maps: list[Weights]
 
 
@@ -112,6 +114,147 @@ class Run:
     """Files that a finished run has and this one has not."""
 
 
+@dataclass(frozen=True)
+class Score:
+    """How well a fusion predicts some rows: accuracy or R², and of numbers also the mean absolute error."""
+
+    value: float
+    interval: Interval | None
+    error: float | None
+    error_interval: Interval | None
+
+
+@dataclass(frozen=True)
+class FusionResult:
+    """One trained fusion: its scores on the test, whole and without each modality, and how its training went."""
+
+    name: str
+    level: str
+    seed: int
+    parameters: float | None
+    whole: Score
+    without: dict[str, Score]
+    history: list[dict[str, float]]
+    best: int | None
+    readings: list[Reading]
+    robustness: str | None
+    """The curves, an SVG picture."""
+
+
+@dataclass(frozen=True)
+class FusionExample:
+    """One row of the test: texts and pictures by column, and what was to be predicted."""
+
+    texts: dict[str, str]
+    pictures: dict[str, str]
+    truth: str
+
+
+@dataclass(frozen=True)
+class FusionRun:
+    """Everything in the folder of a run of fusions that the report shows.
+
+    Attributes:
+        measure: `accuracy` or `r_squared`.
+        baseline: the score of always saying the most common class, or the mean.
+        baseline_error: of numbers, the mean absolute error of always saying the mean.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    target: str
+    measure: str
+    rows: int
+    baseline: float
+    baseline_error: float | None
+    results: list[FusionResult]
+    examples: list[FusionExample]
+
+
+def is_fusion(run: Path) -> bool:
+    """Whether the folder is one of fusions."""
+    path = run / "settings.json"
+    return path.is_file() and _json(path, dict).get("task") == "fusion"
+
+
+def read_fusion(run: Path) -> FusionRun:
+    """Everything that a run of fusions holds so far.
+
+    Raises:
+        UserError: a file is missing or broken.
+    """
+    settings = _json(run / "settings.json", dict)
+    if not (run / "results.json").is_file():
+        raise UserError(
+            f"{run / 'results.json'} is missing, so there is nothing to report: {_remedy('train', 'fusion')}"
+        )
+    entries = _json(run / "results.json", list)
+    examples = _each(run / "examples.json", _fusion_example) if (run / "examples.json").is_file() else []
+    with _checking(run / "results.json"):
+        if not entries:
+            raise ValueError("it has no result")
+        first = entries[0]["test"]
+        measure = "r_squared" if "r_squared" in first else "accuracy"
+        return FusionRun(
+            name=run.resolve().name,
+            settings=settings,
+            target=_text(settings["target"]),
+            measure=measure,
+            rows=int(first["rows"]),
+            baseline=0.0 if measure == "r_squared" else float(first["most_common"]),
+            baseline_error=_number(first.get("mean_alone")),
+            results=[_fusion_result(run, entry, measure, len(examples)) for entry in entries],
+            examples=examples,
+        )
+
+
+def _fusion_result(run: Path, entry: Any, measure: str, examples: int) -> FusionResult:
+    name, seed = _text(entry["fusion"]), int(entry["seed"])
+    part = run / f"{name}-{seed}"
+    history, best = [], None
+    if (part / "predictor.json").is_file():
+        about = _json(part / "predictor.json", dict)
+        with _checking(part / "predictor.json"):
+            history = [_numbers(epoch) for epoch in _list(about["history"]["epochs"])]
+            best = max((int(epoch) for epoch in about["history"]["best"]), default=None)
+    readings = _each(part / "readings.json", _reading) if (part / "readings.json").is_file() else []
+    drawn = part / "robustness.svg"
+    return FusionResult(
+        name=name,
+        level=_text(entry["level"]),
+        seed=seed,
+        parameters=_number(entry.get("parameters")),
+        whole=_score(entry["test"], measure),
+        without={_text(gone): _score(score, measure) for gone, score in entry["without"].items()},
+        history=history,
+        best=best,
+        readings=readings if len(readings) == examples else [],
+        robustness=drawn.read_text(encoding="utf-8") if drawn.is_file() else None,
+    )
+
+
+def _score(entry: Any, measure: str) -> Score:
+    value = _number(entry[measure])
+    return Score(
+        value=float("nan") if value is None else value,
+        interval=_interval(entry.get("interval")),
+        error=_number(entry.get("mean_absolute_error")),
+        error_interval=_interval(entry.get("error_interval")),
+    )
+
+
+def _fusion_example(entry: Any) -> FusionExample:
+    texts, pictures = {}, {}
+    for name, cell in entry["cells"].items():
+        if "picture" in cell:
+            if not _picture.fullmatch(_text(cell["picture"])):
+                raise ValueError("picture must be a data URL of a PNG, JPEG, WebP or GIF image in base64")
+            pictures[_text(name)] = cell["picture"]
+        else:
+            texts[_text(name)] = _text(cell["text"])
+    return FusionExample(texts, pictures, _text(entry["truth"]))
+
+
 def read(run: Path) -> Run:
     """Everything that the run folder holds so far.
 
@@ -119,12 +262,12 @@ def read(run: Path) -> Run:
         UserError: this is no run folder, or one of its files is broken.
     """
     if not run.is_dir():
-        raise UserError(f"no run folder at {run}: name one that `regard compare` wrote, such as runs/NAME")
+        raise UserError(f"no run folder at {run}: name one that `{command('compare')}` wrote, such as runs/NAME")
     for name in ("settings.json", "results.json"):
         if not (run / name).is_file():
             raise UserError(
                 f"{run / name} is missing, so there is nothing to report: "
-                "name a folder that `regard compare` wrote, or run it until the first variant is finished"
+                f"name a folder that `{command('compare')}` wrote, or run it until the first variant is finished"
             )
     settings = _json(run / "settings.json", dict)
     with _checking(run / "settings.json"):
@@ -175,6 +318,7 @@ def _result(entry: Any) -> Result:
         train_seconds=_number(entry.get("train_seconds")),
         measure=None if entry.get("measure") is None else _text(entry["measure"]),
         shortcuts={_text(name): _numbers(shares) for name, shares in (entry.get("shortcuts") or {}).items()},
+        note=None if entry.get("note") is None else _text(entry["note"]),
     )
 
 
@@ -220,7 +364,7 @@ def _reading(entry: Any) -> Reading:
     return Reading(
         answer=_text(entry["answer"]),
         probability=_number(entry.get("probability")),
-        correct=bool(entry["correct"]),
+        correct=None if entry["correct"] is None else bool(entry["correct"]),
         maps=[_weights(weights) for weights in _list(entry.get("maps") or [])],
     )
 
@@ -269,13 +413,18 @@ def _checking(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not valid JSON ({error.msg}, line {error.lineno}): {REMEDY}") from error
+        raise UserError(f"{path} is not valid JSON ({error.msg}, line {error.lineno}): {_remedy()}") from error
     except KeyError as error:
-        raise UserError(f"{path} lacks {error}: {REMEDY}") from error
+        raise UserError(f"{path} lacks {error}: {_remedy()}") from error
     except (AttributeError, TypeError, ValueError, OverflowError, csv.Error) as error:
-        raise UserError(f"{path} does not hold what a run writes ({error}): {REMEDY}") from error
+        raise UserError(f"{path} does not hold what a run writes ({error}): {_remedy()}") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check its permissions and try again") from error
+
+
+def _remedy(*words: str) -> str:
+    again = f"move it away and run the same `{command(*words or ('compare',))}` command again"
+    return f"{again}: finished variants are not trained twice"
 
 
 def _list(value: Any) -> list[Any]:

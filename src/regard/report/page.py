@@ -14,8 +14,9 @@ from typing import Any
 
 from regard import formatting
 from regard.errors import UserError
-from regard.report import charts, folder, summary
-from regard.report.folder import Example, Reading, Run, Weights
+from regard.extras import naming_extras
+from regard.report import charts, folder, fusion, summary
+from regard.report.folder import Example, FusionRun, Reading, Run, Weights
 from regard.report.summary import Row
 from regard.watching import colour
 
@@ -93,7 +94,7 @@ def write_report(run: Path) -> Path:
     only when it is complete.
 
     Args:
-        run: the folder, as `regard compare` wrote it.
+        run: the folder, as `regard compare`, `regard train vqa` or `regard train fusion` wrote it.
 
     Returns:
         The path of the page.
@@ -101,7 +102,7 @@ def write_report(run: Path) -> Path:
     Raises:
         UserError: the folder or one of its files is missing or broken, or the page cannot be written.
     """
-    page = _render(folder.read(run))
+    page = _render_fusion(folder.read_fusion(run)) if folder.is_fusion(run) else _render(folder.read(run))
     path = run / "report.html"
     try:
         _replace(path, page)
@@ -112,26 +113,6 @@ def write_report(run: Path) -> Path:
 
 
 def _render(run: Run) -> str:
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-        from markupsafe import Markup
-    except ImportError as error:
-        raise UserError("the report needs Jinja2, which is not installed: pip install 'regard[compare]'") from error
-    here = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(here),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        fixed=formatting.fixed, number=formatting.number, scaled=formatting.scaled, count=formatting.count,
-        signed=formatting.signed, probability=formatting.probability, weight=formatting.weight,
-        moment=formatting.moment, css_share=css_share,
-    )  # fmt: skip
-    style = (here / "style.css").read_text(encoding="utf-8")
-    script = (here / "script.js").read_text(encoding="utf-8")
     table = summary.rows(run)
     families = summary.families(run)
     cards = _cards(run)
@@ -140,13 +121,15 @@ def _render(run: Run) -> str:
     # The charts' size is known only when they are drawn, so the page is filled once without the examples.
     for kept in ([], None):
         shown = kept if kept is not None else _within(cards, room - len(page.encode()))
-        page = environment.get_template("template.html.j2").render(
+        page = _filled(
+            "template.html.j2",
             run=run,
             title=_title(run),
             sentence=summary.sentence(run, table),
             rows=table,
             missing=summary.missing(run),
             measure=summary.measure(run),
+            notes=summary.notes(run),
             columns=_columns(run, table, families),
             classes=_classes(table, families) if len(families) > _few_families else [],
             class_count=len(families),
@@ -162,14 +145,50 @@ def _render(run: Run) -> str:
             unread=[name for name in run.attention if name not in run.readings],
             has_boxes=any(card.example.box for card in cards),
             colour_of=lambda variant: _colour(run, variant),
-            colours="".join(bytes(rgb).hex() for rgb in colour.table()),
-            ramp=", ".join(f"#{bytes(rgb).hex()}" for rgb in colour.table(24)),
+            colours="".join(bytes(rgba).hex() for rgba in colour.overlay()),
+            ramp=", ".join(f"#{bytes(rgba).hex()}" for rgba in colour.overlay(24)),
             settings={key: _setting(key, value) for key, value in run.settings.items()},
-            style=Markup(style),
-            script=Markup(script),
-            script_hash=b64encode(sha256(script.encode()).digest()).decode(),
         )
     return page
+
+
+def _render_fusion(run: FusionRun) -> str:
+    return _filled(
+        "fusion.html.j2",
+        **fusion.context(run),
+        title=f"Fusions that predict {run.target}",
+        colour_of=lambda variant: _turn(variant),
+        settings={key: _setting(key, value) for key, value in run.settings.items()},
+    )
+
+
+# `Any`: what a template shows.
+def _filled(template: str, **shown: Any) -> str:
+    """The page of a template, with its style and script in it."""
+    with naming_extras():
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+        from markupsafe import Markup
+    here = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(here),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        fixed=formatting.fixed, number=formatting.number, scaled=formatting.scaled, count=formatting.count,
+        signed=formatting.signed, probability=formatting.probability, weight=formatting.weight,
+        moment=formatting.moment, css_share=css_share,
+    )  # fmt: skip
+    style = (here / "style.css").read_text(encoding="utf-8")
+    script = (here / "script.js").read_text(encoding="utf-8")
+    return environment.get_template(template).render(
+        style=Markup(style),
+        script=Markup(script),
+        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
+        **shown,
+    )
 
 
 def css_share(value: float) -> str:
@@ -229,6 +248,11 @@ def _colour(run: Run, variant: int) -> str:
     if run.attention[variant] == "none":
         return "c0"
     place = sum(name != "none" for name in run.attention[:variant])
+    return _turn(place)
+
+
+def _turn(place: int) -> str:
+    """The class of a colour: one after the other without grey, then dashed, then dotted."""
     turn, colour_place = divmod(place, charts.COLOURS - 1)
     return f"c{colour_place + 1}" + (f" d{min(turn, 2)}" if turn else "")
 

@@ -22,6 +22,20 @@
     });
   }
 
+  // Tables wider than the screen: an edge with an arrow while there is more to the right, and a line that says so.
+  for (const table of all(".scroll")) {
+    const frame = table.parentElement;
+    const mark = () => {
+      const room = table.scrollWidth - table.clientWidth;
+      frame.classList.toggle("scrolls", room > 1);
+      frame.classList.toggle("leftward", table.scrollLeft > 1);
+      frame.classList.toggle("rightward", table.scrollLeft < room - 1);
+    };
+    table.addEventListener("scroll", mark, { passive: true });
+    new ResizeObserver(mark).observe(table);
+    mark();
+  }
+
   // Radio buttons that show one of several charts.
   for (const input of all("input[data-shows]")) {
     const show = () => {
@@ -54,32 +68,48 @@
     card.style.setProperty("--picture", `url("${card.querySelector("img").src}")`);
   }
 
-  // One map: 8-bit weights to colours, cell by cell, or interpolated between the centres of the cells.
+  // One map: 8-bit weights to colours that cover more where the weight is larger; cell by cell, or interpolated between
+  // the centres of the cells. Cells that are large get a line around those of at least half the largest weight.
   const draw = (canvas) => {
     const { weights, columns, rows, peak, shared } = canvas.dataset;
     const wide = Number(columns), high = Number(rows), levels = Uint8Array.from(atob(weights), (c) => c.charCodeAt(0));
     const together = document.getElementById("scale").value === "shared" && Number(shared) > 0;
     const factor = together ? Number(peak) / Number(shared) : 1;
-    const times = document.getElementById("smooth").checked ? Math.max(1, Math.ceil(112 / Math.max(wide, high))) : 1;
+    const smooth = document.getElementById("smooth").checked, times = Math.max(1, Math.ceil(224 / Math.max(wide, high)));
     canvas.width = wide * times;
     canvas.height = high * times;
     const context = canvas.getContext("2d"), image = context.createImageData(canvas.width, canvas.height);
     const at = (x, y) => levels[Math.min(high - 1, Math.max(0, y)) * wide + Math.min(wide - 1, Math.max(0, x))];
     let place = 0;
     for (let row = 0; row < canvas.height; row++) {
-      const y = (row + 0.5) / times - 0.5, top = Math.floor(y), down = y - top;
+      const y = smooth ? (row + 0.5) / times - 0.5 : Math.floor(row / times), top = Math.floor(y), down = y - top;
       for (let column = 0; column < canvas.width; column++) {
-        const x = (column + 0.5) / times - 0.5, left = Math.floor(x), across = x - left;
+        const x = smooth ? (column + 0.5) / times - 0.5 : Math.floor(column / times), left = Math.floor(x), across = x - left;
         const upper = at(left, top) * (1 - across) + (across && at(left + 1, top) * across);
         const lower = down && at(left, top + 1) * (1 - across) + (across && at(left + 1, top + 1) * across);
-        const level = 3 * Math.round(Math.min(255, factor * (upper * (1 - down) + lower * down)));
-        image.data[place++] = colours[level];
-        image.data[place++] = colours[level + 1];
-        image.data[place++] = colours[level + 2];
-        image.data[place++] = 255;
+        const level = 4 * Math.round(Math.min(255, factor * (upper * (1 - down) + lower * down)));
+        for (let channel = 0; channel < 4; channel++) image.data[place++] = colours[level + channel];
       }
     }
     context.putImageData(image, 0, 0);
+    if (!smooth && Math.max(wide, high) <= 16) {
+      const inside = (x, y) => x >= 0 && y >= 0 && x < wide && y < high && levels[y * wide + x] >= 127.5, lines = new Path2D();
+      for (let y = 0; y < high; y++) {
+        for (let x = 0; x < wide; x++) {
+          if (!inside(x, y)) continue;
+          const line = (a, b, c, d) => { lines.moveTo(a * times, b * times); lines.lineTo(c * times, d * times); };
+          if (!inside(x - 1, y)) line(x, y, x, y + 1);
+          if (!inside(x + 1, y)) line(x + 1, y, x + 1, y + 1);
+          if (!inside(x, y - 1)) line(x, y, x + 1, y);
+          if (!inside(x, y + 1)) line(x, y + 1, x + 1, y + 1);
+        }
+      }
+      for (const [style, width] of [["#000", 5.5], ["#fff", 2.5]]) {
+        context.strokeStyle = style;
+        context.lineWidth = width;
+        context.stroke(lines);
+      }
+    }
     canvas.closest("figure").querySelector(".top").textContent = number(together ? Number(shared) : Number(peak));
   };
   const canvases = all("canvas", examples), drawn = new Set();
@@ -92,7 +122,6 @@
   }, { rootMargin: "600px" });
   for (const canvas of canvases) seen.observe(canvas);
   const again = () => {
-    examples.classList.toggle("blocky", !document.getElementById("smooth").checked);
     for (const canvas of drawn) draw(canvas);
   };
   document.getElementById("smooth").addEventListener("change", again);

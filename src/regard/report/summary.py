@@ -89,6 +89,12 @@ def shortcuts(run: Run) -> dict[str, float]:
     return {name: shares["overall"] for name, shares in known.items() if "overall" in shares}
 
 
+def notes(run: Run) -> dict[str, str]:
+    """What variants are, by their names, where it is known; in the order of the settings."""
+    known = {result.attention: result.note for result in run.results if result.note}
+    return {name: known[name] for name in run.attention if name in known}
+
+
 def measure(run: Run) -> str | None:
     """What accuracy is, where it is not the share of right answers."""
     return next((result.measure for result in run.results if result.measure), None)

@@ -122,6 +122,17 @@ class HasShortcuts(Task, Protocol):
 
 
 @runtime_checkable
+class HasNotes(Task, Protocol):
+    """A task whose variants need to be known by more than their names.
+
+    Attributes:
+        notes: what a variant is, and what it is told, by its name.
+    """
+
+    notes: Mapping[str, str]
+
+
+@runtime_checkable
 class Looks(Task, Protocol):
     """A task that may let a model see its pictures once, before training."""
 

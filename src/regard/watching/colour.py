@@ -35,6 +35,16 @@ def table(size: int = 256) -> tuple[tuple[int, int, int], ...]:
     return tuple(colours)
 
 
+OPACITY = 0.6
+"""Of the largest weight's colour over a picture."""
+
+
+@cache
+def overlay(size: int = 256) -> tuple[tuple[int, int, int, int], ...]:
+    """The map from low to high with its opacity over a picture: nothing for 0, and never so much that it hides it."""
+    return tuple((*rgb, round(255 * OPACITY * (step / (size - 1)) ** 0.6)) for step, rgb in enumerate(table(size)))
+
+
 def _on_path(t: float) -> tuple[float, float, float]:
     """A point of the path in OKLab: lightness rises evenly, hue turns from violet over red to yellow."""
     lightness = 0.14 + 0.83 * t

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -87,33 +88,61 @@ class AttentionMap:
             extra_tokens=0 if gone else self.extra_tokens,
         )
 
-    def on_grid(self) -> "AttentionMap":
+    def on_grid(self, grid: Sequence[int] | None = None, *, extra_tokens: int | None = None) -> "AttentionMap":
         """The map with its keys laid out as the map they come from; extra tokens are left out.
 
         The axis `key` becomes `height, width` (or `length`, or `depth, height, width`). A map that has these axes
         already stays as it is.
 
+            map.on_grid((4, 8))
+
+        Args:
+            grid: the sizes of the grid over whose cells the keys run, row by row; default None: that of the map.
+            extra_tokens: how many keys come before the cells; default None: those of the map.
+
         Raises:
-            UserError: the map has neither, or its grid is not known.
+            UserError: the map lies on no grid, its grid is not known, or the grid that is given does not fit.
         """
+        sizes = self.grid if grid is None else self._checked(grid)
         if "key" not in self.axes:
-            if any(set(names) <= set(self.axes) for names in SPATIAL_NAMES.values()):
-                return self
-            raise UserError(f"{self!r} lies on no grid: it has neither the axis 'key' nor 'height' and 'width'")
-        if self.grid is None:
-            raise UserError(f"{self!r} lies on no grid: its keys are tokens, and nobody said which positions they are")
+            names = next((names for names in SPATIAL_NAMES.values() if set(names) <= set(self.axes)), None)
+            if names is None:
+                raise UserError(f"{self!r} lies on no grid: it has neither the axis 'key' nor 'height' and 'width'")
+            own = tuple(self.values.shape[self.axes.index(name)] for name in names)
+            if sizes not in (None, own):
+                raise UserError(f"{self!r} lies on a grid of {_times(own)} already, not of {_times(sizes)}")
+            return self
+        keys = self.values.shape[self.axes.index("key")]
+        extra = self.extra_tokens if extra_tokens is None else extra_tokens
+        if sizes is None:
+            raise UserError(
+                f"the grid of {self!r} is not known: its keys are {keys} tokens, of which {extra} come before the "
+                "cells; say which grid the others are, as in on_grid((4, 8))"
+            )
+        if extra < 0 or prod(sizes) + extra != keys:
+            raise UserError(
+                f"a grid of {_times(sizes)} and {extra} extra tokens are {prod(sizes) + extra} keys, and {self!r} has "
+                f"{keys}: give the grid of its cells, and extra_tokens= if other keys come before them"
+            )
         at = self.axes.index("key")
-        names = SPATIAL_NAMES[len(self.grid)]
-        values = self.values.narrow(at, self.extra_tokens, self.values.shape[at] - self.extra_tokens)
+        names = SPATIAL_NAMES[len(sizes)]
+        values = self.values.narrow(at, extra, keys - extra)
         sums = tuple(name for axis in self.sums_to_one for name in (names if axis == "key" else (axis,)))
         return replace(
             self,
-            values=values.unflatten(at, self.grid),
+            values=values.unflatten(at, sizes),
             axes=(*self.axes[:at], *names, *self.axes[at + 1 :]),
-            sums_to_one=() if "key" in self.sums_to_one and self.extra_tokens else sums,
+            sums_to_one=() if "key" in self.sums_to_one and extra else sums,
             grid=None,
             extra_tokens=0,
         )
+
+    def _checked(self, grid: Sequence[int]) -> tuple[int, ...]:
+        """The sizes of a grid that is given."""
+        whole = isinstance(grid, (tuple, list)) and all(isinstance(size, int) and size > 0 for size in grid)
+        if not whole or len(grid) not in SPATIAL_NAMES:
+            raise UserError(f"{grid!r} is no grid: give one to three sizes of at least 1, such as (4, 8)")
+        return tuple(grid)
 
     def _axis(self, name: str, names: list[str]) -> int:
         if name not in names:
@@ -123,3 +152,7 @@ class AttentionMap:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {size}" for name, size in zip(self.axes, self.values.shape, strict=True))
         return f"AttentionMap({self.module} · {self.mechanism} · {self.label}: {sizes})"
+
+
+def _times(sizes: Sequence[int]) -> str:
+    return " x ".join(map(str, sizes))

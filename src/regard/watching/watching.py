@@ -1,5 +1,6 @@
 """Seeing the attention of a model while it runs, without changing what it gives."""
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import offering
-from regard.attention.contract import Attention
+from regard.attention.contract import Attention, Refine
+from regard.attention.layout import proportional
 from regard.attention.offering import Offer, Request
 from regard.paths import lies_in, nearest
 from regard.watching.maps import AttentionMap, NoMapError
@@ -101,7 +103,7 @@ class Watch:
             values = self._part(offer, path)
         axes = offer.fact.named(values.ndim)
         keys = values.shape[axes.index("key")] if "key" in axes else 0
-        on_grid = offer.grid is not None and torch.Size(offer.grid).numel() == keys
+        grid, extra_tokens = self._positions(offer, path, keys)
         call = self._calls.get((path, offer.fact.label), 0)
         self._calls[path, offer.fact.label] = call + 1
         self._maps.append(
@@ -112,8 +114,8 @@ class Watch:
                 mechanism=getattr(offer.module, "name", type(offer.module).__name__),
                 label=offer.fact.label,
                 call=call,
-                grid=offer.grid if on_grid else None,
-                extra_tokens=self._extra_tokens(path) if keys and not on_grid else 0,
+                grid=grid,
+                extra_tokens=extra_tokens,
                 sums_to_one=offer.fact.normalized(values.ndim),
             )
         )
@@ -137,8 +139,23 @@ class Watch:
         host = self._host(path)
         return getattr(host, "place", None)
 
-    def _extra_tokens(self, path: str) -> int:
-        return getattr(self._host(path), "extra_tokens", 0)
+    def _positions(self, offer: Offer, path: str, keys: int) -> tuple[tuple[int, ...] | None, int]:
+        """The grid over whose cells the keys run, if that is known, and how many keys come before them.
+
+        What is offered says it, or, of tokens, the place of the mechanism: the grid that they were when it was
+        inserted, in these proportions if they are more or fewer now.
+        """
+        if keys == 0:
+            return None, 0
+        if offer.grid is not None and math.prod(offer.grid) == keys:
+            return offer.grid, 0
+        host = self._host(path)
+        extra_tokens: int = getattr(host, "extra_tokens", 0)
+        grid: tuple[int, ...] | None = getattr(host, "grid", None)
+        tokens = isinstance(offer.module, Refine) and offer.module.layout == "tokens"
+        if grid is None or not tokens or keys <= extra_tokens:
+            return None, extra_tokens
+        return proportional(grid, keys - extra_tokens), extra_tokens
 
     def _host(self, path: str) -> nn.Module | None:
         """What `regard.insert` put around an inserted mechanism: it knows the place and its extra tokens."""

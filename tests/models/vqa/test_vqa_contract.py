@@ -8,6 +8,7 @@ from typing import get_args
 
 import pytest
 import torch
+from torch import nn
 from vqa_small import (
     ANSWERS,
     SIGHT,
@@ -22,6 +23,8 @@ from vqa_small import (
 )
 
 from regard import watch
+from regard.attention import offering
+from regard.attention.offering import Offer, Request
 from regard.errors import UserError
 from regard.models.vqa import Regions, cores, create
 from regard.models.vqa.core import Loss
@@ -187,6 +190,34 @@ def test_whoever_attends_shows_where_on_the_picture_and_changes_nothing(name: st
     over_words_or_channels = {"image_channel", "image_guided", "question_channel"}
     assert bool(placed) == (name not in over_words_or_channels)
     assert all(one.values.shape[-2:] == (3, 5) for one in placed)
+
+
+@pytest.mark.parametrize("name", [name for name in cores if cores[name].attends])
+def test_weights_that_take_the_place_of_a_core_s_are_used(name: str) -> None:
+    """Equal ones change nothing; others change the answers, each map alone."""
+    model = small_model(name).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+        seen, asked = pictures(2), questions(2)
+        expected = model(seen, asked)
+        offered: dict[tuple[nn.Module, str], None] = {}
+
+        def whole(offer: Offer) -> torch.Tensor:
+            offered[offer.module, offer.fact.label] = None
+            return offer.weights.clone() if isinstance(offer.weights, torch.Tensor) else offer.weights(Request())
+
+        with offering.replacing(whole):
+            torch.testing.assert_close(model(seen, asked), expected, rtol=1e-4, atol=1e-4)
+        assert offered
+        for module, label in tuple(offered):
+
+            def other(offer: Offer, which: tuple[nn.Module, str] = (module, label)) -> torch.Tensor | None:
+                return whole(offer).flip(0, -1) if (offer.module, offer.fact.label) == which else None
+
+            with offering.replacing(other):
+                changed = (model(seen, asked) - expected).abs().max()
+            assert changed > 1e-5 * expected.abs().max(), f"{type(module).__name__} does not use its map {label!r}"
 
 
 @pytest.mark.parametrize("name", [name for name in cores if cores[name].grid])

@@ -174,6 +174,40 @@ def test_a_row_is_its_seeds_mean_with_the_interval_between_them_or_that_of_the_q
     assert "| the largest weight lies | soft entity stream |" in table
 
 
+def test_a_row_says_which_of_its_seeds_were_restarted(benchmark: ModuleType) -> None:
+    """Also a row that starts from such runs; a plain row says nothing of it."""
+
+    def row_of(table: str, title: str) -> str:
+        (line,) = [line for line in table.splitlines() if line.startswith(f"| {title} |")]
+        return line.split("|")[4].strip()
+
+    def measured(name: str, seed: int, **more: int) -> dict[str, Any]:
+        return {**reached(name, seed, benchmark, 0.5, [0.2]), **more}
+
+    wide, hard = (benchmark.ROWS[name] for name in ("entity_stream_wide", "hard_entity_stream_wide"))
+    assert wide.anew == (18, 0.8)
+    assert hard.starts_from == "entity_stream_wide"
+    plain = measured("cnn_mlp", 0)
+    starts = [measured("entity_stream_wide", seed, began_from=began) for seed, began in ((0, 0), (1, 3001), (2, 2))]
+    harder = [measured("hard_entity_stream_wide", seed) for seed in (0, 1)]
+    table = benchmark.page([plain, *starts, *harder])
+    rule = "below 80 % of the validation questions after 18 epochs"
+    assert row_of(table, benchmark.ROWS["cnn_mlp"].title) == "1"
+    assert row_of(table, wide.title) == f"3; seed 1 restarted from another seed, being {rule}"
+    assert row_of(table, hard.title) == (
+        f"2; seed 1 restarted from another seed in the row that it starts from, being {rule}"
+    )
+    kinds, looks = (line for line in table.splitlines() if line.startswith(("| kind of", "| the largest")))
+    for head in (kinds, looks):
+        assert f"| {wide.title}, seed 1 restarted | {hard.title}, seed 1 restarted |" in head
+    table = benchmark.page([plain, *(starts[at] for at in (0, 2)), harder[0]])
+    assert row_of(table, wide.title) == f"2; none was {rule}, where a run is restarted"
+    assert row_of(table, hard.title) == f"1; none was {rule}, where a run is restarted"
+    assert "restarted" not in benchmark.page([plain])
+    with pytest.raises(KeyError, match="began_from"):  # nobody may think that a run was not restarted, unrecorded
+        benchmark.page([measured("entity_stream_wide", 0)])
+
+
 def test_the_docs_have_the_table_of_what_was_measured_with_the_training_that_rows_have(benchmark: ModuleType) -> None:
     assert benchmark.known() == benchmark.written()
     assert benchmark.page(benchmark.known()) in benchmark.PAGE.read_text(encoding="utf-8")

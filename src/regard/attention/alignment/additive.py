@@ -39,6 +39,7 @@ class AdditiveRead(Read):
     """
 
     name: ClassVar[str] = "additive"
+    aliases: ClassVar[tuple[str, ...]] = ("bahdanau", "bahdanau_attention", "additive_attention")
     paper: ClassVar[Paper] = Paper(
         "Neural Machine Translation by Jointly Learning to Align and Translate", "Bahdanau et al.", "ICLR", 2015
     )
@@ -70,6 +71,7 @@ class AdditiveRead(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T Dm"]:
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
         weights = functional.masked_softmax(self.score(query, memory), mask)  # (B, T, N)
-        self.offer("attention", weights)
+        weights = self.offer("attention", weights)
         return functional.read(weights, memory)  # (B, T, Dm)

@@ -1,11 +1,12 @@
 """Attention on attention."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from regard import functional
 from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Read
 from regard.attention.heads import attend
@@ -50,6 +51,7 @@ class AttentionOnAttention(Read):
     """
 
     name: ClassVar[str] = "attention_on_attention"
+    aliases: ClassVar[tuple[str, ...]] = ("aoa", "aoanet")
     paper: ClassVar[Paper] = Paper("Attention on Attention for Image Captioning", "Huang et al.", "ICCV", 2019)
     formula: ClassVar[str] = "c = σ(G_q q' + G_v v + b_g) ⊙ (I_q q' + I_v v + b_i), v = multi_head(q' = W_q q, m)"
     maps: ClassVar[tuple[MapFact, ...]] = (
@@ -75,8 +77,6 @@ class AttentionOnAttention(Read):
         beside: Beside = "projected",
     ) -> None:
         super().__init__()
-        if beside not in get_args(Beside):
-            raise ValueError(f"there is no beside={beside!r}: choose one of {', '.join(get_args(Beside))}.")
         self.query_width = query_width
         self.memory_width = memory_width
         self.width = query_width if width is None else width
@@ -99,13 +99,14 @@ class AttentionOnAttention(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T E"]:
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
         asked = self.query(query)  # (B, T, E)
-        read, weights = attend(asked, self.key(memory), self.value(memory), self.heads, mask)  # (B, T, E)
+        key, value = self.key(memory), self.value(memory)  # (B, N, E)
+        read = attend(asked, key, value, self.heads, lambda weights: self.offer("attention", weights), mask)
         both = torch.cat((read, asked if self.beside == "projected" else query), -1)  # (B, T, 2E or E + Dq)
         information, gate = self.output(both).chunk(2, -1)  # (B, T, E) each
         gate = gate.sigmoid()  # (B, T, E)
         if mask is not None:
             gate = gate.masked_fill(~mask.any(-1, keepdim=True), 0.0)
-        self.offer("attention", weights)
-        self.offer("gate", gate)
+        gate = self.offer("gate", gate)
         return gate * information  # (B, T, E)

@@ -42,6 +42,7 @@ class DotRead(Read):
     """
 
     name: ClassVar[str] = "dot"
+    aliases: ClassVar[tuple[str, ...]] = ("luong", "luong_attention", "dot_product_attention")
     paper: ClassVar[Paper] = Paper(
         "Effective Approaches to Attention-based Neural Machine Translation", "Luong et al.", "EMNLP", 2015
     )
@@ -70,6 +71,7 @@ class DotRead(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T Dm"]:
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
         projected = self.score.query(query)[:, None]  # (B, 1, T, Dm)
         tokens = memory[:, None]  # (B, 1, N, Dm)
         heads = None if mask is None else mask[:, None]  # (B, 1, #T, N)
@@ -80,7 +82,9 @@ class DotRead(Read):
             some = heads if heads is None or heads.shape[2] == 1 else request.pick(heads, queries=2)
             return functional.scaled_dot_product_weights(rows, tokens, some, scale)[:, 0]  # (B, T, N)
 
-        self.offer("attention", weights)
+        replaced = self.offer("attention", weights)
+        if replaced is not None:
+            return functional.read(replaced, memory)
         return functional.scaled_dot_product_attention(projected, tokens, tokens, heads, scale=scale)[
             :, 0
         ]  # (B, T, Dm)

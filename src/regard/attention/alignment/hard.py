@@ -1,6 +1,6 @@
 """Hard attention."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -63,6 +63,7 @@ class HardRead(Read):
     """
 
     name: ClassVar[str] = "hard"
+    aliases: ClassVar[tuple[str, ...]] = ("hard_attention",)
     paper: ClassVar[Paper] = Paper(
         "Show, Attend and Tell: Neural Image Caption Generation with Visual Attention", "Xu et al.", "ICML", 2015
     )
@@ -96,15 +97,11 @@ class HardRead(Read):
         mean_probability: float = 0.0,
     ) -> None:
         super().__init__()
-        if estimator not in get_args(Estimator):
-            raise ValueError(f"there is no estimator {estimator!r}: choose one of {', '.join(get_args(Estimator))}.")
-        if temperature <= 0 or (temperature != 1.0 and estimator != "gumbel"):
+        if temperature != 1.0 and estimator != "gumbel":
             raise ValueError(
                 f"HardRead got temperature={temperature} with estimator={estimator!r}: "
-                "a temperature is positive, and only estimator='gumbel' has one."
+                "only estimator='gumbel' has a temperature."
             )
-        if not 0 <= mean_probability <= 1:
-            raise ValueError(f"HardRead got mean_probability={mean_probability}: a probability lies between 0 and 1.")
         self.query_width = query_width
         self.memory_width = memory_width
         self.hidden_width = memory_width if hidden_width is None else hidden_width
@@ -124,8 +121,12 @@ class HardRead(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T Dm"]:
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
         scores = self.score(query, memory)  # (B, T, N)
-        weights = functional.masked_softmax(scores, mask)  # (B, T, N)
+        own = functional.masked_softmax(scores, mask)  # (B, T, N)
+        weights = self.offer("attention", own)
+        if weights is not own:  # what is chosen follows from what takes their place
+            scores = weights.clamp_min(torch.finfo(weights.dtype).tiny).log()
         soft = weights  # (B, T, N), what the straight-through gradient flows to
         if self.training and self.estimator == "gumbel":
             soft = functional.gumbel_softmax(scores, mask, self.temperature)  # (B, T, N)
@@ -145,12 +146,11 @@ class HardRead(Read):
         def choices(request: Request) -> Tensor:
             return request.pick(choose(), queries=1)
 
-        self.offer("attention", weights)
-        self.offer("choice", choices)
+        replaced = self.offer("choice", choices)
         if self.estimator != "score_function":
             through = soft - soft.detach()  # (B, T, N), zeros with a gradient; the mean has its own
             through = through if averaged is None else through.masked_fill(averaged, 0.0)
-            return functional.read(choose() + through, memory)  # (B, T, Dm)
+            return functional.read((choose() if replaced is None else replaced) + through, memory)  # (B, T, Dm)
         if self.training and offering.recording():
             log_weights = functional.masked_log_softmax(scores, mask)  # (B, T, N)
             # Of a query with nothing to attend to, every log-probability and so both of these are 0.
@@ -158,6 +158,8 @@ class HardRead(Read):
             if averaged is not None:
                 log_probability = log_probability.masked_fill(averaged[..., 0], 0.0)
             offering.record_choice(log_probability, -(weights * log_weights).sum(-1))
+        if replaced is not None:
+            return functional.read(replaced, memory)
         context = memory.gather(1, index[..., None].expand(-1, -1, memory.shape[2]))  # (B, T, Dm)
         context = context if some is None else context.masked_fill(~some, 0.0)
         return context if averaged is None else torch.where(averaged, functional.read(weights, memory), context)

@@ -1,6 +1,6 @@
 """Local attention."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -52,6 +52,7 @@ class LocalRead(Read):
     """
 
     name: ClassVar[str] = "local"
+    aliases: ClassVar[tuple[str, ...]] = ("local_attention", "luong_local")
     paper: ClassVar[Paper] = Paper(
         "Effective Approaches to Attention-based Neural Machine Translation", "Luong et al.", "EMNLP", 2015
     )
@@ -76,10 +77,6 @@ class LocalRead(Read):
         hidden_width: int | None = None,
     ) -> None:
         super().__init__()
-        if position not in get_args(Position):
-            raise ValueError(f"there is no position {position!r}: choose one of {', '.join(get_args(Position))}.")
-        if radius < 1:
-            raise ValueError(f"LocalRead got radius={radius}: a window reaches at least one token to either side.")
         self.query_width = query_width
         self.memory_width = memory_width
         self.radius = radius
@@ -101,13 +98,14 @@ class LocalRead(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T Dm"]:
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
         places = torch.arange(1, memory.shape[1] + 1, device=query.device)  # (N,)
         distance = places - self.centre(query, places, mask)  # (B, T, N)
         window = distance.abs() <= self.radius  # (B, T, N)
         weights = functional.masked_softmax(self.score(query, memory), window if mask is None else window & mask)
         if self.position == "predictive":
             weights = weights * torch.exp(-2 * (distance / self.radius).square()).to(weights.dtype)  # (B, T, N)
-        self.offer("attention", weights)
+        weights = self.offer("attention", weights)
         return functional.read(weights, memory)  # (B, T, Dm)
 
     def centre(

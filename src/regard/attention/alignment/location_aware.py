@@ -47,6 +47,7 @@ class LocationAwareRead(Read):
     """
 
     name: ClassVar[str] = "location_aware"
+    aliases: ClassVar[tuple[str, ...]] = ("location_sensitive", "location_sensitive_attention", "location_based")
     paper: ClassVar[Paper] = Paper("Attention-Based Models for Speech Recognition", "Chorowski et al.", "NeurIPS", 2015)
     formula: ClassVar[str] = "c_t = Σ_n a_tn m_n, a_t = softmax_n(vᵀ tanh(W q_t + V m_n + U (F ∗ a_{t-1})_n + b))"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "query", "key"), ("key",)),)
@@ -72,11 +73,6 @@ class LocationAwareRead(Read):
         kernel_size: int = 201,
     ) -> None:
         super().__init__()
-        if filters < 1 or kernel_size % 2 == 0:
-            raise ValueError(
-                f"LocationAwareRead got filters={filters}, kernel_size={kernel_size}: it needs at least one filter, "
-                "of an odd size, so that it has a middle."
-            )
         self.query_width = query_width
         self.memory_width = memory_width
         self.hidden_width = memory_width if hidden_width is None else hidden_width
@@ -96,8 +92,9 @@ class LocationAwareRead(Read):
         memory: Float[Tensor, "B N Dm"],
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T Dm"]:
-        weights = self.weigh(query, memory, mask)  # (B, T, N)
-        self.offer("attention", weights)
+        part = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, part)
+        weights = self.offer("attention", self.weigh(query, memory, mask))  # (B, T, N)
         return functional.read(weights, memory)  # (B, T, Dm)
 
     def weigh(
@@ -109,6 +106,7 @@ class LocationAwareRead(Read):
     ) -> Float[Tensor, "B T N"]:
         """The weights of every query; `before` are those of the query before the first."""
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
         asked = self.score.query(query)  # (B, T, A)
         tokens = self.score.memory(memory)  # (B, N, A)
         row = memory.new_zeros(memory.shape[:2]) if before is None else before  # (B, N)

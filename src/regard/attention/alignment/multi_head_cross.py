@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from regard import functional
 from regard.attention.contract import Paper, Read
@@ -41,6 +42,7 @@ class MultiHeadCrossAttention(Read):
     """
 
     name: ClassVar[str] = "multi_head_cross"
+    aliases: ClassVar[tuple[str, ...]] = ("cross_attention", "cross_attention_block", "mhca")
     paper: ClassVar[Paper] = Paper("Attention Is All You Need", "Vaswani et al.", "NeurIPS", 2017)
     formula: ClassVar[str] = "c_t = W_o concat_i Σ_n softmax_n((W_q^i q_t)ᵀ (W_k^i m_n) / √d) W_v^i m_n"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key"), ("key",)),)
@@ -67,10 +69,10 @@ class MultiHeadCrossAttention(Read):
         self.width = query_width if width is None else width
         self.heads = heads
         self.dropout = dropout
-        if heads < 1 or self.width % heads != 0:
+        if self.width % heads != 0:
             raise ValueError(
                 f"{heads} heads do not divide the width {self.width}: choose heads that do, "
-                f"or give a width such as {max(1, round(self.width / max(1, heads))) * max(1, heads)}."
+                f"or give a width such as {max(1, round(self.width / heads)) * heads}."
             )
         self.query = nn.Linear(query_width, self.width, bias=bias)
         self.key = nn.Linear(memory_width, self.width, bias=bias)
@@ -88,6 +90,7 @@ class MultiHeadCrossAttention(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T E"]:
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
         heads = None if mask is None else mask[:, None]  # (B, 1, #T, N)
         q = self.split(self.query(query))  # (B, h, T, d)
         k = self.split(self.key(memory))  # (B, h, N, d)
@@ -98,9 +101,12 @@ class MultiHeadCrossAttention(Read):
             some = heads if heads is None or heads.shape[2] == 1 else request.pick(heads, queries=2)
             return functional.scaled_dot_product_weights(rows, request.pick(k, heads=1), some)  # (B, h, T, N)
 
-        self.offer("attention", weights)
+        replaced = self.offer("attention", weights)
         dropout = self.dropout if self.training else 0.0
-        read = functional.scaled_dot_product_attention(q, k, v, heads, dropout)  # (B, h, T, d)
+        if replaced is None:
+            read = functional.scaled_dot_product_attention(q, k, v, heads, dropout)  # (B, h, T, d)
+        else:
+            read = F.dropout(replaced, dropout) @ v
         context = self.output(read.transpose(1, 2).flatten(2))  # (B, T, E)
         return context if mask is None else context.masked_fill(~mask.any(-1, keepdim=True), 0.0)
 

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from regard import functional
 from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Read
 from regard.attention.heads import MultiHead
@@ -46,6 +47,7 @@ class GatedCrossAttention(Read):
     """
 
     name: ClassVar[str] = "multi_head_gated_cross"
+    aliases: ClassVar[tuple[str, ...]] = ("gated_cross_attention_dense", "gated_cross")
     paper: ClassVar[Paper] = Paper(
         "Flamingo: a Visual Language Model for Few-Shot Learning", "Alayrac et al.", "NeurIPS", 2022
     )
@@ -85,7 +87,9 @@ class GatedCrossAttention(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T Dq"]:
         mask = self.check(query, memory, mask)
-        read, weights = self.attention(self.norm(query), memory, mask)  # (B, T, Dq)
-        self.offer("attention", weights)
+        memory = functional.mask_tokens(memory, mask)
+        read = self.attention(
+            self.norm(query), memory, mask, lambda weights: self.offer("attention", weights)
+        )  # (B, T, Dq)
         context = self.gate.tanh() * read  # (B, T, Dq)
         return context if mask is None else context.masked_fill(~mask.any(-1, keepdim=True), 0.0)

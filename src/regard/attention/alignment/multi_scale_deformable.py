@@ -51,6 +51,7 @@ class MultiScaleDeformableAttention(Read):
     """
 
     name: ClassVar[str] = "multi_scale_deformable"
+    aliases: ClassVar[tuple[str, ...]] = ("deformable_detr", "ms_deform_attn", "msda")
     paper: ClassVar[Paper] = Paper(
         "Deformable DETR: Deformable Transformers for End-to-End Object Detection", "Zhu et al.", "ICLR", 2021
     )
@@ -88,8 +89,6 @@ class MultiScaleDeformableAttention(Read):
         self.width = query_width if width is None else width
         self.heads = choose_heads(self.width, heads)
         self.points = points
-        if points < 1 or self.level_count < 1 or any(min(level) < 1 for level in self.levels or ()):
-            raise ValueError(f"points={points} of levels={levels} are nothing to read: give 1 or more of each.")
         self.reference = nn.Linear(query_width, 2)
         self.offset = nn.Linear(query_width, heads * self.level_count * points * 2)
         self.weight = nn.Linear(query_width, heads * self.level_count * points)
@@ -125,6 +124,8 @@ class MultiScaleDeformableAttention(Read):
         mask: Bool[Tensor, "B N"] | None = None,
     ) -> Float[Tensor, "B T E"]:
         levels = self.fit(query, memory, mask)
+        if mask is not None:
+            memory = functional.mask_tokens(memory, mask[:, None])
         value = self.value(memory)  # (B, N, E)
         if mask is not None:
             value = value.masked_fill(~mask[:, :, None], 0.0)
@@ -143,7 +144,10 @@ class MultiScaleDeformableAttention(Read):
             total = torch.cat(shares, dim=3)  # (B, H, T, N)
             return total if mask is None else total.masked_fill(~mask[:, None, None], 0.0)
 
-        self.offer("attention", attention)
+        replaced = self.offer("attention", attention)
+        if replaced is not None:
+            heads = value.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, h, N, d)
+            return self.output((replaced @ heads).transpose(1, 2).flatten(2))
         read = value.new_zeros(())
         parts = value.split([rows * columns for rows, columns in levels], dim=1)
         for part, place, weight, level in zip(parts, places, weights, levels, strict=True):

@@ -1,15 +1,16 @@
 """The Perceiver resampler."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from regard import functional
 from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Read
-from regard.attention.heads import MultiHead
+from regard.attention.heads import MultiHead, Show
 from regard.attention.offering import MapFact, Request
 
 
@@ -51,6 +52,7 @@ class PerceiverResampler(Read):
     """
 
     name: ClassVar[str] = "perceiver_resampler"
+    aliases: ClassVar[tuple[str, ...]] = ("perceiver", "resampler")
     paper: ClassVar[Paper] = Paper(
         "Flamingo: a Visual Language Model for Few-Shot Learning", "Alayrac et al.", "NeurIPS", 2022
     )
@@ -77,8 +79,6 @@ class PerceiverResampler(Read):
         expansion: int = 4,
     ) -> None:
         super().__init__()
-        if latents < 1 or layers < 1:
-            raise ValueError(f"PerceiverResampler got latents={latents}, layers={layers}: give at least one of each.")
         self.memory_width = memory_width
         self.query_width = memory_width  # of its own queries
         self.latent_count = latents
@@ -99,19 +99,30 @@ class PerceiverResampler(Read):
     ) -> Float[Tensor, "B R Dm"]:
         x = self.latents.expand(memory.shape[0], -1, -1)  # (B, R, Dm)
         mask = self.check(x[:, :1], memory, mask)  # (B, 1, N)
+        memory = functional.mask_tokens(memory, mask)
+        N = memory.shape[1]
         if mask is not None:
             mask = torch.cat((mask, mask.new_ones(1, 1, 1).expand(memory.shape[0], 1, self.latent_count)), 2)
-        layers = []
-        for layer in self.layers:
-            x, weights = layer(x, memory, mask)  # (B, R, Dm)
-            layers.append(weights)
 
-        def stack(request: Request) -> Tensor:
-            part = Request(heads=request.heads)
-            return torch.stack([weights(part) for weights in layers], 1)[..., : memory.shape[1]]  # (B, L, h, R, N)
+        def run(steps: Sequence[Tensor | None]) -> tuple[Tensor, Callable[[Request], Tensor]]:
+            y = x
+            layers: list[Callable[[Request], Tensor]] = []
 
-        self.offer("attention", stack)
-        return x
+            def show(weights: Callable[[Request], Tensor]) -> Tensor | None:
+                of_memory = steps[len(layers)]  # (B, h, R, N)
+                layers.append(weights)
+                return None if of_memory is None else torch.cat((of_memory, weights(Request())[..., N:]), -1)
+
+            for layer in self.layers:
+                y = layer(y, memory, mask, show)  # (B, R, Dm)
+
+            def stack(request: Request) -> Tensor:
+                part = Request(heads=request.heads)
+                return torch.stack([weights(part) for weights in layers], 1)[..., :N]  # (B, L, h, R, N)
+
+            return y, stack
+
+        return self.offer_steps("attention", self.depth, run)
 
 
 class _Layer(nn.Module):
@@ -127,9 +138,12 @@ class _Layer(nn.Module):
         self.output = nn.Linear(expansion * channels, channels, bias=False)
 
     def forward(
-        self, x: Float[Tensor, "B R D"], memory: Float[Tensor, "B N D"], mask: Bool[Tensor, "B 1 N+R"] | None
-    ) -> tuple[Float[Tensor, "B R D"], Callable[[Request], Tensor]]:
+        self,
+        x: Float[Tensor, "B R D"],
+        memory: Float[Tensor, "B N D"],
+        mask: Bool[Tensor, "B 1 N+R"] | None,
+        show: Show | None = None,
+    ) -> Float[Tensor, "B R D"]:
         latents = self.latent_norm(x)  # (B, R, D)
-        read, weights = self.attention(latents, torch.cat((self.memory_norm(memory), latents), 1), mask)  # (B, R, D)
-        x = x + read
-        return x + self.output(self.hidden(self.norm(x)).relu().square()), weights
+        x = x + self.attention(latents, torch.cat((self.memory_norm(memory), latents), 1), mask, show)
+        return x + self.output(self.hidden(self.norm(x)).relu().square())

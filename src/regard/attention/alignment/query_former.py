@@ -1,6 +1,6 @@
 """The querying transformer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -8,9 +8,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regard import functional
 from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Read
-from regard.attention.heads import MultiHead
+from regard.attention.heads import MultiHead, Show
 from regard.attention.offering import MapFact, Request
 
 
@@ -53,6 +54,7 @@ class QueryFormer(Read):
     """
 
     name: ClassVar[str] = "query_former"
+    aliases: ClassVar[tuple[str, ...]] = ("q_former", "blip_2")
     paper: ClassVar[Paper] = Paper(
         "BLIP-2: Bootstrapping Language-Image Pre-training with Frozen Image Encoders and Large Language Models",
         "Li et al.",
@@ -88,10 +90,6 @@ class QueryFormer(Read):
         expansion: int = 4,
     ) -> None:
         super().__init__()
-        if min(queries, layers, every) < 1:
-            raise ValueError(
-                f"QueryFormer got queries={queries}, layers={layers}, every={every}: give at least one of each."
-            )
         self.memory_width = memory_width
         self.width = memory_width if width is None else width
         self.query_width = self.width  # of its own queries
@@ -101,7 +99,7 @@ class QueryFormer(Read):
         self.heads = choose_heads(self.width, heads, 12)
         self.expansion = expansion
         self.query = nn.Parameter(torch.randn(queries, self.width) * 0.02)  # as all weights of BERT
-        self.norm = nn.LayerNorm(self.width, eps=1e-12)
+        self.norm = _Norm(self.width)
         self.layers = nn.ModuleList(
             _Layer(self.width, memory_width if number % every == 0 else None, self.heads, expansion)
             for number in range(layers)
@@ -116,17 +114,36 @@ class QueryFormer(Read):
     ) -> Float[Tensor, "B R E"]:
         x = self.norm(self.query).expand(memory.shape[0], -1, -1)  # (B, R, E)
         mask = self.check(x[:, :1], memory, mask)  # (B, 1, N)
-        crossings = []
-        for layer in self.layers:
-            x, weights = layer(x, memory, mask)  # (B, R, E)
-            if weights is not None:
+        memory = functional.mask_tokens(memory, mask)
+
+        def run(steps: Sequence[Tensor | None]) -> tuple[Tensor, Callable[[Request], Tensor]]:
+            y = x
+            crossings: list[Callable[[Request], Tensor]] = []
+
+            def show(weights: Callable[[Request], Tensor]) -> Tensor | None:
                 crossings.append(weights)
+                return steps[len(crossings) - 1]
 
-        def stack(request: Request) -> Tensor:
-            return torch.stack([weights(request) for weights in crossings], 1)  # (B, K, h, R, N)
+            for layer in self.layers:
+                y = layer(y, memory, mask, show)  # (B, R, E)
 
-        self.offer("attention", stack)
-        return x
+            def stack(request: Request) -> Tensor:
+                return torch.stack([weights(request) for weights in crossings], 1)  # (B, K, h, R, N)
+
+            return y, stack
+
+        return self.offer_steps("attention", self.crossings, run)
+
+
+class _Norm(nn.LayerNorm):
+    """The layer normalisation of BERT, whose tiny addition to the variance half precision does not hold."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=1e-12)
+
+    def forward(self, input: Float[Tensor, "*lead E"]) -> Float[Tensor, "*lead E"]:
+        wide, weight, bias = (functional.at_least_single(x) for x in (input, self.weight, self.bias))
+        return F.layer_norm(wide, self.normalized_shape, weight, bias, self.eps).to(input.dtype)
 
 
 class _Layer(nn.Module):
@@ -135,22 +152,24 @@ class _Layer(nn.Module):
     def __init__(self, width: int, memory_width: int | None, heads: int, expansion: int) -> None:
         super().__init__()
         self.attention = MultiHead(width, width, width, heads, bias=True)
-        self.attention_norm = nn.LayerNorm(width, eps=1e-12)
+        self.attention_norm = _Norm(width)
         if memory_width is None:
             self.crossing = None
         else:
             self.crossing = MultiHead(width, memory_width, width, heads, bias=True)
-            self.crossing_norm = nn.LayerNorm(width, eps=1e-12)
+            self.crossing_norm = _Norm(width)
         self.hidden = nn.Linear(width, expansion * width)
         self.output = nn.Linear(expansion * width, width)
-        self.output_norm = nn.LayerNorm(width, eps=1e-12)
+        self.output_norm = _Norm(width)
 
     def forward(
-        self, x: Float[Tensor, "B R E"], memory: Float[Tensor, "B N Dm"], mask: Bool[Tensor, "B 1 N"] | None
-    ) -> tuple[Float[Tensor, "B R E"], Callable[[Request], Tensor] | None]:
-        x = self.attention_norm(x + self.attention(x, x)[0])  # (B, R, E)
-        weights = None
+        self,
+        x: Float[Tensor, "B R E"],
+        memory: Float[Tensor, "B N Dm"],
+        mask: Bool[Tensor, "B 1 N"] | None,
+        show: Show | None = None,
+    ) -> Float[Tensor, "B R E"]:
+        x = self.attention_norm(x + self.attention(x, x))  # (B, R, E)
         if self.crossing is not None:
-            read, weights = self.crossing(x, memory, mask)  # (B, R, E)
-            x = self.crossing_norm(x + read)
-        return self.output_norm(x + self.output(F.gelu(self.hidden(x)))), weights
+            x = self.crossing_norm(x + self.crossing(x, memory, mask, show))  # (B, R, E)
+        return self.output_norm(x + self.output(F.gelu(self.hidden(x))))

@@ -46,6 +46,7 @@ class AdaptiveRead(Read):
     """
 
     name: ClassVar[str] = "sentinel"
+    aliases: ClassVar[tuple[str, ...]] = ("adaptive_attention", "visual_sentinel")
     paper: ClassVar[Paper] = Paper(
         "Knowing When to Look: Adaptive Attention via a Visual Sentinel for Image Captioning", "Lu et al.", "CVPR", 2017
     )
@@ -80,6 +81,7 @@ class AdaptiveRead(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T Dm"]:
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
         sentinel = self.sentinel_gate(query).sigmoid() * self.sentinel_content(query).tanh()  # (B, T, Dm)
         asked = self.score.query(query)  # (B, T, A)
         scores = functional.additive_scores(asked, self.score.memory(memory), self.score.vector.weight[0])  # (B, T, N)
@@ -87,12 +89,16 @@ class AdaptiveRead(Read):
         # The sentinel takes part wherever any token does, and so nothing is left of a query without any.
         takes_part = None if mask is None else torch.cat((mask, mask.any(-1, keepdim=True)), -1)  # (B, #T, N + 1)
         weights = functional.masked_softmax(torch.cat((scores, score), -1), takes_part)  # (B, T, N + 1)
-        share = weights[:, :, -1:]  # (B, T, 1)
+        own = weights[:, :, -1]  # (B, T)
 
         def attention(request: Request) -> Tensor:
             part = mask if mask is None or mask.shape[1] == 1 else request.pick(mask, queries=1)
             return functional.masked_softmax(request.pick(scores, queries=1), part)  # (B, T, N)
 
-        self.offer("attention", attention)
-        self.offer("sentinel", share[:, :, 0])
-        return functional.read(weights[:, :, :-1], memory) + share * sentinel  # (B, T, Dm)
+        replaced = self.offer("attention", attention)
+        share = self.offer("sentinel", own)  # (B, T)
+        if replaced is None and share is own:
+            of_memory = weights[:, :, :-1]  # (B, T, N)
+        else:
+            of_memory = (1 - share)[:, :, None] * (attention(Request()) if replaced is None else replaced)
+        return functional.read(of_memory, memory) + share[:, :, None] * sentinel  # (B, T, Dm)

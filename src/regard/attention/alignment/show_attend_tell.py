@@ -1,6 +1,6 @@
 """The soft attention of Show, Attend and Tell."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -49,6 +49,7 @@ class ShowAttendTell(Read):
     """
 
     name: ClassVar[str] = "show_attend_tell"
+    aliases: ClassVar[tuple[str, ...]] = ("show_attend_and_tell", "soft_attention")
     paper: ClassVar[Paper] = Paper(
         "Show, Attend and Tell: Neural Image Caption Generation with Visual Attention", "Xu et al.", "ICML", 2015
     )
@@ -75,8 +76,6 @@ class ShowAttendTell(Read):
         gate: Gate = "scalar",
     ) -> None:
         super().__init__()
-        if gate not in get_args(Gate):
-            raise ValueError(f"there is no gate {gate!r}: choose one of {', '.join(get_args(Gate))}.")
         self.query_width = query_width
         self.memory_width = memory_width
         self.hidden_width = memory_width if hidden_width is None else hidden_width
@@ -97,10 +96,14 @@ class ShowAttendTell(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T Dm"]:
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
         weights = functional.masked_softmax(self.score(query, memory), mask)  # (B, T, N)
         gate = self.gate(query).sigmoid()  # (B, T, 1 or Dm)
         if mask is not None:
             gate = gate.masked_fill(~mask.any(-1, keepdim=True), 0.0)
-        self.offer("attention", weights)
-        self.offer("gate", gate[:, :, 0] if self.gate.out_features == 1 else gate)
+        weights = self.offer("attention", weights)
+        if self.gate.out_features == 1:
+            gate = self.offer("gate", gate[:, :, 0])[:, :, None]
+        else:
+            gate = self.offer("gate", gate)
         return gate * functional.read(weights, memory)  # (B, T, Dm)

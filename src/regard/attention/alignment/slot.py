@@ -68,8 +68,6 @@ class SlotAttention(Read):
         eps: float = 1e-8,
     ) -> None:
         super().__init__()
-        if slots < 1 or iterations < 1:
-            raise ValueError(f"SlotAttention got slots={slots}, iterations={iterations}: give at least one of each.")
         self.memory_width = memory_width
         self.query_width = width  # of its own slots
         self.slots = slots
@@ -99,19 +97,21 @@ class SlotAttention(Read):
     ) -> Float[Tensor, "B slots d"]:
         noise = self.noise.expand(memory.shape[0], -1, -1)  # (B, slots, d)
         mask = self.check(noise[:, :1], memory, mask)  # (B, 1, N)
+        memory = functional.mask_tokens(memory, mask)
         if self.training:
             noise = torch.randn_like(noise)
         slots = self.mean + self.log_deviation.exp() * noise  # (B, slots, d)
         tokens = self.memory_norm(memory)  # (B, N, Dm)
         key, value = self.key(tokens), self.value(tokens)  # (B, N, d)
-        weights = key  # replaced in the first iteration, which there always is
-        for _ in range(self.iterations):
+        for iteration in range(self.iterations):
             scores = functional.dot_scores(self.query(self.slot_norm(slots)), key, self.width**-0.5)  # (B, slots, N)
             weights = functional.masked_softmax(scores, mask, dim=1)  # (B, slots, N)
-            shares = weights + self.eps if mask is None else (weights + self.eps) * mask  # (B, slots, N)
+            if iteration == self.iterations - 1:
+                weights = self.offer("attention", weights)
+            shares = functional.at_least_single(weights) + self.eps  # (B, slots, N); half does not hold the eps
+            shares = shares if mask is None else shares * mask
             shares = shares / shares.sum(-1, keepdim=True).clamp_min(self.eps)
-            taken = functional.read(shares, value)  # (B, slots, d)
+            taken = functional.read(shares.to(value.dtype), value)  # (B, slots, d)
             slots = self.update(taken.flatten(0, 1), slots.flatten(0, 1)).unflatten(0, slots.shape[:2])
             slots = slots + self.output(self.hidden(self.norm(slots)).relu())  # (B, slots, d)
-        self.offer("attention", weights)
         return slots if mask is None else slots.masked_fill(~mask.any(-1, keepdim=True), 0.0)

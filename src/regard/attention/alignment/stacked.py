@@ -1,5 +1,6 @@
 """Stacked attention."""
 
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -45,6 +46,7 @@ class StackedRead(Read):
     """
 
     name: ClassVar[str] = "stacked"
+    aliases: ClassVar[tuple[str, ...]] = ("stacked_attention", "san")
     paper: ClassVar[Paper] = Paper(
         "Stacked Attention Networks for Image Question Answering", "Yang et al.", "CVPR", 2016
     )
@@ -69,8 +71,6 @@ class StackedRead(Read):
         score: ScoreKind = "additive",
     ) -> None:
         super().__init__()
-        if hops < 1:
-            raise ValueError(f"StackedRead got hops={hops}: it reads at least once.")
         self.query_width = query_width
         self.memory_width = memory_width
         self.hidden_width = memory_width if hidden_width is None else hidden_width
@@ -91,15 +91,20 @@ class StackedRead(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T Dm"]:
         mask = self.check(query, memory, mask)
-        refined = self.query(query)  # (B, T, Dm)
-        hops: list[Tensor] = []
-        for score in self.scores:
-            weights = functional.masked_softmax(score(refined, memory), mask)  # (B, T, N)
-            refined = functional.read(weights, memory) + refined  # (B, T, Dm)
-            hops.append(weights)
+        memory = functional.mask_tokens(memory, mask)
 
-        def stack(request: Request) -> Tensor:
-            return torch.stack([request.pick(weights, queries=1) for weights in hops], dim=1)  # (B, K, T, N)
+        def run(steps: Sequence[Tensor | None]) -> tuple[Tensor, Callable[[Request], Tensor]]:
+            refined = self.query(query)  # (B, T, Dm)
+            hops: list[Tensor] = []
+            for score, given in zip(self.scores, steps, strict=True):
+                weights = functional.masked_softmax(score(refined, memory), mask) if given is None else given
+                refined = functional.read(weights, memory) + refined  # (B, T, Dm)
+                hops.append(weights)
 
-        self.offer("attention", stack)
+            def stack(request: Request) -> Tensor:
+                return torch.stack([request.pick(weights, queries=1) for weights in hops], dim=1)  # (B, K, T, N)
+
+            return refined, stack
+
+        refined = self.offer_steps("attention", self.hops, run)
         return refined if mask is None else refined.masked_fill(~mask.any(-1, keepdim=True), 0.0)

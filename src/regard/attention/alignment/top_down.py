@@ -40,6 +40,7 @@ class TopDownRead(Read):
     """
 
     name: ClassVar[str] = "top_down"
+    aliases: ClassVar[tuple[str, ...]] = ("butd", "bottom_up_top_down", "top_down_attention")
     paper: ClassVar[Paper] = Paper(
         "Bottom-Up and Top-Down Attention for Image Captioning and Visual Question Answering",
         "Anderson et al.",
@@ -74,9 +75,10 @@ class TopDownRead(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T Dm"]:
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
         pairs = self.query(query)[:, :, None] + self.memory(memory)[:, None]  # (B, T, N, 2A)
         content, gate = pairs.chunk(2, -1)  # (B, T, N, A) each
         scores = self.vector(content.tanh() * gate.sigmoid())[..., 0]  # (B, T, N)
         weights = functional.masked_softmax(scores, mask)  # (B, T, N)
-        self.offer("attention", weights)
+        weights = self.offer("attention", weights)
         return functional.read(weights, memory)  # (B, T, Dm)

@@ -1,6 +1,6 @@
 """Attentional feature fusion."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -39,6 +39,7 @@ class AttentionalFeatureFusion(Merge):
     """
 
     name: ClassVar[str] = "aff"
+    aliases: ClassVar[tuple[str, ...]] = ("ms_cam",)
     paper: ClassVar[Paper] = Paper("Attentional Feature Fusion", "Dai et al.", "WACV", 2021)
     formula: ClassVar[str] = "z = M · x + (1 - M) · y with M = sigmoid(L(x + y) + G(mean(x + y)))"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("gate", ("batch", "channel", SPATIAL)),)
@@ -51,8 +52,6 @@ class AttentionalFeatureFusion(Merge):
 
     def __init__(self, channels: int, reduction: int = 4, variant: Literal["paper", "code"] = "paper") -> None:
         super().__init__()
-        if variant not in get_args(Literal["paper", "code"]):
-            raise ValueError(f"there is no variant {variant!r}: choose 'paper' or 'code'.")
         self.channels = channels
         self.hidden_channels = reduced(channels, reduction)
         self.variant = variant
@@ -64,7 +63,7 @@ class AttentionalFeatureFusion(Merge):
     ) -> Float[Tensor, "B C *spatial"]:
         self.check(x, y)
         gate = multi_scale_gate(x + y, self.local_context, self.global_context)  # (B, C, *spatial)
-        self.offer("gate", gate)
+        gate = self.offer("gate", gate)
         fused = x * gate + y * (1 - gate)  # (B, C, *spatial)
         return 2 * fused if self.variant == "code" else fused
 

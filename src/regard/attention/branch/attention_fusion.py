@@ -38,6 +38,7 @@ class AttentionFusion(Merge):
     """
 
     name: ClassVar[str] = "attention_fusion"
+    aliases: ClassVar[tuple[str, ...]] = ("dme", "dynamic_meta_embeddings")
     paper: ClassVar[Paper] = Paper(
         "Dynamic Meta-Embeddings for Improved Sentence Representations", "Kiela et al.", "EMNLP", 2018
     )
@@ -52,8 +53,6 @@ class AttentionFusion(Merge):
 
     def __init__(self, channels: int, modalities: int = 2, project: bool = True) -> None:
         super().__init__()
-        if modalities < 1:
-            raise ValueError(f"AttentionFusion got modalities={modalities}, expected at least one to merge.")
         self.channels = channels
         self.inputs = modalities  # pyright: ignore[reportAttributeAccessIssue]
         self.project = nn.ModuleList(
@@ -68,7 +67,7 @@ class AttentionFusion(Merge):
             project(x.flatten(2)) for project, x in zip(self.project, modalities, strict=True)
         ]  # R of (B, C, N)
         weights = torch.cat([self.score(x) for x in projected], 1).softmax(1)  # (B, R, N)
-        self.offer("modality", weights.unflatten(2, shape[2:]))
+        weights = self.offer("modality", weights.unflatten(2, shape[2:])).flatten(2)
         y = weights[:, :1] * projected[0]  # (B, C, N)
         for m, x in enumerate(projected[1:], start=1):
             y = torch.addcmul(y, weights[:, m : m + 1], x)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard import functional
-from regard.attention.arguments import require_groups, require_odd
+from regard.attention.arguments import require_groups
 from regard.attention.contract import Convolve, Paper
 from regard.attention.layout import memory_format
 from regard.attention.offering import MapFact
@@ -46,6 +46,7 @@ class ConditionallyParameterizedConvolution(Convolve):
     """
 
     name: ClassVar[str] = "conditional_convolution"
+    aliases: ClassVar[tuple[str, ...]] = ("condconv", "cond_conv_2d")
     paper: ClassVar[Paper] = Paper(
         "CondConv: Conditionally Parameterized Convolutions for Efficient Inference", "Yang et al.", "NeurIPS", 2019
     )
@@ -74,7 +75,6 @@ class ConditionallyParameterizedConvolution(Convolve):
         routing_bias: bool = False,
     ) -> None:
         super().__init__()
-        require_odd(kernel_size)
         require_groups(groups, in_channels, out_channels)
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -90,7 +90,7 @@ class ConditionallyParameterizedConvolution(Convolve):
     def forward(self, x: Float[Tensor, "B Cin H W"]) -> Float[Tensor, "B C h w"]:
         self.check(x)
         weights = self.route(x.mean(dim=(2, 3))).sigmoid()  # (B, K)
-        self.offer("expert", weights)
+        weights = self.offer("expert", weights)
         kernel = functional.mix(weights, self.weight)  # (B, C, Cin/groups, k, k)
         y = functional.convolve_each(x, kernel, stride=self.stride, groups=self.groups)  # (B, C, h, w)
         return y.contiguous(memory_format=memory_format(x))

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard import functional
-from regard.attention.arguments import reduced, require_groups, require_odd
+from regard.attention.arguments import reduced, require_groups
 from regard.attention.contract import Convolve, Paper
 from regard.attention.layout import memory_format
 from regard.attention.offering import MapFact
@@ -48,6 +48,7 @@ class DynamicConvolution(Convolve):
     """
 
     name: ClassVar[str] = "dynamic_convolution"
+    aliases: ClassVar[tuple[str, ...]] = ("dynamic_conv", "dyconv")
     paper: ClassVar[Paper] = Paper(
         "Dynamic Convolution: Attention over Convolution Kernels", "Chen et al.", "CVPR", 2020
     )
@@ -84,7 +85,6 @@ class DynamicConvolution(Convolve):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        require_odd(kernel_size)
         require_groups(groups, in_channels, out_channels)
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -106,7 +106,7 @@ class DynamicConvolution(Convolve):
         self.check(x)
         scores = self.select(self.squeeze(x.mean(dim=(2, 3))).relu())  # (B, K)
         weights = (scores / self.temperature).softmax(1)  # (B, K)
-        self.offer("kernel", weights)
+        weights = self.offer("kernel", weights)
         kernel = functional.mix(weights, self.weight)  # (B, C, Cin/groups, k, k)
         bias = None if self.bias is None else functional.mix(weights, self.bias)  # (B, C)
         y = functional.convolve_each(x, kernel, bias, self.stride, self.groups)  # (B, C, h, w)

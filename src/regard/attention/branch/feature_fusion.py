@@ -40,6 +40,7 @@ class FeatureFusion(Merge):
     """
 
     name: ClassVar[str] = "feature_fusion"
+    aliases: ClassVar[tuple[str, ...]] = ("ffm", "feature_fusion_module")
     paper: ClassVar[Paper] = Paper(
         "BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation", "Yu et al.", "ECCV", 2018
     )
@@ -68,5 +69,5 @@ class FeatureFusion(Merge):
         fused = self.project(both).reshape(x.shape).contiguous(memory_format=memory_format(x))  # (B, C, *spatial)
         mean = fused.mean(dim=tuple(range(2, x.ndim)))  # (B, C)
         gate = self.excite(self.squeeze(mean).relu()).sigmoid()  # (B, C)
-        self.offer("channel", gate)
+        gate = self.offer("channel", gate)
         return fused * functional.spread(1 + gate, fused)  # (B, C, *spatial)

@@ -46,6 +46,7 @@ class FeaturePyramidAttention(Refine):
     """
 
     name: ClassVar[str] = "feature_pyramid"
+    aliases: ClassVar[tuple[str, ...]] = ("fpa", "fpa_block")
     paper: ClassVar[Paper] = Paper("Pyramid Attention Network for Semantic Segmentation", "Li et al.", "BMVC", 2018)
     formula: ClassVar[str] = "y = a · conv_1(x) + conv_1(mean(x)) with a = pyramid of convolutions of size 7, 5, 3"
     layout = "map"
@@ -55,7 +56,7 @@ class FeaturePyramidAttention(Refine):
     positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "2*(C*C + 2*C) + 49*C + 49 + 2*25 + 2*9 + 6*2"
     letters: ClassVar[dict[str, str]] = {"C": "channels"}
-    placement: ClassVar[str] = "on the last and smallest map of a segmentation encoder"
+    placement: ClassVar[str] = "after the last stage of a segmentation encoder"
     place = "last_stage"
 
     def __init__(self, channels: int, dims: int = 2) -> None:
@@ -76,8 +77,7 @@ class FeaturePyramidAttention(Refine):
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self.check(x)
         mean = functional.spread(x.mean(dim=tuple(range(2, x.ndim))), x)  # (B, C, *ones)
-        weight = self.pyramid(x)  # (B, 1, *spatial)
-        self.offer("spatial", weight[:, 0])
+        weight = self.offer("spatial", self.pyramid(x)[:, 0])[:, None]  # (B, 1, *spatial)
         return weight * self.main(x) + self.context(mean)  # (B, C, *spatial)
 
     def pyramid(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B 1 *spatial"]:

@@ -1,13 +1,13 @@
 """Global attention upsample."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard import functional
-from regard.attention.arguments import LINEAR, convolution_over, require_odd
+from regard.attention.arguments import LINEAR, convolution_over
 from regard.attention.contract import Merge, Paper
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import MapFact
@@ -42,6 +42,7 @@ class GlobalAttentionUpsample(Merge):
     """
 
     name: ClassVar[str] = "global_attention_upsample"
+    aliases: ClassVar[tuple[str, ...]] = ("gau", "gau_block")
     paper: ClassVar[Paper] = Paper("Pyramid Attention Network for Semantic Segmentation", "Li et al.", "BMVC", 2018)
     formula: ClassVar[str] = "y = upsample(high) + relu(bn(W mean(high))) · (V * low + b)"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("channel", ("batch", "channel")),)
@@ -52,16 +53,13 @@ class GlobalAttentionUpsample(Merge):
     deviations: ClassVar[tuple[str, ...]] = (
         'gate="sigmoid": the gate is bounded by a sigmoid in place of the ReLU, as in segmentation_models_pytorch',
     )
-    placement: ClassVar[str] = "at every step of a segmentation decoder, from the deepest level up"
+    placement: ClassVar[str] = "at every step of a segmentation decoder, where a low level meets the one above it"
     place = "skip"
 
     def __init__(
         self, channels: int, kernel_size: int = 3, gate: Literal["relu", "sigmoid"] = "relu", dims: int = 2
     ) -> None:
         super().__init__()
-        require_odd(kernel_size)
-        if gate not in get_args(Literal["relu", "sigmoid"]):
-            raise ValueError(f"there is no gate {gate!r}: choose 'relu' or 'sigmoid'.")
         convolution = convolution_over(dims)
         self.channels = channels
         self.kernel_size = kernel_size
@@ -77,7 +75,7 @@ class GlobalAttentionUpsample(Merge):
         self.check(high, low)
         scores = self.norm(self.excite(high.mean(dim=tuple(range(2, high.ndim)))))  # (B, C)
         gate = scores.relu() if self.gate == "relu" else scores.sigmoid()  # (B, C)
-        self.offer("channel", gate)
+        gate = self.offer("channel", gate)
         if high.shape != low.shape:
             high = F.interpolate(high, low.shape[2:], mode=LINEAR[self.dims], align_corners=False)
         return high + functional.spread(gate, low) * self.project(low)  # (B, C, *spatial)
@@ -94,3 +92,4 @@ class GlobalAttentionUpsample(Merge):
                 "larger than the second",
                 "give the high level first, and project both to one channel count",
             )
+        self.require_positions(high)

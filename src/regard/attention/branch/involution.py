@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard import functional
-from regard.attention.arguments import reduced, require_odd
+from regard.attention.arguments import reduced
 from regard.attention.contract import Convolve, Paper
 from regard.attention.layout import memory_format
 from regard.attention.norm import BatchNorm
@@ -46,6 +46,7 @@ class Involution(Convolve):
     """
 
     name: ClassVar[str] = "involution"
+    aliases: ClassVar[tuple[str, ...]] = ("rednet",)
     paper: ClassVar[Paper] = Paper(
         "Involution: Inverting the Inherence of Convolution for Visual Recognition", "Li et al.", "CVPR", 2021
     )
@@ -74,7 +75,6 @@ class Involution(Convolve):
         reduction: int = 4,
     ) -> None:
         super().__init__()
-        require_odd(kernel_size)
         if groups is None:
             groups = functional.largest_divisor(out_channels, max(1, out_channels // 16))
         if out_channels % groups:
@@ -101,8 +101,8 @@ class Involution(Convolve):
         self.check(x)
         kernels = self.generate(self.pool(x))  # (B, G·k·k, h, w)
         height, width = kernels.shape[2:]
-        kernels = kernels.flatten(2).unflatten(1, (self.groups, 1, -1))  # (B, G, 1, k·k, h·w)
-        self.offer("kernel", kernels[:, :, 0])
+        kernels = kernels.flatten(2).unflatten(1, (self.groups, -1))  # (B, G, k·k, h·w)
+        kernels = self.offer("kernel", kernels)[:, :, None]  # (B, G, 1, k·k, h·w)
         windows = F.unfold(self.value(x), self.kernel_size, padding=self.kernel_size // 2, stride=self.stride)
         windows = windows.unflatten(1, (self.groups, -1, self.kernel_positions))  # (B, G, C/G, k·k, h·w)
         y = (windows * kernels).sum(3).flatten(1, 2).unflatten(2, (height, width))  # (B, C, h, w)

@@ -1,6 +1,6 @@
 """Iterative attentional feature fusion."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -41,6 +41,7 @@ class IterativeAttentionalFeatureFusion(Merge):
     """
 
     name: ClassVar[str] = "iterative_aff"
+    aliases: ClassVar[tuple[str, ...]] = ("iaff",)
     paper: ClassVar[Paper] = Paper("Attentional Feature Fusion", "Dai et al.", "WACV", 2021)
     formula: ClassVar[str] = "z = M2(u) · x + (1 - M2(u)) · y with u = M1(x + y) · x + (1 - M1(x + y)) · y"
     maps: ClassVar[tuple[MapFact, ...]] = (
@@ -58,8 +59,6 @@ class IterativeAttentionalFeatureFusion(Merge):
 
     def __init__(self, channels: int, reduction: int = 4, variant: Literal["paper", "code"] = "paper") -> None:
         super().__init__()
-        if variant not in get_args(Literal["paper", "code"]):
-            raise ValueError(f"there is no variant {variant!r}: choose 'paper' or 'code'.")
         self.channels = channels
         self.hidden_channels = reduced(channels, reduction)
         self.first_local = bottleneck(channels, self.hidden_channels)
@@ -73,8 +72,8 @@ class IterativeAttentionalFeatureFusion(Merge):
     ) -> Float[Tensor, "B C *spatial"]:
         self.check(x, y)
         first_gate = multi_scale_gate(x + y, self.first_local, self.first_global)  # (B, C, *spatial)
-        self.offer("first_gate", first_gate)
+        first_gate = self.offer("first_gate", first_gate)
         mixture = x * first_gate + y * (1 - first_gate)  # (B, C, *spatial)
         gate = multi_scale_gate(mixture, self.second_local, self.second_global)  # (B, C, *spatial)
-        self.offer("gate", gate)
+        gate = self.offer("gate", gate)
         return x * gate + y * (1 - gate)  # (B, C, *spatial)

@@ -48,12 +48,20 @@ class MeanFieldRefinement(Refine):
     """
 
     name: ClassVar[str] = "mean_field"
+    aliases: ClassVar[tuple[str, ...]] = ("crf_rnn", "crf", "dense_crf")
     paper: ClassVar[Paper] = Paper(
         "Conditional Random Fields as Recurrent Neural Networks", "Zheng et al.", "ICCV", 2015
     )
     formula: ClassVar[str] = "y = x - μ (w · Σ_{j≠i} k(i, j) softmax(y_j)), steps times, from y = x"
     layout = "map"
-    maps: ClassVar[tuple[MapFact, ...]] = (MapFact("probability", ("batch", "channel", SPATIAL), ("channel",)),)
+    maps: ClassVar[tuple[MapFact, ...]] = (
+        MapFact(
+            "probability",
+            ("batch", "channel", SPATIAL),
+            ("channel",),
+            fixed="it is the output: nothing is read with it",
+        ),
+    )
     growth: ClassVar[str] = "N^2"
     positional: ClassVar[bool] = True
     parameter_count: ClassVar[str] = "C + C*C"
@@ -75,10 +83,6 @@ class MeanFieldRefinement(Refine):
         normalize: bool = False,
     ) -> None:
         super().__init__()
-        if steps < 1:
-            raise ValueError(f"MeanFieldRefinement got steps={steps}, expected at least one.")
-        if min(smoothness, appearance_position, appearance_guide) <= 0:
-            raise ValueError("MeanFieldRefinement got a width of a filter that is not positive: give positive numbers.")
         self.channels = channels
         self.steps = steps
         self.guide_channels = guide_channels

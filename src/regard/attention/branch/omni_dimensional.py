@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard import functional
-from regard.attention.arguments import reduced, require_groups, require_odd
+from regard.attention.arguments import reduced, require_groups
 from regard.attention.contract import Convolve, Paper
 from regard.attention.layout import memory_format
 from regard.attention.norm import BatchNorm
@@ -55,6 +55,7 @@ class OmniDimensionalDynamicConvolution(Convolve):
     """
 
     name: ClassVar[str] = "omni_dimensional"
+    aliases: ClassVar[tuple[str, ...]] = ("odconv",)
     paper: ClassVar[Paper] = Paper("Omni-Dimensional Dynamic Convolution", "Li et al.", "ICLR", 2022)
     formula: ClassVar[str] = "y = conv(x; o · i · s · Σ_k a_k V_k), o, i, s, a from relu(W mean(x) + b)"
     maps: ClassVar[tuple[MapFact, ...]] = (
@@ -93,7 +94,6 @@ class OmniDimensionalDynamicConvolution(Convolve):
         norm: bool = False,
     ) -> None:
         super().__init__()
-        require_odd(kernel_size)
         require_groups(groups, in_channels, out_channels)
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -117,12 +117,10 @@ class OmniDimensionalDynamicConvolution(Convolve):
     def forward(self, x: Float[Tensor, "B Cin H W"]) -> Float[Tensor, "B C h w"]:
         self.check(x)
         hidden = self.norm(self.squeeze(x.mean(dim=(2, 3)))).relu()  # (B, d)
-        weights = (self.select(hidden) / self.temperature).softmax(1)  # (B, K)
-        position = self.position(hidden).sigmoid()  # (B, k·k)
-        inputs = self.input(hidden).sigmoid()  # (B, Cin)
-        outputs = self.output(hidden).sigmoid()  # (B, C)
-        for label, gate in (("kernel", weights), ("position", position), ("input", inputs), ("output", outputs)):
-            self.offer(label, gate)
+        weights = self.offer("kernel", (self.select(hidden) / self.temperature).softmax(1))  # (B, K)
+        position = self.offer("position", self.position(hidden).sigmoid())  # (B, k·k)
+        inputs = self.offer("input", self.input(hidden).sigmoid())  # (B, Cin)
+        outputs = self.offer("output", self.output(hidden).sigmoid())  # (B, C)
         kernel = functional.mix(weights, self.weight)  # (B, C, Cin/groups, k, k)
         kernel = kernel * position.unflatten(1, (1, 1, self.kernel_size, -1))
         kernel = kernel * self.by_output(inputs) * outputs[..., None, None, None]

@@ -46,6 +46,7 @@ class SpatialPyramidAttention(Refine):
     """
 
     name: ClassVar[str] = "pyramid_pooling"
+    aliases: ClassVar[tuple[str, ...]] = ("spa", "spanet")
     paper: ClassVar[Paper] = Paper(
         "SPANet: Spatial Pyramid Attention Network for Enhanced Image Recognition", "Guo et al.", "ICME", 2020
     )
@@ -70,10 +71,6 @@ class SpatialPyramidAttention(Refine):
         bias: bool = False,
     ) -> None:
         super().__init__()
-        if dims not in POOLS:
-            raise ValueError(f"dims={dims} is no number of spatial axes that a map has: give 1, 2 or 3.")
-        if not sizes or min(sizes) < 1:
-            raise ValueError(f"sizes={sizes} holds no grid or one without cells: give positive numbers, as (4, 2, 1).")
         self.channels = channels
         self.hidden_channels = reduced(channels, reduction)
         self.sizes = tuple(sizes)
@@ -87,5 +84,5 @@ class SpatialPyramidAttention(Refine):
         pool = POOLS[x.ndim - 2]
         means = torch.cat([pool(x, size).flatten(1) for size in self.sizes], 1)  # (B, C·P), grid by grid
         gate = self.excite(self.squeeze(means).relu()).sigmoid()  # (B, C)
-        self.offer("channel", gate)
+        gate = self.offer("channel", gate)
         return x * functional.spread(gate, x)  # (B, C, *spatial)

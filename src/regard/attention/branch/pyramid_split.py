@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.attention.arguments import reduced, require_odd
+from regard.attention.arguments import reduced
 from regard.attention.contract import Convolve, Paper
 from regard.attention.offering import MapFact
 
@@ -47,6 +47,7 @@ class PyramidSplitAttention(Convolve):
     """
 
     name: ClassVar[str] = "pyramid_split"
+    aliases: ClassVar[tuple[str, ...]] = ("epsa", "epsanet", "psa_module")
     paper: ClassVar[Paper] = Paper(
         "EPSANet: An Efficient Pyramid Squeeze Attention Block on Convolutional Neural Network",
         "Zhang et al.",
@@ -79,7 +80,6 @@ class PyramidSplitAttention(Convolve):
     ) -> None:
         super().__init__()
         self.branches = len(GROUPS)
-        require_odd(kernel_size)
         if out_channels % self.branches:
             raise ValueError(
                 f"PyramidSplitAttention got out_channels={out_channels}, expected a multiple of {self.branches}: "
@@ -115,6 +115,6 @@ class PyramidSplitAttention(Convolve):
         last = len(self.networks) - 1
         scores = torch.stack([self.networks[min(i, last)](mean) for i, mean in enumerate(means)], 1)  # (B, 4, C/4)
         weights = scores.softmax(1)  # (B, 4, C/4)
-        self.offer("split", weights)
+        weights = self.offer("split", weights)
         weighted = [split * weight[..., None, None] for split, weight in zip(splits, weights.unbind(1), strict=True)]
         return torch.cat(weighted, 1)  # (B, C, h, w)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.attention.arguments import convolution_over, require_odd
+from regard.attention.arguments import convolution_over
 from regard.attention.contract import Merge, Paper
 from regard.attention.offering import SPATIAL, MapFact
 
@@ -40,6 +40,7 @@ class AttentionToScale(Merge):
     """
 
     name: ClassVar[str] = "pyramid_weights"
+    aliases: ClassVar[tuple[str, ...]] = ("scale_attention",)
     paper: ClassVar[Paper] = Paper(
         "Attention to Scale: Scale-aware Semantic Image Segmentation", "Chen et al.", "CVPR", 2016
     )
@@ -61,9 +62,6 @@ class AttentionToScale(Merge):
         self, channels: int, scales: int = 2, hidden_channels: int = 512, kernel_size: int = 3, dims: int = 2
     ) -> None:
         super().__init__()
-        if scales < 1:
-            raise ValueError(f"AttentionToScale got scales={scales}, expected at least one map to merge.")
-        require_odd(kernel_size)
         convolution = convolution_over(dims)
         self.channels = channels
         self.inputs = scales  # pyright: ignore[reportAttributeAccessIssue]
@@ -79,7 +77,7 @@ class AttentionToScale(Merge):
     def forward(self, *maps: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self.check(*maps)
         weights = self.score(torch.cat(maps, 1)).softmax(1)  # (B, R, *spatial)
-        self.offer("scale", weights)
+        weights = self.offer("scale", weights)
         y = weights[:, :1] * maps[0]  # (B, C, *spatial)
         for r, x in enumerate(maps[1:], start=1):
             y = torch.addcmul(y, weights[:, r : r + 1], x)

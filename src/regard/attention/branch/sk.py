@@ -45,6 +45,7 @@ class SelectiveKernel(Convolve):
     """
 
     name: ClassVar[str] = "sk"
+    aliases: ClassVar[tuple[str, ...]] = ("sknet", "sk_attention", "sk_conv", "selective_kernel_attn")
     paper: ClassVar[Paper] = Paper("Selective Kernel Networks", "Li et al.", "CVPR", 2019)
     formula: ClassVar[str] = "y = Σ_r softmax_r(A_r relu(bn(W mean(Σ_r u_r)))) · u_r with u_r = relu(bn(conv_r(x)))"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("branch", ("batch", "branch", "channel"), ("branch",)),)
@@ -71,10 +72,6 @@ class SelectiveKernel(Convolve):
         minimum_width: int = 32,
     ) -> None:
         super().__init__()
-        if kernel_size % 2 == 0:
-            raise ValueError(
-                f"SelectiveKernel got kernel_size={kernel_size}: it must be odd, to keep branches aligned."
-            )
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.stride = stride
@@ -108,7 +105,7 @@ class SelectiveKernel(Convolve):
         mean = sum(output.mean(dim=(2, 3)) for output in outputs)  # (B, C), the mean of the sum
         scores = self.select(self.squeeze(mean)).unflatten(1, (self.branches, -1))  # (B, R, C)
         weights = scores.softmax(1)  # (B, R, C)
-        self.offer("branch", weights)
+        weights = self.offer("branch", weights)
         parts = [weight[..., None, None] * output for weight, output in zip(weights.unbind(1), outputs, strict=True)]
         y = parts[0]
         for part in parts[1:]:

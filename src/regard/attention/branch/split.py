@@ -5,7 +5,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.attention.arguments import reduced, require_odd
+from regard.attention.arguments import reduced
 from regard.attention.contract import Convolve, Paper
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import MapFact
@@ -46,6 +46,7 @@ class SplitAttention(Convolve):
     """
 
     name: ClassVar[str] = "split"
+    aliases: ClassVar[tuple[str, ...]] = ("resnest", "split_attn", "splat")
     paper: ClassVar[Paper] = Paper("ResNeSt: Split-Attention Networks", "Zhang et al.", "CVPR Workshops", 2022)
     formula: ClassVar[str] = (
         "y = Σ_r softmax_r(W2 relu(bn(W1 mean(Σ_r u_r) + b1)) + b2) · u_r with [u_1 .. u_R] = relu(bn(conv(x)))"
@@ -75,7 +76,6 @@ class SplitAttention(Convolve):
         minimum_width: int = 32,
     ) -> None:
         super().__init__()
-        require_odd(kernel_size)
         hidden_channels = reduced(in_channels * radix, reduction, least=minimum_width)
         if in_channels % (groups * radix) or out_channels % groups or hidden_channels % groups:
             raise ValueError(
@@ -115,7 +115,7 @@ class SplitAttention(Convolve):
         splits = self.convolution(x)  # (B, R·C, h, w)
         mean = splits.mean(dim=(2, 3)).unflatten(1, (self.radix, -1)).sum(1)  # (B, C), the mean of the sum
         weights = self.weights(self.select(self.squeeze(mean[:, :, None]))[:, :, 0])  # (B, R, C)
-        self.offer("branch", weights)
+        weights = self.offer("branch", weights)
         weighted = [
             weight[..., None, None] * split
             for weight, split in zip(weights.unbind(1), splits.chunk(self.radix, 1), strict=True)

@@ -38,6 +38,7 @@ class AttentionRefinement(Refine):
     """
 
     name: ClassVar[str] = "attention_refinement"
+    aliases: ClassVar[tuple[str, ...]] = ("arm",)
     paper: ClassVar[Paper] = Paper(
         "BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation", "Yu et al.", "ECCV", 2018
     )
@@ -47,7 +48,7 @@ class AttentionRefinement(Refine):
     growth: ClassVar[str] = "N"
     parameter_count: ClassVar[str] = "C*C + 2*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels"}
-    placement: ClassVar[str] = "on the last two maps of the context path, before they are enlarged and merged"
+    placement: ClassVar[str] = "after the last two stages of the context path, before they are enlarged and merged"
     place = "stage"
 
     def __init__(self, channels: int) -> None:
@@ -60,5 +61,5 @@ class AttentionRefinement(Refine):
         self.check(x)
         mean = x.mean(dim=tuple(range(2, x.ndim)))  # (B, C)
         gate = self.norm(self.excite(mean)).sigmoid()  # (B, C)
-        self.offer("channel", gate)
+        gate = self.offer("channel", gate)
         return x * functional.spread(gate, x)  # (B, C, *spatial)

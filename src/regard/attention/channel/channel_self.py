@@ -1,6 +1,6 @@
 """Channel self-attention."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -41,6 +41,7 @@ class ChannelSelfAttention(Refine):
     """
 
     name: ClassVar[str] = "channel_self"
+    aliases: ClassVar[tuple[str, ...]] = ("cam", "channel_attention_module")
     paper: ClassVar[Paper] = Paper("Dual Attention Network for Scene Segmentation", "Fu et al.", "CVPR", 2019)
     formula: ClassVar[str] = "y = x + β softmax(x xᵀ) x"
     layout = "map"
@@ -50,13 +51,12 @@ class ChannelSelfAttention(Refine):
     deviations: ClassVar[tuple[str, ...]] = (
         "variant='dissimilar': the softmax of max - energy, which reads dissimilar channels, as in the authors' code",
     )
-    placement: ClassVar[str] = "on the last map of a dilated backbone, beside an attention over positions"
+    placement: ClassVar[str] = "after the last stage of a dilated backbone, beside an attention over positions"
     place = "last_stage"
+    zero_start = "gain"
 
     def __init__(self, channels: int, variant: Variant = "similar") -> None:
         super().__init__()
-        if variant not in get_args(Variant):
-            raise ValueError(f"variant={variant!r} is none of {', '.join(get_args(Variant))}: choose one of them.")
         self.channels = self.key_channels = channels
         self.variant = variant
         self.gain = nn.Parameter(torch.zeros(1))  # β
@@ -64,6 +64,6 @@ class ChannelSelfAttention(Refine):
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self.check(x)
         attention = functional.channel_attention(x, dissimilar=self.variant == "dissimilar")  # (B, C, C)
-        self.offer("attention", attention)
+        attention = self.offer("attention", attention)
         # The gain goes to the small matrix, not to the map.
         return x + torch.bmm(self.gain * attention, x.flatten(2)).unflatten(2, x.shape[2:])  # (B, C, *spatial)

@@ -43,6 +43,7 @@ class CrossCovarianceAttention(Refine):
     """
 
     name: ClassVar[str] = "cross_covariance"
+    aliases: ClassVar[tuple[str, ...]] = ("xca", "xcit")
     paper: ClassVar[Paper] = Paper("XCiT: Cross-Covariance Image Transformers", "El-Nouby et al.", "NeurIPS", 2021)
     formula: ClassVar[str] = "y = Wo concat_h(softmax(q̂_h k̂_hᵀ / τ_h) v_h) + bo with rows of q̂, k̂ of length 1"
     layout = "tokens"
@@ -73,6 +74,6 @@ class CrossCovarianceAttention(Refine):
         query, key = F.normalize(query, dim=3), F.normalize(key, dim=3)  # (B, h, d, N)
         scores = query @ key.transpose(2, 3) * self.scale[:, None, None]  # (B, h, d, d)
         weights = scores.softmax(3)  # (B, h, d, d)
-        self.offer("attention", weights)
+        weights = self.offer("attention", weights)
         context = weights @ value  # (B, h, d, N)
         return self.output(context.permute(0, 3, 1, 2).flatten(2))  # (B, N, C)

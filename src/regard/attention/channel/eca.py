@@ -39,6 +39,7 @@ class EfficientChannelAttention(Refine):
     """
 
     name: ClassVar[str] = "eca"
+    aliases: ClassVar[tuple[str, ...]] = ("eca_net", "eca_module", "eca_attention", "eca_layer")
     paper: ClassVar[Paper] = Paper(
         "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks", "Wang et al.", "CVPR", 2020
     )
@@ -59,15 +60,13 @@ class EfficientChannelAttention(Refine):
         super().__init__()
         self.channels = channels
         self.kernel_size = kernel_size_for(channels) if kernel_size is None else kernel_size
-        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size={kernel_size} has no middle: give an odd number of channels, such as 3.")
         self.mix = nn.Conv1d(1, 1, self.kernel_size, padding=self.kernel_size // 2, bias=False)
 
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self.check(x)
         mean = x.mean(dim=tuple(range(2, x.ndim)))  # (B, C)
         gate = self.mix(mean[:, None])[:, 0].sigmoid()  # (B, C)
-        self.offer("channel", gate)
+        gate = self.offer("channel", gate)
         return x * functional.spread(gate, x)  # (B, C, *spatial)
 
 

@@ -1,6 +1,6 @@
 """Effective squeeze-and-excitation."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -40,6 +40,7 @@ class EffectiveSqueezeExcitation(Refine):
     """
 
     name: ClassVar[str] = "ese"
+    aliases: ClassVar[tuple[str, ...]] = ("effective_se", "effective_se_module")
     paper: ClassVar[Paper] = Paper(
         "CenterMask: Real-Time Anchor-Free Instance Segmentation", "Lee and Park", "CVPR", 2020
     )
@@ -57,8 +58,6 @@ class EffectiveSqueezeExcitation(Refine):
 
     def __init__(self, channels: int, gate: Gate = "sigmoid") -> None:
         super().__init__()
-        if gate not in get_args(Gate):
-            raise ValueError(f"gate={gate!r} is none of {', '.join(get_args(Gate))}: choose one of them.")
         self.channels = channels
         self.gate = gate
         self.excite = nn.Linear(channels, channels)
@@ -67,5 +66,5 @@ class EffectiveSqueezeExcitation(Refine):
         self.check(x)
         score = self.excite(x.mean(dim=tuple(range(2, x.ndim))))  # (B, C)
         gate = score.sigmoid() if self.gate == "sigmoid" else F.hardsigmoid(score)  # (B, C)
-        self.offer("channel", gate)
+        gate = self.offer("channel", gate)
         return x * functional.spread(gate, x)  # (B, C, *spatial)

@@ -55,6 +55,7 @@ class FrequencyChannelAttention(Refine):
     """
 
     name: ClassVar[str] = "frequency_channel"
+    aliases: ClassVar[tuple[str, ...]] = ("fca", "fcanet", "multi_spectral_attention")
     paper: ClassVar[Paper] = Paper("FcaNet: Frequency Channel Attention Networks", "Qin et al.", "ICCV", 2021)
     formula: ClassVar[str] = "y = x · sigmoid(W2 relu(W1 dct(x))), a frequency a channel"
     layout = "map"
@@ -70,10 +71,6 @@ class FrequencyChannelAttention(Refine):
 
     def __init__(self, channels: int, reduction: int = 16, frequencies: Sequence[tuple[int, int]] = TOP_16) -> None:
         super().__init__()
-        if not frequencies or any(len(pair) != 2 or not all(0 <= u < GRID for u in pair) for pair in frequencies):
-            raise ValueError(
-                f"frequencies={frequencies} are no pairs of numbers in 0..{GRID - 1}: give such as (0, 1)."
-            )
         self.channels = channels
         self.hidden_channels = reduced(channels, reduction)
         pairs = [frequencies[channel * len(frequencies) // channels] for channel in range(channels)]
@@ -90,7 +87,7 @@ class FrequencyChannelAttention(Refine):
         basis = (rows[:, :, None] * columns[:, None]).to(x.dtype)  # (C, H, W)
         spectrum = (x * basis).sum(dim=(2, 3))  # (B, C)
         gate = self.excite(self.squeeze(spectrum).relu()).sigmoid()  # (B, C)
-        self.offer("channel", gate)
+        gate = self.offer("channel", gate)
         return x * functional.spread(gate, x)  # (B, C, H, W)
 
 

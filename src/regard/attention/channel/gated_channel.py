@@ -1,6 +1,6 @@
 """Gated channel transformation."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from regard import functional
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import MapFact
+from regard.functional.precision import at_least_single
 
 Norm = Literal["l2", "l1"]
 
@@ -55,11 +56,10 @@ class GatedChannelTransformation(Refine):
     )
     placement: ClassVar[str] = "before every convolution"
     place = "branch"
+    zero_start = "gain"
 
     def __init__(self, channels: int, norm: Norm = "l2") -> None:
         super().__init__()
-        if norm not in get_args(Norm):
-            raise ValueError(f"norm={norm!r} is none of {', '.join(get_args(Norm))}: choose one of them.")
         self.channels = channels
         self.norm = norm
         self.epsilon = 1e-5
@@ -70,13 +70,14 @@ class GatedChannelTransformation(Refine):
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self.check(x)
         positions = tuple(range(2, x.ndim))
+        values = at_least_single(x)  # (B, C, *spatial)
         if self.norm == "l2":
-            score = self.embedding * (x.square().sum(dim=positions) + self.epsilon).sqrt()  # (B, C)
+            score = self.embedding * (values.square().sum(dim=positions) + self.epsilon).sqrt()  # (B, C)
             size = (score.square().sum(1, keepdim=True) + self.epsilon).sqrt()  # (B, 1)
             normal = score * (self.channels**0.5 / size)  # (B, C)
         else:
-            score = self.embedding * x.abs().sum(dim=positions)  # (B, C)
+            score = self.embedding * values.abs().sum(dim=positions)  # (B, C)
             normal = score / (score.abs().mean(1, keepdim=True) + self.epsilon)  # (B, C)
-        gate = 1 + (self.gain * normal + self.bias).tanh()  # (B, C)
-        self.offer("channel", gate)
+        gate = (1 + (self.gain * normal + self.bias).tanh()).to(x.dtype)  # (B, C)
+        gate = self.offer("channel", gate)
         return x * functional.spread(gate, x)  # (B, C, *spatial)

@@ -1,7 +1,7 @@
 """Gather-excite."""
 
 import math
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from regard.attention.arguments import LINEAR, convolution_over, reduced
 from regard.attention.contract import Paper, Refine
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import SPATIAL, MapFact
+from regard.functional.precision import at_least_single
 
 Variant = Literal["theta_minus", "theta", "theta_plus"]
 MEANS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -55,6 +56,7 @@ class GatherExcite(Refine):
     """
 
     name: ClassVar[str] = "gather_excite"
+    aliases: ClassVar[tuple[str, ...]] = ("ge", "genet")
     paper: ClassVar[Paper] = Paper(
         "Gather-Excite: Exploiting Feature Context in Convolutional Neural Networks", "Hu et al.", "NeurIPS", 2018
     )
@@ -77,11 +79,9 @@ class GatherExcite(Refine):
         dims: int = 2,
     ) -> None:
         super().__init__()
-        if variant not in get_args(Variant):
-            raise ValueError(f"variant={variant!r} is none of {', '.join(get_args(Variant))}: choose one of them.")
         convolution = convolution_over(dims)
         learned = variant != "theta_minus"
-        if extent is not None and (extent < 2 or (learned and not math.log2(extent).is_integer())):
+        if extent is not None and learned and not math.log2(extent).is_integer():
             raise ValueError(f"extent={extent} cannot be gathered by variant={variant!r}: give 2, 4 or 8, or None.")
         if learned and extent is None and (size is None or len(size) != dims):
             raise ValueError(
@@ -116,8 +116,7 @@ class GatherExcite(Refine):
         gate = gathered.sigmoid()  # (B, C, *cells), before it is spread: fewer values
         if self.extent is not None:
             gate = F.interpolate(gate, size=x.shape[2:])  # (B, C, *spatial)
-        self.offer("gate", gate.expand_as(x))
-        return x * gate  # (B, C, *spatial)
+        return x * self.offer("gate", gate.expand_as(x))  # (B, C, *spatial)
 
     def gather(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *cells"]:
         """What every channel finds around the cells of a coarser grid, or in the one cell of the whole map."""
@@ -129,11 +128,12 @@ class GatherExcite(Refine):
         if self.extent is None:
             return x.mean(dim=positions, keepdim=True)
         # Padding is left to `pad`, and to the share of a window that lies in the map: PyTorch's own refuses a window
-        # larger than a map of three axes.
+        # larger than a map of three axes. Of halves it knows no means over three axes on every device.
         average = MEANS[len(positions)]
         margin, window = [self.extent - 1] * (2 * len(positions)), 2 * self.extent - 1
-        inside = average(F.pad(x.new_ones(1, 1, *x.shape[2:]), margin), window, self.extent)  # (1, 1, *cells)
-        return average(F.pad(x, margin), window, self.extent) / inside  # (B, C, *cells)
+        single = at_least_single(x)  # (B, C, *spatial)
+        inside = average(F.pad(single.new_ones(1, 1, *x.shape[2:]), margin), window, self.extent)  # (1, 1, *cells)
+        return (average(F.pad(single, margin), window, self.extent) / inside).to(x.dtype)  # (B, C, *cells)
 
 
 def resize(kernel: Float[Tensor, "C *size"], spatial: torch.Size) -> Float[Tensor, "C *spatial"]:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from regard import functional
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import MapFact
+from regard.functional.precision import at_least_single
 
 
 class GaussianContextTransformer(Refine):
@@ -53,14 +54,13 @@ class GaussianContextTransformer(Refine):
 
     def __init__(self, channels: int, deviation: float = 2.0, learned: bool = False) -> None:
         super().__init__()
-        if deviation <= 0:
-            raise ValueError(f"deviation={deviation} is not that of a Gaussian: give a number above zero, such as 2.")
         self.channels = channels
         self.deviation = nn.Parameter(torch.tensor(float(deviation))) if learned else deviation
 
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self.check(x)
-        standard = F.layer_norm(x.mean(dim=tuple(range(2, x.ndim))), (self.channels,))  # (B, C)
-        gate = ((standard / self.deviation).square() * -0.5).exp()  # (B, C)
-        self.offer("channel", gate)
+        mean = at_least_single(x.mean(dim=tuple(range(2, x.ndim))))  # (B, C)
+        standard = F.layer_norm(mean, (self.channels,))  # (B, C)
+        gate = ((standard / self.deviation).square() * -0.5).exp().to(x.dtype)  # (B, C)
+        gate = self.offer("channel", gate)
         return x * functional.spread(gate, x)  # (B, C, *spatial)

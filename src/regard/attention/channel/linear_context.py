@@ -39,6 +39,7 @@ class LinearContextTransform(Refine):
     """
 
     name: ClassVar[str] = "linear_context"
+    aliases: ClassVar[tuple[str, ...]] = ("lct",)
     paper: ClassVar[Paper] = Paper("Linear Context Transform Block", "Ruan et al.", "AAAI", 2020)
     formula: ClassVar[str] = "y = x · sigmoid(w · standardized_in_groups(mean(x)) + b)"
     layout = "map"
@@ -52,8 +53,6 @@ class LinearContextTransform(Refine):
     def __init__(self, channels: int, groups: int | None = None) -> None:
         super().__init__()
         possible = [number for number in range(1, channels // 2 + 1) if channels % number == 0]
-        if not possible:
-            raise ValueError(f"channels={channels} leaves nothing to standardize a channel among: give at least two.")
         if groups is not None and groups not in possible:
             raise ValueError(
                 f"groups={groups} does not cut channels={channels} into equal groups of two or more: "
@@ -68,5 +67,5 @@ class LinearContextTransform(Refine):
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self.check(x)
         gate = self.transform(x.mean(dim=tuple(range(2, x.ndim)))).sigmoid()  # (B, C)
-        self.offer("channel", gate)
+        gate = self.offer("channel", gate)
         return x * functional.spread(gate, x)  # (B, C, *spatial)

@@ -37,6 +37,7 @@ class NormalizationAttention(Refine):
     """
 
     name: ClassVar[str] = "normalization_attention"
+    aliases: ClassVar[tuple[str, ...]] = ("nam",)
     paper: ClassVar[Paper] = Paper("NAM: Normalization-based Attention Module", "Liu et al.", "NeurIPS workshop", 2021)
     formula: ClassVar[str] = "y = x · sigmoid(|γ| / Σ|γ| · norm(x))"
     layout = "map"
@@ -44,7 +45,7 @@ class NormalizationAttention(Refine):
     growth: ClassVar[str] = "N"
     parameter_count: ClassVar[str] = "2*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels"}
-    placement: ClassVar[str] = "at the end of every residual block"
+    placement: ClassVar[str] = "at the end of every residual block, before the addition"
     place = "branch"
 
     def __init__(self, channels: int) -> None:
@@ -57,5 +58,5 @@ class NormalizationAttention(Refine):
         size = self.norm.weight.abs()  # (C,)
         weight = (size / size.sum()).reshape(-1, *[1] * (x.ndim - 2))  # (C, *ones)
         gate = (self.norm(x) * weight).sigmoid()  # (B, C, *spatial)
-        self.offer("gate", gate)
+        gate = self.offer("gate", gate)
         return x * gate  # (B, C, *spatial)

@@ -36,6 +36,18 @@ class SqueezeExcitation(Refine):
     """
 
     name: ClassVar[str] = "se"
+    aliases: ClassVar[tuple[str, ...]] = (
+        "senet",
+        "se_layer",
+        "se_module",
+        "se_block",
+        "se_attention",
+        "squeeze_excite",
+        "squeeze_and_excitation",
+        "channel_se",
+        "channel_se_layer",
+        "cse",
+    )
     paper: ClassVar[Paper] = Paper("Squeeze-and-Excitation Networks", "Hu et al.", "CVPR", 2018)
     formula: ClassVar[str] = "y = x · sigmoid(W2 relu(W1 mean(x) + b1) + b2)"
     layout = "map"
@@ -58,5 +70,5 @@ class SqueezeExcitation(Refine):
         self.check(x)
         mean = x.mean(dim=tuple(range(2, x.ndim)))  # (B, C)
         gate = self.excite(self.squeeze(mean).relu()).sigmoid()  # (B, C)
-        self.offer("channel", gate)
+        gate = self.offer("channel", gate)
         return x * gate.reshape(*gate.shape, *[1] * (x.ndim - 2))  # (B, C, *spatial)

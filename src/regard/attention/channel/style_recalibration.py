@@ -10,6 +10,7 @@ from regard import functional
 from regard.attention.contract import Paper, Refine
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import MapFact
+from regard.functional.precision import at_least_single
 
 
 class StyleRecalibration(Refine):
@@ -39,6 +40,7 @@ class StyleRecalibration(Refine):
     """
 
     name: ClassVar[str] = "style_recalibration"
+    aliases: ClassVar[tuple[str, ...]] = ("srm", "srm_layer")
     paper: ClassVar[Paper] = Paper(
         "SRM: A Style-based Recalibration Module for Convolutional Neural Networks", "Lee et al.", "ICCV", 2019
     )
@@ -62,8 +64,10 @@ class StyleRecalibration(Refine):
         self.check(x)
         positions = tuple(range(2, x.ndim))
         mean = x.mean(dim=positions)  # (B, C)
-        variance = (x - functional.spread(mean, x)).square().mean(dim=positions)  # (B, C)
+        variance = at_least_single(x - functional.spread(mean, x)).square().mean(dim=positions)  # (B, C)
         deviation = (variance + self.epsilon).sqrt()  # (B, C)
-        gate = self.norm(self.weight[0] * mean + self.weight[1] * deviation).sigmoid()  # (B, C)
-        self.offer("channel", gate)
+        gate = (
+            self.norm(self.weight[0] * at_least_single(mean) + self.weight[1] * deviation).sigmoid().to(x.dtype)
+        )  # (B, C)
+        gate = self.offer("channel", gate)
         return x * functional.spread(gate, x)  # (B, C, *spatial)

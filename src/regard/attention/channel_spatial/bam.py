@@ -1,6 +1,6 @@
 """The bottleneck attention module."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -49,6 +49,7 @@ class BottleneckAttention(Refine):
     """
 
     name: ClassVar[str] = "bam"
+    aliases: ClassVar[tuple[str, ...]] = ("bam_block",)
     paper: ClassVar[Paper] = Paper("BAM: Bottleneck Attention Module", "Park et al.", "BMVC", 2018)
     formula: ClassVar[str] = "y = x + x · sigmoid(bn(mlp(mean(x))) + bn(conv_1(conv_3(conv_3(conv_1(x))))))"
     layout = "map"
@@ -68,8 +69,6 @@ class BottleneckAttention(Refine):
         self, channels: int, reduction: int = 16, dilation: int = 4, dims: int = 2, variant: Variant = "paper"
     ) -> None:
         super().__init__()
-        if variant not in get_args(Variant):
-            raise ValueError(f"variant={variant!r} is none of {', '.join(get_args(Variant))}: choose one of them.")
         Convolution = convolution_over(dims)
         self.channels = channels
         self.hidden_channels = reduced(channels, reduction)
@@ -103,5 +102,5 @@ class BottleneckAttention(Refine):
         channel = functional.spread(self.channel(x.mean(dim=tuple(range(2, x.ndim)))), x)  # (B, C, *ones)
         spatial = self.spatial(x)  # (B, 1, *spatial)
         gate = (channel * spatial if self.variant == "code" else channel + spatial).sigmoid()  # (B, C, *spatial)
-        self.offer("gate", gate)
+        gate = self.offer("gate", gate)
         return torch.addcmul(x, x, gate)  # (B, C, *spatial)

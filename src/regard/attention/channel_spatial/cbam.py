@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard import functional
-from regard.attention.arguments import convolution_over, reduced, require_odd
+from regard.attention.arguments import convolution_over, reduced
 from regard.attention.contract import Paper, Refine
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import SPATIAL, MapFact
@@ -47,6 +47,7 @@ class CBAM(Refine):
     """
 
     name: ClassVar[str] = "cbam"
+    aliases: ClassVar[tuple[str, ...]] = ("cbam_module", "cbam_block")
     paper: ClassVar[Paper] = Paper("CBAM: Convolutional Block Attention Module", "Woo et al.", "ECCV", 2018)
     formula: ClassVar[str] = (
         "z = x · sigmoid(mlp(mean(x)) + mlp(max(x))); y = z · sigmoid(norm(conv_k([max_c(z); mean_c(z)])))"
@@ -78,7 +79,6 @@ class CBAM(Refine):
         norm: bool = True,
     ) -> None:
         super().__init__()
-        require_odd(kernel_size)
         self.channels = channels
         self.hidden_channels = reduced(channels, reduction)
         self.kernel_size = kernel_size
@@ -92,11 +92,10 @@ class CBAM(Refine):
         self.check(x)
         positions = tuple(range(2, x.ndim))
         channel = (self.score(x.mean(dim=positions)) + self.score(x.amax(dim=positions))).sigmoid()  # (B, C)
-        self.offer("channel", channel)
+        channel = self.offer("channel", channel)
         x = x * functional.spread(channel, x)  # (B, C, *spatial)
         spatial = self.norm(self.spatial(functional.peak_and_mean(x, 1))).sigmoid()  # (B, 1, *spatial)
-        self.offer("spatial", spatial[:, 0])
-        return x * spatial  # (B, C, *spatial)
+        return x * self.offer("spatial", spatial[:, 0])[:, None]  # (B, C, *spatial)
 
     def score(self, statistic: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
         """The network that the mean and the maximum share."""

@@ -42,6 +42,7 @@ class CoordinateAttention(Refine):
     """
 
     name: ClassVar[str] = "coordinate"
+    aliases: ClassVar[tuple[str, ...]] = ("coord", "coordatt", "coord_attn", "coordinate_att")
     paper: ClassVar[Paper] = Paper(
         "Coordinate Attention for Efficient Mobile Network Design", "Hou et al.", "CVPR", 2021
     )
@@ -76,6 +77,6 @@ class CoordinateAttention(Refine):
         rows, columns = both.split((x.shape[2], x.shape[3]), dim=2)  # (B, m, H), (B, m, W)
         height = self.height(rows).sigmoid()  # (B, C, H)
         width = self.width(columns).sigmoid()  # (B, C, W)
-        self.offer("height", height)
-        self.offer("width", width)
+        height = self.offer("height", height)
+        width = self.offer("width", width)
         return x * height[:, :, :, None] * width[:, :, None]  # (B, C, H, W)

@@ -43,6 +43,7 @@ class EfficientMultiScaleAttention(Refine):
     """
 
     name: ClassVar[str] = "efficient_multi_scale"
+    aliases: ClassVar[tuple[str, ...]] = ("ema", "ema_attention")
     paper: ClassVar[Paper] = Paper(
         "Efficient Multi-Scale Attention Module with Cross-Spatial Learning", "Ouyang et al.", "ICASSP", 2023
     )
@@ -87,5 +88,5 @@ class EfficientMultiScaleAttention(Refine):
         weights_two = two.mean(dim=(2, 3)).softmax(1)[:, None]  # (B·G, 1, q)
         scores = torch.bmm(weights_one, two.flatten(2)) + torch.bmm(weights_two, one.flatten(2))  # (B·G, 1, H·W)
         gate = scores.sigmoid().reshape(-1, self.groups, *x.shape[2:])  # (B, G, H, W)
-        self.offer("spatial", gate)
+        gate = self.offer("spatial", gate)
         return (x.unflatten(1, (self.groups, -1)) * gate[:, :, None]).flatten(1, 2)  # (B, C, H, W)

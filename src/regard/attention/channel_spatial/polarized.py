@@ -1,6 +1,6 @@
 """Polarized self-attention."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -52,6 +52,7 @@ class PolarizedSelfAttention(Refine):
     """
 
     name: ClassVar[str] = "polarized"
+    aliases: ClassVar[tuple[str, ...]] = ("polarized_attention",)
     paper: ClassVar[Paper] = Paper(
         "Polarized Self-Attention: Towards High-Quality Pixel-wise Regression", "Liu et al.", "arXiv", 2021
     )
@@ -84,12 +85,6 @@ class PolarizedSelfAttention(Refine):
         norm: bool = False,
     ) -> None:
         super().__init__()
-        for argument, value, choices in (
-            ("arrangement", arrangement, get_args(Arrangement)),
-            ("variant", variant, get_args(Variant)),
-        ):
-            if value not in choices:
-                raise ValueError(f"{argument}={value!r} is none of {', '.join(choices)}: choose one of them.")
         self.channels = channels
         self.hidden_channels = max(1, channels // 2)
         self.arrangement = arrangement
@@ -120,11 +115,10 @@ class PolarizedSelfAttention(Refine):
         """The gate a channel, from the positions that it picks."""
         scores = functional.position_scores(x, self.channel_query.weight, x.new_zeros(1))  # (B, *spatial)
         pooling = scores.flatten(1).softmax(1).unflatten(1, x.shape[2:])  # (B, *spatial)
-        self.offer("pooling", pooling)
+        pooling = self.offer("pooling", pooling)
         pooled = self.channel_value(functional.position_sum(x, pooling))  # (B, d)
         gate = self.norm(self.excite(pooled)).sigmoid()  # (B, C)
-        self.offer("channel", gate)
-        return gate
+        return self.offer("channel", gate)
 
     def spatial_gate(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B *spatial"]:
         """The gate a position, from the channels that it picks."""
@@ -140,5 +134,4 @@ class PolarizedSelfAttention(Refine):
             if self.variant == "code":
                 scores = scores.softmax(1)
         gate = scores.sigmoid().unflatten(1, x.shape[2:])  # (B, *spatial)
-        self.offer("spatial", gate)
-        return gate
+        return self.offer("spatial", gate)

@@ -1,6 +1,6 @@
 """Residual attention."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -55,6 +55,7 @@ class ResidualAttention(Refine):
     """
 
     name: ClassVar[str] = "residual_attention"
+    aliases: ClassVar[tuple[str, ...]] = ("resattnet", "residual_attention_network")
     paper: ClassVar[Paper] = Paper("Residual Attention Network for Image Classification", "Wang et al.", "CVPR", 2017)
     formula: ClassVar[str] = "y = (1 + sigmoid(W2 relu(norm(W1 relu(norm(hourglass(x)))))) · x"
     layout = "map"
@@ -81,10 +82,6 @@ class ResidualAttention(Refine):
         dims: int = 2,
     ) -> None:
         super().__init__()
-        if levels < 1 or units < 1:
-            raise ValueError(f"levels={levels} and units={units}: give at least one of both.")
-        if mask not in get_args(Mask):
-            raise ValueError(f"mask={mask!r} is none of {', '.join(get_args(Mask))}: choose one of them.")
         convolution = convolution_over(dims)
         self.channels = channels
         self.levels = levels
@@ -112,7 +109,7 @@ class ResidualAttention(Refine):
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self.check(x)
         mask = self.squash(self.score(self.hourglass(x)))  # (B, C, *spatial)
-        self.offer("mask", mask)
+        mask = self.offer("mask", mask)
         return x + mask * x
 
     def hourglass(self, x: Float[Tensor, "B C *spatial"], level: int = 0) -> Float[Tensor, "B C *spatial"]:

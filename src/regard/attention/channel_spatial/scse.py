@@ -1,6 +1,6 @@
 """Concurrent spatial and channel squeeze-and-excitation."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -42,6 +42,7 @@ class ConcurrentSqueezeExcitation(Refine):
     """
 
     name: ClassVar[str] = "scse"
+    aliases: ClassVar[tuple[str, ...]] = ("scse_module", "channel_spatial_se", "csse")
     paper: ClassVar[Paper] = Paper(
         "Concurrent Spatial and Channel Squeeze & Excitation in Fully Convolutional Networks",
         "Roy et al.",
@@ -60,13 +61,11 @@ class ConcurrentSqueezeExcitation(Refine):
     deviations: ClassVar[tuple[str, ...]] = (
         'fusion="max": the larger of the two gated values, as in the authors\' later paper (Roy et al., IEEE TMI 2019)',
     )
-    placement: ClassVar[str] = "after every encoder and decoder block of a segmentation network"
+    placement: ClassVar[str] = "after every stage of the encoder and every decoder block of a segmentation network"
     place = "stage"
 
     def __init__(self, channels: int, reduction: int = 2, fusion: Fusion = "sum") -> None:
         super().__init__()
-        if fusion not in get_args(Fusion):
-            raise ValueError(f"fusion={fusion!r} is none of {', '.join(get_args(Fusion))}: choose one of them.")
         self.channels = channels
         self.hidden_channels = reduced(channels, reduction)
         self.fusion = fusion
@@ -78,9 +77,9 @@ class ConcurrentSqueezeExcitation(Refine):
         self.check(x)
         mean = x.mean(dim=tuple(range(2, x.ndim)))  # (B, C)
         channel = self.excite(self.squeeze(mean).relu()).sigmoid()  # (B, C)
-        self.offer("channel", channel)
+        channel = self.offer("channel", channel)
         spatial = functional.position_scores(x, self.spatial.weight, self.spatial.bias).sigmoid()  # (B, *spatial)
-        self.offer("spatial", spatial)
+        spatial = self.offer("spatial", spatial)
         gated = x * functional.spread(channel, x)  # (B, C, *spatial)
         if self.fusion == "max":
             return torch.maximum(gated, x * spatial[:, None])

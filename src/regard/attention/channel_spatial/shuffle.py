@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from regard import functional
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import SPATIAL, MapFact
+from regard.functional.precision import at_least_single
 
 
 class ShuffleAttention(Refine):
@@ -44,6 +45,7 @@ class ShuffleAttention(Refine):
     """
 
     name: ClassVar[str] = "shuffle"
+    aliases: ClassVar[tuple[str, ...]] = ("sa_net", "sa_layer")
     paper: ClassVar[Paper] = Paper(
         "SA-Net: Shuffle Attention for Deep Convolutional Neural Networks", "Zhang, Yang", "ICASSP", 2021
     )
@@ -60,8 +62,6 @@ class ShuffleAttention(Refine):
 
     def __init__(self, channels: int, groups: int = 64) -> None:
         super().__init__()
-        if channels < 2:
-            raise ValueError(f"channels={channels} cannot be halved: give at least two.")
         self.channels = channels
         divided, most = (channels, min(groups, channels // 3)) if channels % 2 else (channels // 2, groups)
         self.groups = functional.largest_divisor(divided, most)
@@ -83,13 +83,14 @@ class ShuffleAttention(Refine):
         ones = (-1, *[1] * len(positions))
         mean = halves[0].mean(dim=positions, keepdim=True)  # (B, G, C/2G, *ones)
         channel = self.channel_weight.view(ones) * mean + self.channel_bias.view(ones)  # (B, G, C/2G, *ones)
-        centred = halves[1] - halves[1].mean(dim=positions, keepdim=True)  # (B, G, C/2G, *spatial)
+        centred = at_least_single(halves[1] - halves[1].mean(dim=positions, keepdim=True))  # (B, G, C/2G, *spatial)
         variance = centred.square().mean(dim=positions, keepdim=True)  # (B, G, C/2G, *ones)
         # The gate's weight and bias fold into those of the normalisation.
         scale = (self.spatial_weight * self.norm.weight).view(ones) * (variance + self.norm.eps).rsqrt()
         shift = (self.spatial_weight * self.norm.bias + self.spatial_bias).view(ones)
-        spatial = torch.addcmul(shift, scale, centred)  # (B, G, C/2G, *spatial)
-        gate = torch.cat((channel.expand_as(halves[0]), spatial), 2).flatten(1, 2).sigmoid()  # (B, C, *spatial)
-        self.offer("gate", gate)
+        spatial = torch.addcmul(shift.to(scale.dtype), scale, centred).to(x.dtype)  # (B, G, C/2G, *spatial)
+        scores = torch.cat((channel.expand_as(halves[0]), spatial), 2).flatten(1, 2)  # (B, C, *spatial)
+        gate = scores.sigmoid().to(x.dtype)  # (B, C, *spatial)
+        gate = self.offer("gate", gate)
         # Into a tensor of the input's strides: indexing would give contiguous ones.
         return torch.empty_like(x).index_copy_(1, self.destination, x * gate)  # (B, C, *spatial)

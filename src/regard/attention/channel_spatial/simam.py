@@ -38,6 +38,7 @@ class SimAM(Refine):
     """
 
     name: ClassVar[str] = "simam"
+    aliases: ClassVar[tuple[str, ...]] = ("simam_module",)
     paper: ClassVar[Paper] = Paper(
         "SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks",
         "Yang et al.",
@@ -60,5 +61,5 @@ class SimAM(Refine):
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self.check(x)
         gate = functional.energy_gate(x, self.regularization)  # (B, C, *spatial)
-        self.offer("neuron", gate)
+        gate = self.offer("neuron", gate)
         return x * gate  # (B, C, *spatial)

@@ -1,6 +1,6 @@
 """Strip pooling."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -45,6 +45,7 @@ class StripPooling(Refine):
     """
 
     name: ClassVar[str] = "strip_pooling"
+    aliases: ClassVar[tuple[str, ...]] = ("strip", "spnet", "strip_pool")
     paper: ClassVar[Paper] = Paper(
         "Strip Pooling: Rethinking Spatial Pooling for Scene Parsing", "Hou et al.", "CVPR", 2020
     )
@@ -64,8 +65,6 @@ class StripPooling(Refine):
 
     def __init__(self, channels: int, variant: Variant = "paper") -> None:
         super().__init__()
-        if variant not in get_args(Variant):
-            raise ValueError(f"variant={variant!r} is none of {', '.join(get_args(Variant))}: choose one of them.")
         self.channels = channels
         self.variant = variant
         self.height = self.strip()
@@ -89,5 +88,5 @@ class StripPooling(Refine):
             # The last convolution is linear: it acts on the strips, before they become a map.
             scores = self.excite(rows)[..., None] + F.conv1d(columns, self.excite.weight)[:, :, None]
         gate = torch.sigmoid(scores)  # (B, C, H, W)
-        self.offer("gate", gate)
+        gate = self.offer("gate", gate)
         return x * gate  # (B, C, H, W)

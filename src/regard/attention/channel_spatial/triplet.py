@@ -6,7 +6,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard import functional
-from regard.attention.arguments import require_odd
 from regard.attention.contract import Paper, Refine
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import MapFact
@@ -44,6 +43,7 @@ class TripletAttention(Refine):
     """
 
     name: ClassVar[str] = "triplet"
+    aliases: ClassVar[tuple[str, ...]] = ("rotate_to_attend",)
     paper: ClassVar[Paper] = Paper(
         "Rotate to Attend: Convolutional Triplet Attention Module", "Misra et al.", "WACV", 2021
     )
@@ -67,7 +67,6 @@ class TripletAttention(Refine):
 
     def __init__(self, channels: int, kernel_size: int = 7) -> None:
         super().__init__()
-        require_odd(kernel_size)
         self.channels = channels
         self.kernel_size = kernel_size
         self.height_channel = self.branch()
@@ -88,8 +87,8 @@ class TripletAttention(Refine):
         height_channel = self.height_channel(across_width)[:, 0]  # (B, H, C)
         channel_width = self.channel_width(functional.peak_and_mean(x, 2))[:, 0]  # (B, C, W)
         spatial = self.spatial(functional.peak_and_mean(x, 1))[:, 0]  # (B, H, W)
-        self.offer("height_channel", height_channel)
-        self.offer("channel_width", channel_width)
-        self.offer("spatial", spatial)
+        height_channel = self.offer("height_channel", height_channel)
+        channel_width = self.offer("channel_width", channel_width)
+        spatial = self.offer("spatial", spatial)
         gate = height_channel.mT[..., None] + channel_width[:, :, None] + spatial[:, None]  # (B, C, H, W)
         return x * (gate / 3)  # (B, C, H, W)

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from regard import functional
 from regard.attention import offering
-from regard.attention.arguments import require_odd
 from regard.attention.contract import Convolve, Paper
 from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.offering import MapFact
@@ -55,6 +54,7 @@ class AttentionAugmentedConvolution(Convolve):
     """
 
     name: ClassVar[str] = "attention_augmented"
+    aliases: ClassVar[tuple[str, ...]] = ("aacn", "augmented_conv", "attention_augmented_conv")
     paper: ClassVar[Paper] = Paper("Attention Augmented Convolutional Networks", "Bello et al.", "ICCV", 2019)
     formula: ClassVar[str] = "y = [conv(x); W concat_h Σ_j softmax_j(q_i · (k_j + r^H_ij + r^W_ij) / √d) v_j + b]"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key"), ("key",)),)
@@ -88,7 +88,6 @@ class AttentionAugmentedConvolution(Convolve):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        require_odd(kernel_size)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size = kernel_size
@@ -123,6 +122,6 @@ class AttentionAugmentedConvolution(Convolve):
         weights = scores.softmax(3)  # (B, h, N, N)
         if offering.listening():
             with offering.over_grid(spatial):
-                self.offer("attention", weights)
+                weights = self.offer("attention", weights)
         attended = self.output((weights @ value).transpose(1, 2).flatten(2))  # (B, N, V)
         return torch.cat((self.convolution(x), tokens_to_map(attended, spatial)), dim=1)  # (B, C, h, w)

@@ -48,6 +48,7 @@ class BottleneckSelfAttention(Refine):
     """
 
     name: ClassVar[str] = "bottleneck_self"
+    aliases: ClassVar[tuple[str, ...]] = ("botnet", "bottleneck_transformer")
     paper: ClassVar[Paper] = Paper("Bottleneck Transformers for Visual Recognition", "Srinivas et al.", "CVPR", 2021)
     formula: ClassVar[str] = "y_i = concat_h Σ_j softmax_j(q_i · (k_j + r^H_ij + r^W_ij) / √d) v_j"
     layout = "map"
@@ -63,8 +64,6 @@ class BottleneckSelfAttention(Refine):
     def __init__(self, channels: int, heads: int | None = None, reach: int = 32, dims: int = 2) -> None:
         super().__init__()
         heads = choose_heads(channels, heads, 4)
-        if reach < 1 or dims < 1:
-            raise ValueError(f"reach={reach} and dims={dims} leave nothing to attend to: give at least 1.")
         self.channels = channels
         self.heads = heads
         self.head_width = channels // heads
@@ -86,6 +85,6 @@ class BottleneckSelfAttention(Refine):
         weights = scores.softmax(3)  # (B, h, N, N)
         if offering.listening():
             with offering.over_grid(spatial):
-                self.offer("attention", weights)
+                weights = self.offer("attention", weights)
         context = weights @ value  # (B, h, N, d)
         return tokens_to_map(context.transpose(1, 2).flatten(2), spatial)  # (B, C, *spatial)

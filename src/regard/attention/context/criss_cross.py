@@ -1,5 +1,6 @@
 """Criss-cross attention."""
 
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -43,6 +44,7 @@ class CrissCrossAttention(Refine):
     """
 
     name: ClassVar[str] = "criss_cross"
+    aliases: ClassVar[tuple[str, ...]] = ("ccnet", "cc_attention")
     paper: ClassVar[Paper] = Paper(
         "CCNet: Criss-Cross Attention for Semantic Segmentation", "Huang et al.", "ICCV", 2019
     )
@@ -55,11 +57,10 @@ class CrissCrossAttention(Refine):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     placement: ClassVar[str] = "after the last stage of a segmentation network"
     place = "last_stage"
+    zero_start = "gain"
 
     def __init__(self, channels: int, reduction: int = 8, recurrence: int = 2) -> None:
         super().__init__()
-        if recurrence < 1:
-            raise ValueError(f"recurrence={recurrence} attends to nothing: give 1, or 2 to reach every position.")
         self.channels = channels
         self.hidden_channels = reduced(channels, reduction)
         self.recurrence = recurrence
@@ -70,17 +71,34 @@ class CrissCrossAttention(Refine):
 
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self.check(x)
+        if offering.listening():
+            with offering.over_grid(tuple(x.shape[2:])):
+                y = self.offer_steps("attention", self.recurrence, lambda steps: self.repeat(x, steps))
+        else:
+            y, _ = self.repeat(x, (None,) * self.recurrence)
+        return y.movedim(-1, 1)  # (B, C, *spatial)
+
+    def repeat(
+        self, x: Float[Tensor, "B C *spatial"], steps: Sequence[Tensor | None]
+    ) -> tuple[Float[Tensor, "B *spatial C"], Callable[[Request], Tensor]]:
+        """What the rounds make of the map, channels last, and their weights.
+
+        Args:
+            steps: the weights of every round over all positions, `(B, N, N)`; None for its own.
+        """
         y = x.movedim(1, -1)  # (B, *spatial, C)
-        rounds = []
-        for _ in range(self.recurrence):
-            weights = functional.line_weights(self.query(y), self.key(y))  # an axis: (B, *spatial, L)
-            y = y + self.gain * functional.line_read(weights, self.value(y))  # (B, *spatial, C)
-            rounds.append(weights)
+        rounds: list[tuple[Tensor, ...]] = []
+        for given in steps:
+            value = self.value(y)  # (B, *spatial, C)
+            if given is None:
+                weights = functional.line_weights(self.query(y), self.key(y))  # an axis: (B, *spatial, L)
+                read = functional.line_read(weights, value)  # (B, *spatial, C)
+                rounds.append(weights)
+            else:
+                read = functional.read(given, value.flatten(1, -2)).reshape(value.shape)
+            y = y + self.gain * read  # (B, *spatial, C)
 
         def attention(request: Request) -> Float[Tensor, "B R T N"]:
             return request.pick(torch.stack([functional.line_map(weights) for weights in rounds], 1), queries=2)
 
-        if offering.listening():
-            with offering.over_grid(tuple(x.shape[2:])):
-                self.offer("attention", attention)
-        return y.movedim(-1, 1)  # (B, C, *spatial)
+        return y, attention

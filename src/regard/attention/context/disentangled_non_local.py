@@ -45,6 +45,7 @@ class DisentangledNonLocal(Refine):
     """
 
     name: ClassVar[str] = "disentangled_non_local"
+    aliases: ClassVar[tuple[str, ...]] = ("dnl", "dnlnet")
     paper: ClassVar[Paper] = Paper("Disentangled Non-Local Neural Networks", "Yin et al.", "ECCV", 2020)
     formula: ClassVar[str] = (
         "y_i = x_i + norm(W Σ_j (softmax_j((q_i - mean q) · (k_j - mean k)) + softmax_j(m · x_j)) g_j)"
@@ -57,8 +58,9 @@ class DisentangledNonLocal(Refine):
     growth: ClassVar[str] = "N^2"
     parameter_count: ClassVar[str] = "4*C*d + d + C + 2*C"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
-    placement: ClassVar[str] = "between residual blocks of the middle stages, or after the last stage"
+    placement: ClassVar[str] = "after the last stage of a segmentation network, or between residual blocks"
     place = "last_stage"
+    zero_start = "norm.weight"
 
     def __init__(self, channels: int, reduction: int = 2) -> None:
         super().__init__()
@@ -79,15 +81,19 @@ class DisentangledNonLocal(Refine):
         centred = tokens - tokens.mean(1, keepdim=True)  # (B, N, C)
         query, key = self.query(centred)[:, None], self.key(centred)[:, None]  # (B, 1, N, d)
         value = self.value(tokens)  # (B, N, d)
-        pairwise = functional.scaled_dot_product_attention(query, key, value[:, None], scale=1.0)[:, 0]  # (B, N, d)
         salience = self.unary(tokens).softmax(1)  # (B, N, 1)
-        unary = functional.read(salience.transpose(1, 2), value)  # (B, 1, d)
 
         def attention(request: Request) -> Float[Tensor, "B T N"]:
             return functional.scaled_dot_product_weights(request.pick(query, queries=2), key, scale=1.0)[:, 0]
 
+        replaced = None
         if offering.listening():
             with offering.over_grid(spatial):
-                self.offer("pairwise", attention)
-        self.offer("unary", salience[:, :, 0].unflatten(1, spatial))
+                replaced = self.offer("pairwise", attention)
+        if replaced is None:
+            pairwise = functional.scaled_dot_product_attention(query, key, value[:, None], scale=1.0)[:, 0]  # (B, N, d)
+        else:
+            pairwise = functional.read(replaced, value)
+        shown = self.offer("unary", salience[:, :, 0].unflatten(1, spatial))  # (B, *spatial)
+        unary = functional.read(shown.flatten(1)[:, None], value)  # (B, 1, d)
         return x + self.norm(tokens_to_map(self.output(pairwise + unary), spatial))  # (B, C, *spatial)

@@ -50,6 +50,7 @@ class DividedSpaceTimeAttention(Refine):
     """
 
     name: ClassVar[str] = "divided_space_time"
+    aliases: ClassVar[tuple[str, ...]] = ("timesformer",)
     paper: ClassVar[Paper] = Paper(
         "Is Space-Time Attention All You Need for Video Understanding?", "Bertasius et al.", "ICML", 2021
     )
@@ -89,19 +90,20 @@ class DividedSpaceTimeAttention(Refine):
         spatial = tuple(x.shape[2:])
         tokens = map_to_tokens(x).contiguous()  # (B, N, C)
         normal = self.time_norm(tokens)
-        self.show("time", normal, spatial)
-        tokens = tokens + self.time_layer(self.time(normal, spatial[0], "time"))
+        replaced = self.show("time", normal, spatial)
+        tokens = tokens + self.time_layer(self.time(normal, spatial[0], "time", replaced))
         normal = self.space_norm(tokens)
-        self.show("space", normal, spatial)
-        tokens = tokens + self.space(normal, spatial[0], "space")
+        replaced = self.show("space", normal, spatial)
+        tokens = tokens + self.space(normal, spatial[0], "space", replaced)
         return tokens_to_map(tokens, spatial)
 
-    def show(self, axis: Axis, tokens: Float[Tensor, "B N C"], spatial: tuple[int, ...]) -> None:
-        """Offer the map of one of the two attentions."""
-        if offering.listening():
-            attention = self.time if axis == "time" else self.space
-            with offering.over_grid(spatial):
-                self.offer(axis, lambda request: attention.weights(tokens, spatial[0], axis, request))
+    def show(self, axis: Axis, tokens: Float[Tensor, "B N C"], spatial: tuple[int, ...]) -> Tensor | None:
+        """Offer the map of one of the two attentions, and give what takes its place, if anything does."""
+        if not offering.listening():
+            return None
+        attention = self.time if axis == "time" else self.space
+        with offering.over_grid(spatial):
+            return self.offer(axis, lambda request: attention.weights(tokens, spatial[0], axis, request))
 
 
 class AxisAttention(nn.Module):
@@ -121,7 +123,13 @@ class AxisAttention(nn.Module):
         self.value = nn.Linear(channels, channels, bias=bias)
         self.output = nn.Linear(channels, channels, bias=bias)
 
-    def forward(self, x: Float[Tensor, "B N C"], frames: int, axis: Axis) -> Float[Tensor, "B N C"]:
+    def forward(
+        self, x: Float[Tensor, "B N C"], frames: int, axis: Axis, weights: Float[Tensor, "B h N N"] | None = None
+    ) -> Float[Tensor, "B N C"]:
+        """What is read, with these weights over all positions if there are any, not with its own."""
+        if weights is not None:
+            value = self.value(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, h, N, d)
+            return self.output((weights @ value).transpose(1, 2).flatten(2))
         query, key, value = (self.cut(layer(x), frames, axis) for layer in (self.query, self.key, self.value))
         read = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)
         return self.output(read.reshape(x.shape))

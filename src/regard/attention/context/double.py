@@ -39,6 +39,7 @@ class DoubleAttention(Refine):
     """
 
     name: ClassVar[str] = "double_attention"
+    aliases: ClassVar[tuple[str, ...]] = ("a2_net", "a2_nets", "a2_attention")
     paper: ClassVar[Paper] = Paper("A²-Nets: Double Attention Networks", "Chen et al.", "NeurIPS", 2018)
     formula: ClassVar[str] = "y = x + W (A softmax_p(B)ᵀ) softmax_c(V) + b"
     layout = "map"
@@ -66,8 +67,8 @@ class DoubleAttention(Refine):
         features, gather, distribute = projected.split((self.hidden_channels, self.codes, self.codes), 2)
         gather = gather.softmax(1)  # (B, N, n)
         distribute = distribute.softmax(2)  # (B, N, n)
-        self.offer("gather", tokens_to_map(gather, spatial))
-        self.offer("distribute", tokens_to_map(distribute, spatial))
+        gather = map_to_tokens(self.offer("gather", tokens_to_map(gather, spatial)))
+        distribute = map_to_tokens(self.offer("distribute", tokens_to_map(distribute, spatial)))
         descriptors = functional.read(gather.transpose(1, 2), features)  # (B, n, m)
         mixtures = functional.read(distribute, descriptors)  # (B, N, m)
         return x + tokens_to_map(self.output(mixtures), spatial)  # (B, C, *spatial)

@@ -1,6 +1,6 @@
 """Dual attention, over positions and over channels."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -51,6 +51,7 @@ class DualAttention(Refine):
     """
 
     name: ClassVar[str] = "dual"
+    aliases: ClassVar[tuple[str, ...]] = ("danet", "da_module", "da_head", "dual_attention_network")
     paper: ClassVar[Paper] = Paper("Dual Attention Network for Scene Segmentation", "Fu et al.", "CVPR", 2019)
     formula: ClassVar[str] = "y = (x + α softmax(q kᵀ) v) + (x + β softmax(x xᵀ) x)"
     layout = "map"
@@ -72,8 +73,6 @@ class DualAttention(Refine):
         self, channels: int, reduction: int = 8, variant: Variant = "similar", shared_residual: bool = False
     ) -> None:
         super().__init__()
-        if variant not in get_args(Variant):
-            raise ValueError(f"variant={variant!r} is none of {', '.join(get_args(Variant))}: choose one of them.")
         self.channels = self.key_channels = channels
         self.hidden_channels = reduced(channels, reduction)
         self.variant = variant
@@ -90,16 +89,20 @@ class DualAttention(Refine):
         tokens = map_to_tokens(x).contiguous()  # (B, N, C)
         query, key = self.query(tokens)[:, None], self.key(tokens)[:, None]  # (B, 1, N, d)
         value = self.value(tokens)[:, None]  # (B, 1, N, C)
-        positions = functional.scaled_dot_product_attention(query, key, value, scale=1.0)[:, 0]  # (B, N, C)
         weights = functional.channel_attention(x, dissimilar=self.variant == "dissimilar")  # (B, C, C)
 
         def attention(request: Request) -> Float[Tensor, "B T N"]:
             return functional.scaled_dot_product_weights(request.pick(query, queries=2), key, scale=1.0)[:, 0]
 
+        replaced = None
         if offering.listening():
             with offering.over_grid(spatial):
-                self.offer("position", attention)
-        self.offer("channel", weights)
+                replaced = self.offer("position", attention)
+        if replaced is None:
+            positions = functional.scaled_dot_product_attention(query, key, value, scale=1.0)[:, 0]  # (B, N, C)
+        else:
+            positions = functional.read(replaced, value[:, 0])
+        weights = self.offer("channel", weights)
         # The gain goes to the small matrix, not to the map; c_pj = Σ_i t_ji x_pi.
         channels = functional.read(tokens, (self.channel_gain * weights).transpose(1, 2))  # (B, N, C)
         context = tokens_to_map(self.position_gain * positions + channels, spatial)  # (B, C, *spatial)

@@ -39,6 +39,7 @@ class ExternalAttention(Refine):
     """
 
     name: ClassVar[str] = "external"
+    aliases: ClassVar[tuple[str, ...]] = ("eanet", "external_attn")
     paper: ClassVar[Paper] = Paper(
         "Beyond Self-attention: External Attention using Two Linear Layers for Visual Tasks",
         "Guo et al.",
@@ -63,10 +64,12 @@ class ExternalAttention(Refine):
 
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N C"]:
         self.check(x)
-        part = None if mask is None else self.check_mask(mask, x)[:, :, None]  # (B, N, 1)
+        part = None if mask is None else self.check_mask(mask, x)[:, None]  # (B, 1, N)
+        x = functional.mask_tokens(x, part)
+        part = None if part is None else part.transpose(1, 2)  # (B, N, 1)
         logarithms = functional.masked_log_softmax(self.key(x), part, dim=1)  # (B, N, S)
         weights = functional.masked_softmax(logarithms, part)  # (B, N, S)
-        self.offer("attention", weights)
+        weights = self.offer("attention", weights)
         return self.value(weights)  # (B, N, C)
 
     def check_mask(self, mask: Tensor, x: Tensor) -> Bool[Tensor, "B N"]:

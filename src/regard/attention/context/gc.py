@@ -1,6 +1,6 @@
 """The global context block."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -43,6 +43,7 @@ class GlobalContext(Refine):
     """
 
     name: ClassVar[str] = "gc"
+    aliases: ClassVar[tuple[str, ...]] = ("gcnet", "global_context_block", "context_block", "gc_block", "gca")
     paper: ClassVar[Paper] = Paper(
         "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond",
         "Cao et al.",
@@ -60,11 +61,10 @@ class GlobalContext(Refine):
     )
     placement: ClassVar[str] = "in every residual block of the last three stages, before the addition"
     place = "branch"
+    zero_start = "excite.weight"
 
     def __init__(self, channels: int, reduction: int = 16, fusion: Fusion = "add") -> None:
         super().__init__()
-        if fusion not in get_args(Fusion):
-            raise ValueError(f"fusion={fusion!r} is none of {', '.join(get_args(Fusion))}: choose one of them.")
         self.channels = channels
         self.hidden_channels = reduced(channels, reduction)
         self.fusion = fusion
@@ -79,7 +79,7 @@ class GlobalContext(Refine):
         self.check(x)
         scores = functional.position_scores(x, self.score.weight, self.score.bias)  # (B, *spatial)
         weights = scores.flatten(1).softmax(1).unflatten(1, x.shape[2:])  # (B, *spatial)
-        self.offer("attention", weights)
+        weights = self.offer("attention", weights)
         context = functional.position_sum(x, weights)  # (B, C)
         context = functional.spread(self.excite(self.norm(self.squeeze(context)).relu()), x)  # (B, C, *ones)
         return x + context if self.fusion == "add" else x * context.sigmoid()  # (B, C, *spatial)

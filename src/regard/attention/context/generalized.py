@@ -50,6 +50,7 @@ class GeneralizedAttention(Refine):
     """
 
     name: ClassVar[str] = "generalized"
+    aliases: ClassVar[tuple[str, ...]] = ("empirical_attention",)
     paper: ClassVar[Paper] = Paper(
         "An Empirical Study of Spatial Attention Mechanisms in Deep Networks", "Zhu et al.", "ICCV", 2019
     )
@@ -71,6 +72,7 @@ class GeneralizedAttention(Refine):
     }
     placement: ClassVar[str] = "in the residual blocks of the last stages, after the 3x3 convolution"
     place = "branch"
+    zero_start = "gain"
 
     def __init__(
         self,
@@ -85,8 +87,6 @@ class GeneralizedAttention(Refine):
         super().__init__()
         if not (query_key or query_position or key_only or position_only):
             raise ValueError("GeneralizedAttention got none of its four terms: give at least one.")
-        if heads < 1 or dims < 1:
-            raise ValueError(f"heads={heads} and dims={dims} leave nothing to attend with: give at least 1.")
         self.channels = channels
         self.heads = heads
         self.query_key = query_key
@@ -115,7 +115,7 @@ class GeneralizedAttention(Refine):
         weights = self.scores(tokens, spatial).softmax(3)  # (B, h, N, N)
         if offering.listening():
             with offering.over_grid(spatial):
-                self.offer("attention", weights)
+                weights = self.offer("attention", weights)
         context = weights @ self.split(self.value(tokens))  # (B, h, N, d)
         added = self.output((self.gain * context).transpose(1, 2).flatten(2))  # (B, N, C)
         return x + tokens_to_map(added, spatial)  # (B, C, *spatial)

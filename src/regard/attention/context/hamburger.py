@@ -48,6 +48,7 @@ class Hamburger(Refine):
     """
 
     name: ClassVar[str] = "hamburger"
+    aliases: ClassVar[tuple[str, ...]] = ("hamnet", "ham_head")
     paper: ClassVar[Paper] = Paper("Is Attention Better Than Matrix Decomposition?", "Geng et al.", "ICLR", 2021)
     formula: ClassVar[str] = "y = x + bn(Wu D C) with D C ≈ relu(Wl x + bl), D ≥ 0, C ≥ 0"
     layout = "map"
@@ -68,8 +69,6 @@ class Hamburger(Refine):
         self, channels: int, atoms: int = 64, steps: int = 6, one_step: bool = True, redraw: bool = False
     ) -> None:
         super().__init__()
-        if atoms < 1 or steps < 1:
-            raise ValueError(f"atoms={atoms} and steps={steps} rebuild nothing: give at least 1 of each.")
         self.channels = channels
         self.atoms = atoms
         self.steps = steps
@@ -91,6 +90,6 @@ class Hamburger(Refine):
         bases, codes = functional.nonnegative_factors(
             exact, bases, self.steps, one_step=self.training and self.one_step
         )  # (B, C, R), (B, R, N)
-        self.offer("code", codes.unflatten(2, spatial))
+        codes = self.offer("code", codes.unflatten(2, spatial)).flatten(2)
         rebuilt = torch.bmm(codes.transpose(1, 2), bases.transpose(1, 2)).to(x.dtype)  # (B, N, C)
         return x + self.norm(tokens_to_map(self.upper(rebuilt), spatial))  # (B, C, *spatial)

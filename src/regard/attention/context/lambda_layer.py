@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.attention.arguments import choose_heads, convolution_over, require_odd
+from regard.attention.arguments import choose_heads, convolution_over
 from regard.attention.contract import Paper, Refine
 from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.norm import BatchNorm
@@ -46,6 +46,7 @@ class LambdaLayer(Refine):
     """
 
     name: ClassVar[str] = "lambda_layer"
+    aliases: ClassVar[tuple[str, ...]] = ("lambda", "lambdanetworks", "lambda_net")
     paper: ClassVar[Paper] = Paper(
         "LambdaNetworks: Modeling Long-Range Interactions Without Attention", "Bello", "ICLR", 2021
     )
@@ -71,7 +72,6 @@ class LambdaLayer(Refine):
         self, channels: int, heads: int | None = None, query_depth: int = 16, kernel_size: int = 23, dims: int = 2
     ) -> None:
         super().__init__()
-        require_odd(kernel_size)
         heads = choose_heads(channels, heads, 4)
         self.channels = channels
         self.heads = heads
@@ -94,10 +94,10 @@ class LambdaLayer(Refine):
         query = self.query_norm(self.query(tokens).flatten(0, 1)).unflatten(0, tokens.shape[:2])  # (B, N, h·k)
         query = query.unflatten(2, (self.heads, -1))  # (B, N, h, k)
         keys = self.key(tokens).softmax(1)  # (B, N, k)
-        self.offer("content", tokens_to_map(keys, spatial))
+        keys = map_to_tokens(self.offer("content", tokens_to_map(keys, spatial)))
         value = self.value_norm(self.value(tokens).flatten(0, 1)).unflatten(0, tokens.shape[:2])  # (B, N, v)
         content = torch.bmm(keys.transpose(1, 2), value)  # (B, k, v)
-        maps = value.transpose(1, 2).reshape(-1, 1, *spatial)  # (B·v, 1, *spatial): each value channel by itself
-        position = self.position(maps).reshape(x.shape[0], self.head_width, self.query_depth, -1)  # (B, v, k, N)
+        maps = tokens_to_map(value, spatial).flatten(0, 1)[:, None]  # (B·v, 1, *spatial): each value channel by itself
+        position = self.position(maps).unflatten(0, (x.shape[0], self.head_width)).flatten(3)  # (B, v, k, N)
         lambdas = content[:, None] + position.permute(0, 3, 2, 1)  # (B, N, k, v)
         return tokens_to_map((query @ lambdas).flatten(2), spatial)  # (B, C, *spatial)

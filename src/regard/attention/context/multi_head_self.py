@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from regard import functional
 from regard.attention.arguments import choose_heads
@@ -43,6 +44,7 @@ class MultiHeadSelfAttention(Refine):
     """
 
     name: ClassVar[str] = "multi_head_self"
+    aliases: ClassVar[tuple[str, ...]] = ("mha", "mhsa", "self_attention", "multihead_attention", "sa_block")
     paper: ClassVar[Paper] = Paper("Attention Is All You Need", "Vaswani et al.", "NeurIPS", 2017)
     formula: ClassVar[str] = "y = Wo concat_h(softmax(q_h k_hᵀ / √d) v_h) + bo"
     layout = "tokens"
@@ -67,11 +69,8 @@ class MultiHeadSelfAttention(Refine):
 
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B *T N"] | None = None) -> Float[Tensor, "B N C"]:
         self.check(x)
-        mask = self.spread_mask(mask, x)  # (B, 1, 1 or N, N)
+        x, mask = self.take_part(x, mask)  # (B, 1, 1 or N, N)
         query, key, value = self.project(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, N, d)
-        context = functional.scaled_dot_product_attention(
-            query, key, value, mask, dropout=self.dropout if self.training else 0.0
-        )  # (B, h, N, d)
 
         def attention(request: Request) -> Float[Tensor, "B h T N"]:
             return functional.scaled_dot_product_weights(
@@ -80,8 +79,25 @@ class MultiHeadSelfAttention(Refine):
                 mask if mask is None or mask.shape[2] == 1 else request.pick(mask, queries=2),
             )
 
-        self.offer("attention", attention)
+        dropout = self.dropout if self.training else 0.0
+        replaced = self.offer("attention", attention)
+        if replaced is None:
+            context = functional.scaled_dot_product_attention(query, key, value, mask, dropout)  # (B, h, N, d)
+        else:
+            context = F.dropout(replaced, dropout) @ value
         return self.output(context.transpose(1, 2).flatten(2))  # (B, N, C)
+
+    def take_part(
+        self, x: Float[Tensor, "B N C"], mask: Tensor | None
+    ) -> tuple[Float[Tensor, "B N C"], Bool[Tensor, "B 1 #N N"] | None]:
+        """Give the tokens that the mask leaves out nothing to pass on, and the mask an axis for the heads."""
+        spread = self.spread_mask(mask, x)
+        if mask is None or spread is None:
+            return x, spread
+        hidden = ~spread.any(2)[:, 0, :, None]  # (B, N, 1)
+        if mask.ndim == 3:  # a token that nobody reads still asks, unless it holds what is no number
+            hidden = hidden & ~x.isfinite()
+        return x.masked_fill(hidden, 0.0), spread
 
     def spread_mask(self, mask: Tensor | None, x: Tensor) -> Bool[Tensor, "B 1 #N N"] | None:
         """Refuse a mask that is not boolean or does not fit; give it an axis for the heads, and one for the queries."""

@@ -1,6 +1,6 @@
 """The non-local block."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -48,6 +48,7 @@ class NonLocal(Refine):
     """
 
     name: ClassVar[str] = "non_local"
+    aliases: ClassVar[tuple[str, ...]] = ("nl", "non_local_block", "non_local_attn", "non_local_2d", "nlnet")
     paper: ClassVar[Paper] = Paper("Non-local Neural Networks", "Wang et al.", "CVPR", 2018)
     formula: ClassVar[str] = "y_i = x_i + norm(W Σ_j softmax_j(θ(x_i) · φ(x_j)) g(x_j))"
     layout = "map"
@@ -57,11 +58,10 @@ class NonLocal(Refine):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     placement: ClassVar[str] = "between residual blocks of the middle stages"
     place = "block"
+    zero_start = "norm.weight"
 
     def __init__(self, channels: int, reduction: int = 2, mode: Mode = "embedded_gaussian") -> None:
         super().__init__()
-        if mode not in get_args(Mode):
-            raise ValueError(f"mode={mode!r} is none of {', '.join(get_args(Mode))}: choose one of them.")
         self.channels = channels
         self.hidden_channels = reduced(channels, reduction)
         self.mode = mode
@@ -85,7 +85,13 @@ class NonLocal(Refine):
         spatial = tuple(x.shape[2:])
         tokens = map_to_tokens(x).contiguous()  # (B, N, C)
         query, key, value = self.query(tokens), self.key(tokens), self.value(tokens)  # (B, N, d)
-        if self.mode == "dot_product":
+        replaced = None
+        if offering.listening():
+            with offering.over_grid(spatial):
+                replaced = self.offer("attention", lambda request: self.requested(request, query, key))
+        if replaced is not None:
+            context = functional.read(replaced, value)
+        elif self.mode == "dot_product":
             context = functional.mean_dot_read(query, key, value)  # (B, N, d)
         elif self.mode == "concatenation":
             context = functional.read(self.weights(query, key), value)  # (B, N, d)
@@ -93,9 +99,6 @@ class NonLocal(Refine):
             context = functional.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], scale=1.0)[
                 :, 0
             ]  # (B, N, d)
-        if offering.listening():
-            with offering.over_grid(spatial):
-                self.offer("attention", lambda request: self.requested(request, query, key))
         return x + self.norm(tokens_to_map(self.output(context), spatial))  # (B, C, *spatial)
 
     def weights(self, query: Float[Tensor, "B T d"], key: Float[Tensor, "B N d"]) -> Float[Tensor, "B T N"]:

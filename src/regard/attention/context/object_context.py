@@ -47,6 +47,7 @@ class ObjectContext(Refine):
     """
 
     name: ClassVar[str] = "object_context"
+    aliases: ClassVar[tuple[str, ...]] = ("ocr", "ocrnet", "object_attention_block")
     paper: ClassVar[Paper] = Paper(
         "Object-Contextual Representations for Semantic Segmentation", "Yuan et al.", "ECCV", 2020
     )
@@ -83,14 +84,12 @@ class ObjectContext(Refine):
         self.check(x)
         spatial = tuple(x.shape[2:])
         tokens = map_to_tokens(x).contiguous()  # (B, N, C)
-        logits = self.logit(tokens)  # (B, N, K)
-        regions = logits.softmax(1)  # (B, N, K)
+        logits = map_to_tokens(self.offer("logit", tokens_to_map(self.logit(tokens), spatial)))  # (B, N, K)
+        regions = map_to_tokens(self.offer("region", tokens_to_map(logits.softmax(1), spatial)))  # (B, N, K)
         objects = functional.read(regions.transpose(1, 2), tokens)  # (B, K, C)
         scale = self.hidden_channels**-0.5 if self.scaled else 1.0
         relation = functional.dot_scores(self.query(tokens), self.key(objects), scale).softmax(2)  # (B, N, K)
-        self.offer("logit", tokens_to_map(logits, spatial))
-        self.offer("region", tokens_to_map(regions, spatial))
-        self.offer("relation", tokens_to_map(relation, spatial))
+        relation = map_to_tokens(self.offer("relation", tokens_to_map(relation, spatial)))
         context = self.context(functional.read(relation, self.value(objects)))  # (B, N, C)
         return tokens_to_map(self.fuse(torch.cat((tokens, context), dim=2)), spatial)  # (B, C, *spatial)
 

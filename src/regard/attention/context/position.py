@@ -42,6 +42,7 @@ class PositionAttention(Refine):
     """
 
     name: ClassVar[str] = "position"
+    aliases: ClassVar[tuple[str, ...]] = ("pam", "position_attention_module")
     paper: ClassVar[Paper] = Paper("Dual Attention Network for Scene Segmentation", "Fu et al.", "CVPR", 2019)
     formula: ClassVar[str] = "y_i = x_i + α Σ_j softmax_j(q_i · k_j) v_j"
     layout = "map"
@@ -51,6 +52,7 @@ class PositionAttention(Refine):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     placement: ClassVar[str] = "after the last stage of a segmentation network"
     place = "last_stage"
+    zero_start = "gain"
 
     def __init__(self, channels: int, reduction: int = 8) -> None:
         super().__init__()
@@ -67,12 +69,16 @@ class PositionAttention(Refine):
         tokens = map_to_tokens(x).contiguous()  # (B, N, C)
         query, key = self.query(tokens)[:, None], self.key(tokens)[:, None]  # (B, 1, N, d)
         value = self.value(tokens)[:, None]  # (B, 1, N, C)
-        context = functional.scaled_dot_product_attention(query, key, value, scale=1.0)[:, 0]  # (B, N, C)
 
         def attention(request: Request) -> Float[Tensor, "B T N"]:
             return functional.scaled_dot_product_weights(request.pick(query, queries=2), key, scale=1.0)[:, 0]
 
+        replaced = None
         if offering.listening():
             with offering.over_grid(spatial):
-                self.offer("attention", attention)
+                replaced = self.offer("attention", attention)
+        if replaced is None:
+            context = functional.scaled_dot_product_attention(query, key, value, scale=1.0)[:, 0]  # (B, N, C)
+        else:
+            context = functional.read(replaced, value[:, 0])
         return x + tokens_to_map(self.gain * context, spatial)  # (B, C, *spatial)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard.attention import offering
-from regard.attention.arguments import choose_heads, require_odd
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
 from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.offering import MapFact
@@ -52,6 +52,7 @@ class AgentAttention(Refine):
     """
 
     name: ClassVar[str] = "agent"
+    aliases: ClassVar[tuple[str, ...]] = ("agent_attn",)
     paper: ClassVar[Paper] = Paper(
         "Agent Attention: On the Integration of Softmax and Linear Attention", "Han et al.", "ECCV", 2024
     )
@@ -86,9 +87,6 @@ class AgentAttention(Refine):
         bias: bool = False,
     ) -> None:
         super().__init__()
-        require_odd(kernel_size)
-        if grid < 1 or bias_size < 1:
-            raise ValueError(f"grid={grid} and bias_size={bias_size} are not both positive: give 1 or more.")
         self.channels = channels
         self.heads = choose_heads(channels, heads, most=channels // 32)
         self.grid = grid
@@ -113,8 +111,7 @@ class AgentAttention(Refine):
         spread = (q * scale @ agents.transpose(2, 3) + self.spread_bias(spatial).transpose(1, 2)).softmax(3)
         if offering.listening():
             with offering.over_grid(spatial):
-                self.offer("gather", gather)
-                self.offer("spread", lambda request: request.pick(spread, heads=1, queries=2))
+                gather, spread = self.offer("gather", gather), self.offer("spread", spread)
         context = (spread @ (gather @ v)).transpose(1, 2).flatten(2)  # (B, N, C)
         refined = self.output(context + map_to_tokens(self.local(value)))  # (B, N, C)
         return tokens_to_map(refined, spatial)  # (B, C, H, W)

@@ -1,7 +1,7 @@
 """Cascaded group attention."""
 
-from collections.abc import Sequence
-from typing import ClassVar, Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -55,6 +55,7 @@ class CascadedGroupAttention(Refine):
     """
 
     name: ClassVar[str] = "cascaded_group"
+    aliases: ClassVar[tuple[str, ...]] = ("cga", "efficientvit_msra")
     paper: ClassVar[Paper] = Paper(
         "EfficientViT: Memory Efficient Vision Transformer with Cascaded Group Attention", "Liu et al.", "CVPR", 2023
     )
@@ -82,16 +83,12 @@ class CascadedGroupAttention(Refine):
         dims: int = 2,
     ) -> None:
         super().__init__()
-        if variant not in get_args(Variant):
-            raise ValueError(f"variant={variant!r} is none of {', '.join(get_args(Variant))}: choose one of them.")
         convolution = convolution_over(dims)
-        if key_width < 1:
-            raise ValueError(f"key_width={key_width} is no width of a key: give 1 or more, such as 16.")
         self.channels = channels
         self.heads = choose_heads(channels, heads, most=4)
         sizes = [kernel_size] * self.heads if isinstance(kernel_size, int) else list(kernel_size)
-        if len(sizes) != self.heads or any(size < 1 or size % 2 == 0 for size in sizes):
-            raise ValueError(f"kernel_size={kernel_size} is not one odd size, nor one for each of {self.heads} heads.")
+        if len(sizes) != self.heads:
+            raise ValueError(f"kernel_size={kernel_size} is neither one size nor one for each of {self.heads} heads.")
         self.key_width = key_width
         self.value_width = channels // self.heads
         self.variant = variant
@@ -112,16 +109,37 @@ class CascadedGroupAttention(Refine):
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self.check(x)
         spatial = tuple(x.shape[2:])
-        found: list[Tensor] = []  # (B, d, *spatial) of every head
-        pairs: list[tuple[Tensor, Tensor]] = []  # query and key of every head, (B, N, K)
-        for part, project, near in zip(x.chunk(self.heads, dim=1), self.project, self.near, strict=True):
+        if offering.listening():
+            with offering.over_grid(spatial):
+                found = self.offer_steps("attention", self.heads, lambda steps: self.cascade(x, steps))
+        else:
+            found, _ = self.cascade(x, (None,) * self.heads)
+        together = torch.cat(found, dim=1)  # (B, C, *spatial)
+        return self.output(together.relu() if self.variant == "authors" else together)
+
+    def cascade(
+        self, x: Float[Tensor, "B C *spatial"], steps: Sequence[Tensor | None]
+    ) -> tuple[list[Tensor], Callable[[Request], Tensor]]:
+        """What every head reads, `(B, d, *spatial)` each, and their weights.
+
+        Args:
+            steps: the weights that every head reads with, `(B, N, N)`; None for its own.
+        """
+        spatial = tuple(x.shape[2:])
+        found: list[Tensor] = []
+        pairs: list[tuple[Tensor, Tensor]] = []  # query and key of every head, (B, 1, N, K)
+        parts = x.chunk(self.heads, dim=1)
+        for part, project, near, given in zip(parts, self.project, self.near, steps, strict=True):
             widths = [self.key_width, self.key_width, self.value_width]
             query, key, value = project(part + found[-1] if found else part).split(widths, dim=1)
             query, key, value = (
                 map_to_tokens(some)[:, None] for some in (near(query), key, value)
             )  # (B, 1, N, K or d)
-            context = functional.scaled_dot_product_attention(query, key, value)  # (B, 1, N, d)
-            found.append(tokens_to_map(context[:, 0], spatial))
+            if given is None:
+                context = functional.scaled_dot_product_attention(query, key, value)[:, 0]  # (B, N, d)
+            else:
+                context = functional.read(given, value[:, 0])
+            found.append(tokens_to_map(context, spatial))
             pairs.append((query, key))
 
         def attention(request: Request) -> Float[Tensor, "B H T N"]:
@@ -129,8 +147,4 @@ class CascadedGroupAttention(Refine):
             query, key = (torch.cat(some, dim=1) for some in zip(*chosen, strict=True))
             return functional.scaled_dot_product_weights(request.pick(query, queries=2), key)
 
-        if offering.listening():
-            with offering.over_grid(spatial):
-                self.offer("attention", attention)
-        together = torch.cat(found, dim=1)  # (B, C, *spatial)
-        return self.output(together.relu() if self.variant == "authors" else together)
+        return found, attention

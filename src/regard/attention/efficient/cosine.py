@@ -1,7 +1,7 @@
 """Cosine attention."""
 
 import math
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -49,6 +49,7 @@ class CosineAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "cosine"
+    aliases: ClassVar[tuple[str, ...]] = ("qk_norm", "query_key_norm")
     paper: ClassVar[Paper] = Paper(
         "Query-Key Normalization for Transformers", "Henry et al.", "Findings of EMNLP", 2020
     )
@@ -71,10 +72,6 @@ class CosineAttention(MultiHeadSelfAttention):
         variant: Variant = "query_key_norm",
         bias: bool = True,
     ) -> None:
-        if variant not in get_args(Variant):
-            raise ValueError(f"variant={variant!r} is none of {', '.join(get_args(Variant))}: choose one of them.")
-        if tokens < 2:
-            raise ValueError(f"tokens={tokens} leaves nothing to choose between: give 2 or more.")
         super().__init__(channels, heads, bias)
         self.variant = variant
         start = math.log2(tokens**2 - tokens) if variant == "query_key_norm" else math.log(10)
@@ -82,11 +79,10 @@ class CosineAttention(MultiHeadSelfAttention):
 
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B *T N"] | None = None) -> Float[Tensor, "B N C"]:
         self.check(x)
-        mask = self.spread_mask(mask, x)  # (B, 1, 1 or N, N)
+        x, mask = self.take_part(x, mask)  # (B, 1, 1 or N, N)
         query, key, value = self.project(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, N, d)
         query = F.normalize(query, dim=3) * self.factor()
         key = F.normalize(key, dim=3)
-        context = functional.scaled_dot_product_attention(query, key, value, mask, scale=1.0)  # (B, h, N, d)
 
         def attention(request: Request) -> Float[Tensor, "B H T N"]:
             return functional.scaled_dot_product_weights(
@@ -96,7 +92,11 @@ class CosineAttention(MultiHeadSelfAttention):
                 scale=1.0,
             )
 
-        self.offer("attention", attention)
+        replaced = self.offer("attention", attention)
+        if replaced is None:
+            context = functional.scaled_dot_product_attention(query, key, value, mask, scale=1.0)  # (B, h, N, d)
+        else:
+            context = replaced @ value
         return self.output(context.transpose(1, 2).flatten(2))  # (B, N, C)
 
     def factor(self) -> Float[Tensor, "#h 1 1"]:

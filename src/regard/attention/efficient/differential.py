@@ -46,6 +46,7 @@ class DifferentialAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "differential"
+    aliases: ClassVar[tuple[str, ...]] = ("diff_transformer", "diff_attention", "diff_attn")
     paper: ClassVar[Paper] = Paper("Differential Transformer", "Ye et al.", "ICLR", 2025)
     formula: ClassVar[str] = "y = Wo concat_h((1 - λ_0) norm((softmax(q kᵀ / √d) - λ softmax(q' k'ᵀ / √d)) v))"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key")),)
@@ -63,8 +64,6 @@ class DifferentialAttention(MultiHeadSelfAttention):
                 f"heads={heads} of channels={channels} have {channels // heads} channels each, expected an even number "
                 "for two queries: choose heads of which twice as many divide the channels."
             )
-        if layer < 1:
-            raise ValueError(f"layer={layer} is no layer: count from 1.")
         self.head_width = channels // heads // 2
         self.base = 0.8 - 0.6 * math.exp(-0.3 * (layer - 1))
         self.balance = nn.Parameter(torch.randn(2, 2, self.head_width) * 0.1)  # λ_q, λ_k; λ_q', λ_k'
@@ -72,13 +71,11 @@ class DifferentialAttention(MultiHeadSelfAttention):
 
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B *T N"] | None = None) -> Float[Tensor, "B N C"]:
         self.check(x)
-        mask = self.spread_mask(mask, x)  # (B, 1, 1 or N, N)
+        x, mask = self.take_part(x, mask)  # (B, 1, 1 or N, N)
         query, key, value = self.project(x).chunk(3, dim=2)
         query, key = (part.unflatten(2, (2 * self.heads, -1)).transpose(1, 2) for part in (query, key))  # (B, 2h, N, d)
         value = value.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, h, N, 2d)
-        both = functional.scaled_dot_product_attention(query, key, value.repeat_interleave(2, dim=1), mask)
         factor = self.factor()
-        context = both[:, ::2] - factor * both[:, 1::2]  # (B, h, N, 2d)
 
         def attention(request: Request) -> Float[Tensor, "B H T N"]:
             rows = request.pick(query.unflatten(1, (-1, 2)), heads=1, queries=3).flatten(1, 2)  # (B, 2H, T, d)
@@ -87,7 +84,12 @@ class DifferentialAttention(MultiHeadSelfAttention):
             weights = functional.scaled_dot_product_weights(rows, keys, reach)
             return weights[:, ::2] - factor * weights[:, 1::2]
 
-        self.offer("attention", attention)
+        replaced = self.offer("attention", attention)
+        if replaced is None:
+            both = functional.scaled_dot_product_attention(query, key, value.repeat_interleave(2, dim=1), mask)
+            context = both[:, ::2] - factor * both[:, 1::2]  # (B, h, N, 2d)
+        else:
+            context = replaced @ value
         context = self.norm(context) * (1 - self.base)
         return self.output(context.transpose(1, 2).flatten(2))  # (B, N, C)
 

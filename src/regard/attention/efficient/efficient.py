@@ -1,6 +1,6 @@
 """Efficient attention."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch import Tensor
 from regard import functional
 from regard.attention.context.multi_head_self import MultiHeadSelfAttention
 from regard.attention.contract import Paper
-from regard.attention.efficient.linear import key_mask
+from regard.attention.efficient.linear import take_part
 from regard.attention.offering import MapFact, Request
 
 Normalization = Literal["softmax", "scaling"]
@@ -45,6 +45,7 @@ class EfficientAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "efficient"
+    aliases: ClassVar[tuple[str, ...]] = ("efficient_attn",)
     paper: ClassVar[Paper] = Paper(
         "Efficient Attention: Attention with Linear Complexities", "Shen et al.", "WACV", 2021
     )
@@ -60,10 +61,6 @@ class EfficientAttention(MultiHeadSelfAttention):
     def __init__(
         self, channels: int, heads: int = 8, normalization: Normalization = "softmax", bias: bool = True
     ) -> None:
-        if normalization not in get_args(Normalization):
-            raise ValueError(
-                f"normalization={normalization!r} is none of {', '.join(get_args(Normalization))}: choose one of them."
-            )
         super().__init__(channels, heads, bias)
         self.normalization = normalization
         if normalization == "scaling":
@@ -71,7 +68,7 @@ class EfficientAttention(MultiHeadSelfAttention):
 
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N C"]:
         self.check(x)
-        taking_part = key_mask(self, mask, x)  # (B, 1, N, 1)
+        x, taking_part = take_part(self, x, mask)  # (B, 1, N, 1)
         query, key, value = self.project(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, N, d)
         if self.normalization == "softmax":
             query = query.softmax(3)
@@ -81,10 +78,10 @@ class EfficientAttention(MultiHeadSelfAttention):
         else:
             count = taking_part.sum(2, keepdim=True).clamp_min(1).to(key.dtype)  # (B, 1, 1, 1)
             query, key = query * count.rsqrt(), (key * count.rsqrt()).masked_fill(~taking_part, 0.0)
-        context = query @ (key.transpose(2, 3) @ value)  # (B, h, N, d)
 
         def attention(request: Request) -> Float[Tensor, "B H T N"]:
             return request.pick(query, heads=1, queries=2) @ request.pick(key, heads=1).transpose(2, 3)
 
-        self.offer("attention", attention)
+        replaced = self.offer("attention", attention)
+        context = query @ (key.transpose(2, 3) @ value) if replaced is None else replaced @ value  # (B, h, N, d)
         return self.output(context.transpose(1, 2).flatten(2))  # (B, N, C)

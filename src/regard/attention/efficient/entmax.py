@@ -41,6 +41,7 @@ class EntmaxSelfAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "entmax"
+    aliases: ClassVar[tuple[str, ...]] = ("entmax_attention", "sparsemax", "adaptively_sparse")
     paper: ClassVar[Paper] = Paper("Adaptively Sparse Transformers", "Correia et al.", "EMNLP", 2019)
     formula: ClassVar[str] = "y = Wo concat_h(α-entmax(q_h k_hᵀ / √d) v_h) + bo"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key"), ("key",)),)
@@ -53,15 +54,13 @@ class EntmaxSelfAttention(MultiHeadSelfAttention):
 
     def __init__(self, channels: int, heads: int = 8, alpha: float = 1.5, bias: bool = True) -> None:
         super().__init__(channels, heads, bias)
-        if alpha not in (1.5, 2):
-            raise ValueError(f"alpha={alpha} has no exact algorithm here: choose 1.5, or 2 for sparsemax.")
         self.alpha: float = alpha
 
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B *T N"] | None = None) -> Float[Tensor, "B N C"]:
         self.check(x)
-        mask = self.spread_mask(mask, x)  # (B, 1, 1 or N, N)
+        x, mask = self.take_part(x, mask)  # (B, 1, 1 or N, N)
         query, key, value = self.project(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, N, d)
         scores = query * query.shape[3] ** -0.5 @ key.transpose(2, 3)  # (B, h, N, N)
         weights = functional.entmax(scores, self.alpha, mask)
-        self.offer("attention", weights)
+        weights = self.offer("attention", weights)
         return self.output((weights @ value).transpose(1, 2).flatten(2))  # (B, N, C)

@@ -43,6 +43,7 @@ class GroupedQueryAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "grouped_query"
+    aliases: ClassVar[tuple[str, ...]] = ("gqa", "mqa", "group_query_attention", "multi_query", "multi_query_attention")
     paper: ClassVar[Paper] = Paper(
         "GQA: Training Generalized Multi-Query Transformer Models from Multi-Head Checkpoints",
         "Ainslie et al.",
@@ -58,7 +59,7 @@ class GroupedQueryAttention(MultiHeadSelfAttention):
         "groups=1: multi-query attention (Shazeer 2019), one head of keys and values for all",
         "bias=True: projections with biases, as in the multi-query layers of some language models",
     )
-    placement: ClassVar[str] = "in a decoder, where the keys and values of all tokens so far are kept"
+    placement: ClassVar[str] = "in every block of a decoder, where the keys and values of all tokens so far are kept"
     place = "branch"
 
     def __init__(self, channels: int, heads: int = 8, groups: int = 2, bias: bool = False) -> None:
@@ -72,11 +73,10 @@ class GroupedQueryAttention(MultiHeadSelfAttention):
 
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B *T N"] | None = None) -> Float[Tensor, "B N C"]:
         self.check(x)
-        mask = self.spread_mask(mask, x)  # (B, 1, 1 or N, N)
+        x, mask = self.take_part(x, mask)  # (B, 1, 1 or N, N)
         projected = self.project(x).unflatten(2, (self.heads + 2 * self.groups, -1)).transpose(1, 2)
         query, key, value = projected.split([self.heads, self.groups, self.groups], dim=1)  # (B, h or G, N, d)
         key, value = (part.repeat_interleave(self.heads // self.groups, dim=1) for part in (key, value))
-        context = functional.scaled_dot_product_attention(query, key, value, mask)  # (B, h, N, d)
 
         def attention(request: Request) -> Float[Tensor, "B H T N"]:
             return functional.scaled_dot_product_weights(
@@ -85,5 +85,9 @@ class GroupedQueryAttention(MultiHeadSelfAttention):
                 mask if mask is None or mask.shape[2] == 1 else request.pick(mask, queries=2),
             )
 
-        self.offer("attention", attention)
+        replaced = self.offer("attention", attention)
+        if replaced is None:
+            context = functional.scaled_dot_product_attention(query, key, value, mask)  # (B, h, N, d)
+        else:
+            context = replaced @ value
         return self.output(context.transpose(1, 2).flatten(2))  # (B, N, C)

@@ -51,6 +51,7 @@ class MultiHeadLatentAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "latent"
+    aliases: ClassVar[tuple[str, ...]] = ("mla", "latent_attention")
     paper: ClassVar[Paper] = Paper(
         "DeepSeek-V2: A Strong, Economical, and Efficient Mixture-of-Experts Language Model",
         "DeepSeek-AI",
@@ -76,7 +77,7 @@ class MultiHeadLatentAttention(MultiHeadSelfAttention):
         "causal=False: every token reads all tokens",
         "normalize=True: RMS normalisation of both latent vectors, as in the paper's model (section 3.1.2)",
     )
-    placement: ClassVar[str] = "in a decoder, where one latent vector is kept of each token so far"
+    placement: ClassVar[str] = "in every block of a decoder, where one latent vector is kept of each token so far"
     place = "branch"
 
     def __init__(
@@ -96,15 +97,6 @@ class MultiHeadLatentAttention(MultiHeadSelfAttention):
         self.key_rank = 4 * self.head_width if key_rank is None else key_rank
         self.query_rank = min(12 * self.head_width, channels) if query_rank is None else query_rank
         self.rotary_width = 2 * -(-self.head_width // 4) if rotary_width is None else rotary_width
-        if min(self.head_width, self.key_rank, self.query_rank) < 1:
-            raise ValueError(
-                f"head_width={head_width}, key_rank={key_rank} and query_rank={query_rank} are not all positive: "
-                "give 1 or more, or None."
-            )
-        if self.rotary_width < 0 or self.rotary_width % 2:
-            raise ValueError(
-                f"rotary_width={rotary_width} holds no pairs to rotate: give an even number, or 0 for none."
-            )
         self.causal = causal
         self.project = nn.Linear(channels, self.key_rank + self.rotary_width + self.query_rank, bias=False)
         self.expand_key_value = nn.Linear(self.key_rank, 2 * width, bias=False)
@@ -115,7 +107,7 @@ class MultiHeadLatentAttention(MultiHeadSelfAttention):
 
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B *T N"] | None = None) -> Float[Tensor, "B N C"]:
         self.check(x)
-        mask = self.spread_mask(mask, x)  # (B, 1, 1 or N, N)
+        x, mask = self.take_part(x, mask)  # (B, 1, 1 or N, N)
         widths = [self.key_rank, self.rotary_width, self.query_rank]
         latent, placed, asked = self.project(x).split(widths, dim=2)  # (B, N, p), (B, N, r), (B, N, s)
         key, value = (
@@ -125,7 +117,6 @@ class MultiHeadLatentAttention(MultiHeadSelfAttention):
         query = self.expand_query(self.query_norm(asked)).unflatten(2, (self.heads, -1)).transpose(1, 2)
         own, turning = query.split([self.head_width, self.rotary_width], dim=3)  # (B, h, N, d), (B, h, N, r)
         query = torch.cat((own, rotated(turning)), dim=3)  # (B, h, N, d + r)
-        context = functional.scaled_dot_product_attention(query, key, value, mask)  # (B, h, N, d)
 
         def attention(request: Request) -> Float[Tensor, "B H T N"]:
             return functional.scaled_dot_product_weights(
@@ -134,7 +125,11 @@ class MultiHeadLatentAttention(MultiHeadSelfAttention):
                 mask if mask is None or mask.shape[2] == 1 else request.pick(mask, queries=2),
             )
 
-        self.offer("attention", attention)
+        replaced = self.offer("attention", attention)
+        if replaced is None:
+            context = functional.scaled_dot_product_attention(query, key, value, mask)  # (B, h, N, d)
+        else:
+            context = replaced @ value
         return self.output(context.transpose(1, 2).flatten(2))  # (B, N, C)
 
     def spread_mask(self, mask: Tensor | None, x: Tensor) -> Bool[Tensor, "B 1 #N N"] | None:

@@ -42,6 +42,7 @@ class LinearAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "linear"
+    aliases: ClassVar[tuple[str, ...]] = ("linear_transformer", "linear_attn")
     paper: ClassVar[Paper] = Paper(
         "Transformers are RNNs: Fast Autoregressive Transformers with Linear Attention",
         "Katharopoulos et al.",
@@ -63,16 +64,16 @@ class LinearAttention(MultiHeadSelfAttention):
 
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N C"]:
         self.check(x)
-        taking_part = key_mask(self, mask, x)  # (B, 1, N, 1)
+        x, taking_part = take_part(self, x, mask)  # (B, 1, N, 1)
         query, key, value = self.project(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, N, d)
         query, key = self.features(query, key, taking_part)  # (B, h, N, f)
-        context = functional.feature_read(query, key, value, self.causal)  # (B, h, N, d)
 
         def attention(request: Request) -> Float[Tensor, "B h T N"]:
-            return self.weights(query, key, request)
+            return self.weights(query, key, request).to(value.dtype)
 
-        self.offer("attention", attention)
-        return self.output(context.transpose(1, 2).flatten(2))  # (B, N, C)
+        replaced = self.offer("attention", attention)
+        read = functional.feature_read(query, key, value, self.causal) if replaced is None else replaced @ value
+        return self.output(read.transpose(1, 2).flatten(2))  # (B, N, C)
 
     def features(
         self, query: Float[Tensor, "B h N d"], key: Float[Tensor, "B h N d"], mask: Bool[Tensor, "B 1 N 1"] | None
@@ -93,13 +94,18 @@ class LinearAttention(MultiHeadSelfAttention):
         return functional.feature_weights(rows, key, reach)
 
 
-def key_mask(module: MultiHeadSelfAttention, mask: Tensor | None, x: Tensor) -> Bool[Tensor, "B 1 N 1"] | None:
-    """The mask beside keys `(B, h, N, d)`. By pairs it is refused: all queries share one sum over the keys."""
+def take_part(
+    module: MultiHeadSelfAttention, x: Float[Tensor, "B N C"], mask: Tensor | None
+) -> tuple[Float[Tensor, "B N C"], Bool[Tensor, "B 1 N 1"] | None]:
+    """Give the tokens that the mask leaves out nothing to pass on, and the mask the axes of keys `(B, h, N, d)`.
+
+    A mask by pairs is refused: all queries share one sum over the keys.
+    """
     if mask is not None and mask.ndim != 2:
         raise module.refuse(
             f"a mask of shape {tuple(mask.shape)}",
             f"({x.shape[0]}, {x.shape[1]})",
             "give one boolean for each token; pairs are never formed and so cannot be masked",
         )
-    spread = module.spread_mask(mask, x)  # (B, 1, 1, N)
-    return None if spread is None else spread.transpose(2, 3)
+    x, spread = module.take_part(x, mask)  # (B, 1, 1, N)
+    return x, None if spread is None else spread.transpose(2, 3)

@@ -1,6 +1,6 @@
 """Linformer attention."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from regard import functional
 from regard.attention.context.multi_head_self import MultiHeadSelfAttention
 from regard.attention.contract import Paper
-from regard.attention.efficient.linear import key_mask
+from regard.attention.efficient.linear import take_part
 from regard.attention.offering import MapFact, Request
 
 Sharing = Literal["none", "heads", "key_value"]
@@ -52,6 +52,7 @@ class LinformerAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "linformer"
+    aliases: ClassVar[tuple[str, ...]] = ("linformer_self_attention",)
     paper: ClassVar[Paper] = Paper("Linformer: Self-Attention with Linear Complexity", "Wang et al.", "arXiv", 2020)
     formula: ClassVar[str] = "y = Wo concat_h(softmax(q_h (E k_h)ᵀ / √d) F v_h) + bo"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "slot"), ("slot",)),)
@@ -75,10 +76,6 @@ class LinformerAttention(MultiHeadSelfAttention):
         bias: bool = True,
     ) -> None:
         super().__init__(channels, heads, bias)
-        if min(tokens, slots) < 1:
-            raise ValueError(f"tokens={tokens} and slots={slots} project nothing: give 1 or more of each.")
-        if sharing not in get_args(Sharing):
-            raise ValueError(f"sharing={sharing!r} is none of {', '.join(get_args(Sharing))}: choose one of them.")
         self.tokens = tokens
         self.slots = slots
         shape = (heads if sharing == "none" else 1, slots, tokens)
@@ -87,22 +84,23 @@ class LinformerAttention(MultiHeadSelfAttention):
 
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N C"]:
         self.check(x)
-        taking_part = key_mask(self, mask, x)  # (B, 1, N, 1)
+        x, taking_part = take_part(self, x, mask)  # (B, 1, N, 1)
         query, key, value = self.project(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, N, d)
         some = None  # (B, 1, 1, 1), whether anything takes part
         if taking_part is not None:
             key, value = (part.masked_fill(~taking_part, 0.0) for part in (key, value))
             some = taking_part.any(2, keepdim=True)
         key, value = fitted(self.key_slots, x.shape[1]) @ key, fitted(self.value_slots, x.shape[1]) @ value
-        context = functional.scaled_dot_product_attention(query, key, value)  # (B, h, N, d); zeros of zeros
 
         def attention(request: Request) -> Float[Tensor, "B H T k"]:
             rows = request.pick(query, heads=1, queries=2)
             weights = functional.scaled_dot_product_weights(rows, request.pick(key, heads=1))
             return weights if some is None else weights.masked_fill(~some, 0.0)
 
-        self.offer("attention", attention)
-        return self.output(context.transpose(1, 2).flatten(2))  # (B, N, C)
+        replaced = self.offer("attention", attention)
+        # (B, h, N, d); zeros of zeros
+        read = functional.scaled_dot_product_attention(query, key, value) if replaced is None else replaced @ value
+        return self.output(read.transpose(1, 2).flatten(2))  # (B, N, C)
 
 
 def fitted(projection: Float[Tensor, "H k n"], count: int) -> Float[Tensor, "H k N"]:

@@ -51,6 +51,7 @@ class MultiScaleLinearAttention(Refine):
     """
 
     name: ClassVar[str] = "multi_scale_linear"
+    aliases: ClassVar[tuple[str, ...]] = ("lite_mla", "efficientvit_mit")
     paper: ClassVar[Paper] = Paper(
         "EfficientViT: Lightweight Multi-Scale Attention for High-Resolution Dense Prediction",
         "Cai et al.",
@@ -70,10 +71,6 @@ class MultiScaleLinearAttention(Refine):
 
     def __init__(self, channels: int, head_width: int = 8, scales: Sequence[int] = (5,), dims: int = 2) -> None:
         super().__init__()
-        if head_width < 1:
-            raise ValueError(f"head_width={head_width} is no width of a head: give 1 or more, such as 8.")
-        if any(scale < 1 or scale % 2 == 0 for scale in scales):
-            raise ValueError(f"scales={tuple(scales)} are not all odd: give odd sizes, such as (3, 5).")
         convolution = convolution_over(dims)
         self.channels = channels
         self.head_width = head_width
@@ -102,14 +99,15 @@ class MultiScaleLinearAttention(Refine):
         heads = map_to_tokens(levels).unflatten(2, (self.heads, 3, -1))  # (B, N, h, 3, d): a head's q, k, v together
         query, key, value = heads.permute(3, 0, 2, 1, 4)  # (B, h, N, d)
         query, key = query.relu(), key.relu()
-        context = functional.feature_read(query, key, value)  # (B, h, N, d)
 
         def attention(request: Request) -> Float[Tensor, "B H T N"]:
-            return functional.feature_weights(
-                request.pick(query, heads=1, queries=2), request.pick(key, heads=1)
+            return functional.feature_weights(request.pick(query, heads=1, queries=2), request.pick(key, heads=1)).to(
+                value.dtype
             )  # (B, H, T, N)
 
+        replaced = None
         if offering.listening():
             with offering.over_grid(spatial):
-                self.offer("attention", attention)
+                replaced = self.offer("attention", attention)
+        context = functional.feature_read(query, key, value) if replaced is None else replaced @ value  # (B, h, N, d)
         return self.norm(self.output(tokens_to_map(context.transpose(1, 2).flatten(2), spatial)))  # (B, C, *spatial)

@@ -8,10 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard import functional
-from regard.attention.arguments import require_odd
 from regard.attention.context.multi_head_self import MultiHeadSelfAttention
 from regard.attention.contract import Paper
-from regard.attention.efficient.linear import key_mask
+from regard.attention.efficient.linear import take_part
 from regard.attention.offering import MapFact, Request
 
 
@@ -55,6 +54,7 @@ class NystromAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "nystrom"
+    aliases: ClassVar[tuple[str, ...]] = ("nystromformer",)
     paper: ClassVar[Paper] = Paper(
         "Nyströmformer: A Nyström-Based Algorithm for Approximating Self-Attention", "Xiong et al.", "AAAI", 2021
     )
@@ -85,11 +85,6 @@ class NystromAttention(MultiHeadSelfAttention):
         bias: bool = True,
     ) -> None:
         super().__init__(channels, heads, bias)
-        if min(landmarks, iterations) < 1:
-            raise ValueError(
-                f"landmarks={landmarks} and iterations={iterations} are not both positive: give 1 or more."
-            )
-        require_odd(kernel_size)
         self.landmarks = landmarks
         self.iterations = iterations
         self.kernel_size = kernel_size
@@ -97,7 +92,7 @@ class NystromAttention(MultiHeadSelfAttention):
 
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N C"]:
         self.check(x)
-        part = key_mask(self, mask, x)  # (B, 1, N, 1)
+        x, part = take_part(self, x, mask)  # (B, 1, N, 1)
         if part is None:
             part = torch.ones(x.shape[0], 1, x.shape[1], 1, dtype=torch.bool, device=x.device)
         query, key, value = self.project(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, N, d)
@@ -115,9 +110,11 @@ class NystromAttention(MultiHeadSelfAttention):
         def shown(request: Request) -> Float[Tensor, "B H T m"]:
             return F.pad(request.pick(out, heads=1, queries=2), (0, missing)).to(x.dtype)
 
-        self.offer("query", shown)
-        self.offer("key", lambda request: F.pad(request.pick(into, heads=1), (0, 0, 0, missing)).to(x.dtype))
-        context = out @ (self.inverse(between) @ (into @ value.to(precise)))  # (B, h, N, d)
+        asked = self.offer("query", shown)
+        held = self.offer("key", lambda request: F.pad(request.pick(into, heads=1), (0, 0, 0, missing)).to(x.dtype))
+        left = out if asked is None else F.pad(asked, (0, -missing)).to(precise)  # (B, h, N, M)
+        right = into if held is None else F.pad(held, (0, 0, 0, -missing)).to(precise)  # (B, h, M, N)
+        context = left @ (self.inverse(between) @ (right @ value.to(precise)))  # (B, h, N, d)
         refined = context.to(x.dtype) + self.near(value)  # (B, h, N, d)
         return self.output(refined.transpose(1, 2).flatten(2))  # (B, N, C)
 

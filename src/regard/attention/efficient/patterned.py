@@ -1,6 +1,6 @@
 """Self-attention in a fixed pattern."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool
@@ -51,6 +51,7 @@ class PatternedAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "patterned"
+    aliases: ClassVar[tuple[str, ...]] = ("sparse_transformer", "sparse_attention")
     paper: ClassVar[Paper] = Paper("Generating Long Sequences with Sparse Transformers", "Child et al.", "arXiv", 2019)
     formula: ClassVar[str] = "y_t = Wo concat_h(Σ_n∈S_t softmax_n∈S_t(q_t · k_n / √d) v_n) + bo"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key"), ("key",)),)
@@ -74,10 +75,6 @@ class PatternedAttention(MultiHeadSelfAttention):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(channels, heads, bias, dropout)
-        if pattern not in get_args(Pattern):
-            raise ValueError(f"pattern={pattern!r} is none of {', '.join(get_args(Pattern))}: choose one of them.")
-        if extent < 1:
-            raise ValueError(f"extent={extent} is no length: give 1 or more.")
         self.pattern = pattern
         self.extent = extent
 

@@ -46,6 +46,7 @@ class PerformerAttention(LinearAttention):
     """
 
     name: ClassVar[str] = "performer"
+    aliases: ClassVar[tuple[str, ...]] = ("favor", "favor_plus")
     paper: ClassVar[Paper] = Paper("Rethinking Attention with Performers", "Choromanski et al.", "ICLR", 2021)
     formula: ClassVar[str] = (
         "y_t = Wo concat_h(φ(q_t)ᵀ Σ_n φ(k_n) v_nᵀ / φ(q_t)ᵀ Σ_n φ(k_n)) + bo, φ(z) = exp(ω z - |z|²/2)"
@@ -72,8 +73,6 @@ class PerformerAttention(LinearAttention):
         bias: bool = True,
     ) -> None:
         super().__init__(channels, heads, causal, bias)
-        if features < 1:
-            raise ValueError(f"features={features} estimate nothing: give 1 or more, such as 256.")
         self.orthogonal = orthogonal
         self.register_buffer("directions", torch.empty(features, channels // heads))
         self.redraw()
@@ -95,7 +94,8 @@ class PerformerAttention(LinearAttention):
     def features(
         self, query: Float[Tensor, "B h N d"], key: Float[Tensor, "B h N d"], mask: Bool[Tensor, "B 1 N 1"] | None
     ) -> tuple[Float[Tensor, "B h N m"], Float[Tensor, "B h N m"]]:
-        """`φ` of queries and keys, less factors that cancel; zero for a key that takes no part."""
+        """`φ` of queries and keys in at least single precision, less factors that cancel; zero for a key that takes no
+        part."""
         query_power, key_power = self.powers(query), self.powers(key)  # (B, h, N, m)
         if mask is not None:
             key_power = key_power.masked_fill(~mask, torch.finfo(key_power.dtype).min)
@@ -103,7 +103,7 @@ class PerformerAttention(LinearAttention):
         key_features = (key_power - key_power.detach().amax((2, 3), keepdim=True)).exp()
         if mask is not None:
             key_features = key_features.masked_fill(~mask, 0.0)
-        return query_features.to(query.dtype), key_features.to(key.dtype)
+        return query_features, key_features
 
     def powers(self, z: Float[Tensor, "B h N d"]) -> Float[Tensor, "B h N m"]:
         """`ω · z / ∜d - |z|² / 2√d`, in at least single precision, since errors of powers become factors."""

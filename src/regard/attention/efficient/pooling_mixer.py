@@ -36,6 +36,7 @@ class PoolingMixer(Refine):
     """
 
     name: ClassVar[str] = "pooling_mixer"
+    aliases: ClassVar[tuple[str, ...]] = ("poolformer", "metaformer")
     paper: ClassVar[Paper] = Paper("MetaFormer Is Actually What You Need for Vision", "Yu et al.", "CVPR", 2022)
     formula: ClassVar[str] = "y = mean over the window of x - x"
     layout = "map"
@@ -48,8 +49,6 @@ class PoolingMixer(Refine):
 
     def __init__(self, channels: int, kernel_size: int = 3) -> None:
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size={kernel_size} has no middle: give an odd number, such as 3.")
         self.channels = channels
         self.kernel_size = kernel_size
 

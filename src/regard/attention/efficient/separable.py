@@ -38,6 +38,7 @@ class SeparableSelfAttention(Refine):
     """
 
     name: ClassVar[str] = "separable"
+    aliases: ClassVar[tuple[str, ...]] = ("mobilevitv2", "separable_attention", "mobilevitv2_attention")
     paper: ClassVar[Paper] = Paper(
         "Separable Self-attention for Mobile Vision Transformers", "Mehta and Rastegari", "TMLR", 2023
     )
@@ -64,8 +65,10 @@ class SeparableSelfAttention(Refine):
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N C"]:
         self.check(x)
         self.check_mask(mask, x)
+        if mask is not None:
+            x = functional.mask_tokens(x, mask[:, None])
         weights = functional.masked_softmax(self.score(x)[:, :, 0], mask)  # (B, N)
-        self.offer("context", weights)
+        weights = self.offer("context", weights)
         context = self.key(functional.read(weights[:, None], x))  # (B, 1, C)
         return self.output(self.value(x).relu() * context)  # (B, N, C)
 

@@ -50,6 +50,7 @@ class SpatialReductionAttention(Refine):
     """
 
     name: ClassVar[str] = "spatial_reduction"
+    aliases: ClassVar[tuple[str, ...]] = ("sra", "pvt", "pyramid_vision_transformer")
     paper: ClassVar[Paper] = Paper(
         "Pyramid Vision Transformer: A Versatile Backbone for Dense Prediction without Convolutions",
         "Wang et al.",
@@ -70,8 +71,6 @@ class SpatialReductionAttention(Refine):
 
     def __init__(self, channels: int, heads: int = 1, reduction: int = 8, bias: bool = True, dims: int = 2) -> None:
         super().__init__()
-        if reduction < 1:
-            raise ValueError(f"reduction={reduction} is no side of a patch: give 1 or more.")
         convolution = convolution_over(dims)
         self.channels = channels
         self.heads = choose_heads(channels, heads)
@@ -92,16 +91,20 @@ class SpatialReductionAttention(Refine):
         patches, grid = self.patches(x) if self.reduction > 1 else (tokens, spatial)  # (B, M, C)
         query = self.query(tokens).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, h, N, d)
         key, value = self.key_value(patches).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, M, d)
-        context = functional.scaled_dot_product_attention(query, key, value)  # (B, h, N, d)
 
         def attention(request: Request) -> Float[Tensor, "B H T N"]:
             rows = request.pick(query, heads=1, queries=2)
             weights = functional.scaled_dot_product_weights(rows, request.pick(key, heads=1))  # (B, H, T, M)
             return self.share(weights, grid, spatial)
 
+        replaced = None
         if offering.listening():
             with offering.over_grid(spatial):
-                self.offer("attention", attention)
+                replaced = self.offer("attention", attention)
+        if replaced is None:
+            context = functional.scaled_dot_product_attention(query, key, value)  # (B, h, N, d)
+        else:
+            context = self.gather(replaced, grid, spatial) @ value
         refined = self.output(context.transpose(1, 2).flatten(2))  # (B, N, C)
         return tokens_to_map(refined, spatial)  # (B, C, *spatial)
 
@@ -122,3 +125,15 @@ class SpatialReductionAttention(Refine):
             ones = [1] * (len(spatial) + 2 - axis)
             shared = (shared / held.reshape(-1, *ones)).index_select(axis, patch)
         return shared.flatten(3)
+
+    def gather(
+        self, shared: Float[Tensor, "B H T N"], grid: tuple[int, ...], spatial: tuple[int, ...]
+    ) -> Float[Tensor, "B H T M"]:
+        """The inverse of `share`: the weights of patches from those of the positions that they hold."""
+        weights = shared.unflatten(3, spatial)  # (B, H, T, *spatial)
+        for axis, size in enumerate(spatial, start=3):
+            patch = torch.arange(size, device=shared.device) // self.reduction  # of each position along this axis
+            shape = list(weights.shape)
+            shape[axis] = grid[axis - 3]
+            weights = weights.new_zeros(shape).index_add(axis, patch, weights)
+        return weights.flatten(3)

@@ -41,6 +41,7 @@ class TalkingHeadsAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "talking_heads"
+    aliases: ClassVar[tuple[str, ...]] = ("talking_heads_attn",)
     paper: ClassVar[Paper] = Paper("Talking-Heads Attention", "Shazeer et al.", "arXiv", 2020)
     formula: ClassVar[str] = "y = Wo concat_i((Σ_j P_ij softmax(Σ_l L_jl q_l k_lᵀ / √d)) v_i)"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key"), ("key",)),)
@@ -61,11 +62,11 @@ class TalkingHeadsAttention(MultiHeadSelfAttention):
 
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B *T N"] | None = None) -> Float[Tensor, "B N C"]:
         self.check(x)
-        mask = self.spread_mask(mask, x)  # (B, 1, 1 or N, N)
+        x, mask = self.take_part(x, mask)  # (B, 1, 1 or N, N)
         query, key, value = self.project(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, N, d)
         scores = query * query.shape[3] ** -0.5 @ key.transpose(2, 3)  # (B, h, N, N)
         weights = functional.masked_softmax(self.mix_scores(scores), mask)  # (B, h, N, N)
-        self.offer("attention", weights)
+        weights = self.offer("attention", weights)
         mixed = self.mix_weights(weights)
         if mask is not None:
             mixed = mixed.masked_fill(~mask, 0.0)  # what a bias of the mixture gave to tokens that take no part

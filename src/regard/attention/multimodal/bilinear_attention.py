@@ -44,6 +44,7 @@ class BilinearAttention(Read):
     """
 
     name: ClassVar[str] = "bilinear_attention"
+    aliases: ClassVar[tuple[str, ...]] = ("ban", "bilinear_attention_network")
     paper: ClassVar[Paper] = Paper("Bilinear Attention Networks", "Kim et al.", "NeurIPS", 2018)
     formula: ClassVar[str] = (
         "x_t ← x_t + P_g Σ_tn A^g_tn relu(U_g x_t) · relu(V_g m_n) for g = 1..G, "
@@ -72,8 +73,6 @@ class BilinearAttention(Read):
         bias: bool = False,
     ) -> None:
         super().__init__()
-        if glimpses < 1:
-            raise ValueError(f"BilinearAttention got glimpses={glimpses}: it looks at least once.")
         self.query_width = query_width
         self.memory_width = memory_width
         self.hidden_width = K = query_width if hidden_width is None else hidden_width
@@ -96,11 +95,12 @@ class BilinearAttention(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T Q"]:
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
         asking = self.score_query(query).relu()[:, None] * self.score[:, None]  # (B, G, T, K)
         scores = asking @ self.score_memory(memory).relu().transpose(1, 2)[:, None]  # (B, G, T, N)
         pairs = None if mask is None else mask.expand(-1, query.shape[1], -1).flatten(1)[:, None]  # (B, 1, T·N)
         weights = functional.masked_softmax(scores.flatten(2), pairs).unflatten(2, scores.shape[2:])  # (B, G, T, N)
-        self.offer("attention", weights)
+        weights = self.offer("attention", weights)
         values = self.values(memory).relu().unflatten(2, (self.glimpses, -1)).transpose(1, 2)  # (B, G, N, K)
         # The attention looks at the query alone, so all glimpses read at once; only their residuals go one by one.
         reads = weights @ values  # (B, G, T, K)

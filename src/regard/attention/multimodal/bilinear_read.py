@@ -20,8 +20,6 @@ class BilinearRead(Read):
 
     def __init__(self, query_width: int, memory_width: int, glimpses: int) -> None:
         super().__init__()
-        if glimpses < 1:
-            raise ValueError(f"{type(self).__name__} got glimpses={glimpses}, expected at least 1: it looks once.")
         self.query_width = query_width
         self.memory_width = memory_width
         self.glimpses = glimpses
@@ -43,9 +41,10 @@ class BilinearRead(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T D"]:
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
         scores = self.scores(query, memory, mask)  # (B, G, T, N)
         weights = functional.masked_softmax(scores, None if mask is None else mask[:, None])  # (B, G, T, N)
-        self.offer("attention", weights)
+        weights = self.offer("attention", weights)
         return (weights @ memory[:, None]).transpose(1, 2).flatten(2)  # (B, T, G·M)
 
 

@@ -51,6 +51,7 @@ class BlockBilinearRead(BilinearRead):
     """
 
     name: ClassVar[str] = "block_bilinear"
+    aliases: ClassVar[tuple[str, ...]] = ("block",)
     paper: ClassVar[Paper] = Paper(
         "BLOCK: Bilinear Superdiagonal Fusion for Visual Question Answering and Visual Relationship Detection",
         "Ben-younes et al.",
@@ -103,7 +104,7 @@ class BlockBilinearRead(BilinearRead):
         if not self.normalize:
             return functional.low_rank_scores(asking, asked, self.score)
         fused = rooted(functional.low_rank_pairs(asking, asked), self.blocks)  # (B, T, N, K)
-        return (fused @ self.score.T).permute(0, 3, 1, 2)
+        return (fused.to(query.dtype) @ self.score.T).permute(0, 3, 1, 2)
 
 
 def part_width(joint_width: int, blocks: int) -> int:

@@ -44,6 +44,7 @@ class ParallelCoAttention(Read):
     """
 
     name: ClassVar[str] = "co_attention"
+    aliases: ClassVar[tuple[str, ...]] = ("hiecoatt", "hierarchical_co_attention")
     paper: ClassVar[Paper] = Paper(
         "Hierarchical Question-Image Co-Attention for Visual Question Answering", "Lu et al.", "NeurIPS", 2016
     )
@@ -84,6 +85,7 @@ class ParallelCoAttention(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T D"]:
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
         affinity = torch.bmm(query, self.affinity(memory).transpose(1, 2)).tanh()  # (B, T, N)
         if mask is not None:
             affinity = affinity.masked_fill(~mask, 0.0)
@@ -92,8 +94,8 @@ class ParallelCoAttention(Read):
         of_query = self.query_score((q + torch.bmm(affinity, m)).tanh())[:, :, 0]  # (B, T)
         memory_weights = functional.masked_softmax(of_memory, None if mask is None else mask.any(1))
         query_weights = functional.masked_softmax(of_query, None if mask is None else mask.any(2))
-        self.offer("memory", memory_weights)
-        self.offer("query", query_weights)
+        memory_weights = self.offer("memory", memory_weights)
+        query_weights = self.offer("query", query_weights)
         both = (functional.read(query_weights[:, None], query), functional.read(memory_weights[:, None], memory))
         context = torch.cat(both, dim=2).expand(-1, query.shape[1], -1)  # (B, T, Q + M)
         return context.contiguous() if mask is None else context.masked_fill(~mask.any(-1, keepdim=True), 0.0)

@@ -1,10 +1,11 @@
 """The co-attentional transformer layer."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from regard import functional
 from regard.attention.contract import Paper, Read
 from regard.attention.heads import MultiHead
 from regard.attention.offering import MapFact
@@ -50,6 +51,7 @@ class CoAttentionalTransformer(Read):
     """
 
     name: ClassVar[str] = "co_attentional"
+    aliases: ClassVar[tuple[str, ...]] = ("vilbert", "lxmert")
     paper: ClassVar[Paper] = Paper(
         "ViLBERT: Pretraining Task-Agnostic Visiolinguistic Representations for Vision-and-Language Tasks",
         "Lu et al.",
@@ -70,8 +72,6 @@ class CoAttentionalTransformer(Read):
         self, query_width: int, memory_width: int, heads: int = 8, expansion: int = 4, variant: Variant = "vilbert"
     ) -> None:
         super().__init__()
-        if variant not in get_args(Variant):
-            raise ValueError(f"there is no variant {variant!r}: choose 'vilbert' or 'lxmert'.")
         self.query_width = query_width
         self.memory_width = memory_width
         self.heads = heads
@@ -102,15 +102,15 @@ class CoAttentionalTransformer(Read):
     ) -> Float[Tensor, "B T D"]:
         mask = self.check(query, memory, mask)
         peers = self.check_mask(query_mask, query.shape[0], query.shape[1], query.shape[1])
-        read, weights = self.attend(query, memory, mask)  # (B, T, D)
-        self.offer("attention", weights)
+        query = functional.mask_tokens(query, peers)
+        memory = functional.mask_tokens(memory, mask)
+        read = self.attend(query, memory, mask, lambda weights: self.offer("attention", weights))  # (B, T, D)
         context = self.attend_norm(query + read)
         some = None if mask is None else mask.any(-1, keepdim=True)  # (B, #T, 1)
         if self.variant == "lxmert":
             if some is not None:  # whoever has no memory to attend to reads no peers either
                 peers = some.expand(-1, -1, query.shape[1]) if peers is None else peers & some
-            read, weights = self.among(context, context, peers)  # (B, T, D)
-            self.offer("self", weights)
+            read = self.among(context, context, peers, lambda weights: self.offer("self", weights))  # (B, T, D)
             context = self.among_norm(context + read)
         context = self.norm(context + self.feed_forward(context))
         return context if some is None else context.masked_fill(~some, 0.0)

@@ -47,6 +47,7 @@ class CompactBilinearRead(BilinearRead):
     """
 
     name: ClassVar[str] = "compact_bilinear"
+    aliases: ClassVar[tuple[str, ...]] = ("mcb",)
     paper: ClassVar[Paper] = Paper(
         "Multimodal Compact Bilinear Pooling for Visual Question Answering and Visual Grounding",
         "Fukui et al.",
@@ -91,4 +92,4 @@ class CompactBilinearRead(BilinearRead):
         fused = functional.compact_bilinear(asking[:, :, None], asked[:, None])  # (B, T, N, K)
         if self.normalize:
             fused = F.normalize(functional.signed_root(fused), dim=3, eps=1e-6)
-        return self.score(fused).permute(0, 3, 1, 2)
+        return self.score(fused.to(query.dtype)).permute(0, 3, 1, 2)

@@ -1,10 +1,11 @@
 """Directional crossmodal attention."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from regard import functional
 from regard.attention.contract import Paper, Read
 from regard.attention.heads import MultiHead
 from regard.attention.multimodal.feed_forward import feed_forward
@@ -45,6 +46,7 @@ class CrossmodalAttention(Read):
     """
 
     name: ClassVar[str] = "crossmodal"
+    aliases: ClassVar[tuple[str, ...]] = ("mult",)
     paper: ClassVar[Paper] = Paper(
         "Multimodal Transformer for Unaligned Multimodal Language Sequences", "Tsai et al.", "ACL", 2019
     )
@@ -62,8 +64,6 @@ class CrossmodalAttention(Read):
         self, query_width: int, memory_width: int, heads: int = 8, expansion: int = 4, variant: Variant = "paper"
     ) -> None:
         super().__init__()
-        if variant not in get_args(Variant):
-            raise ValueError(f"there is no variant {variant!r}: choose 'paper' or 'code'.")
         self.query_width = query_width
         self.memory_width = memory_width
         self.heads = heads
@@ -87,8 +87,8 @@ class CrossmodalAttention(Read):
     ) -> Float[Tensor, "B T D"]:
         mask = self.check(query, memory, mask)
         normal = self.query_norm(query)  # (B, T, D)
-        read, weights = self.attend(normal, self.memory_norm(memory), mask)  # (B, T, D)
-        self.offer("attention", weights)
+        memory = self.memory_norm(functional.mask_tokens(memory, mask))  # (B, N, M)
+        read = self.attend(normal, memory, mask, lambda weights: self.offer("attention", weights))  # (B, T, D)
         context = read + (query if self.variant == "code" else normal)
         normal = self.norm(context)
         context = self.feed_forward(normal) + (context if self.variant == "code" else normal)  # (B, T, D)

@@ -1,6 +1,6 @@
 """Factorized bilinear attention."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -51,6 +51,7 @@ class FactorizedBilinearRead(BilinearRead):
     """
 
     name: ClassVar[str] = "factorized_bilinear"
+    aliases: ClassVar[tuple[str, ...]] = ("mfb",)
     paper: ClassVar[Paper] = Paper(
         "Multi-modal Factorized Bilinear Pooling with Co-attention Learning for Visual Question Answering",
         "Yu et al.",
@@ -89,8 +90,6 @@ class FactorizedBilinearRead(BilinearRead):
     ) -> None:
         super().__init__(query_width, memory_width, glimpses)
         require_positive(joint_width=joint_width, factors=factors, hidden_width=hidden_width)
-        if variant not in get_args(Variant):
-            raise ValueError(f"there is no variant {variant!r}: choose 'paper' or 'code'.")
         self.joint_width = joint_width
         self.factors = factors
         self.hidden_width = hidden_width
@@ -106,7 +105,8 @@ class FactorizedBilinearRead(BilinearRead):
         parts = (self.factors, self.joint_width)
         asking, asked = self.query(query).unflatten(2, parts), self.memory(memory).unflatten(2, parts)
         if self.training and self.dropout.p:
-            pooled = self.dropout(asking[:, :, None] * asked[:, None]).sum(3)  # (B, T, N, K)
+            pairs = functional.at_least_single(asking)[:, :, None] * functional.at_least_single(asked)[:, None]
+            pooled = self.dropout(pairs).sum(3)  # (B, T, N, K)
         else:
             pooled = functional.low_rank_pairs(asking, asked)
         root = functional.signed_root(pooled)
@@ -116,4 +116,4 @@ class FactorizedBilinearRead(BilinearRead):
             fused = F.normalize(root.flatten(2), dim=2, eps=1e-6).unflatten(2, root.shape[2:])
         else:
             fused = F.normalize(root, dim=3, eps=1e-6)
-        return self.score(fused).permute(0, 3, 1, 2)
+        return self.score(fused.to(query.dtype)).permute(0, 3, 1, 2)

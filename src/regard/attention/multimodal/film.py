@@ -35,6 +35,7 @@ class FeatureWiseModulation(Merge):
     """
 
     name: ClassVar[str] = "film"
+    aliases: ClassVar[tuple[str, ...]] = ("feature_wise_linear_modulation", "film_layer")
     paper: ClassVar[Paper] = Paper(
         "FiLM: Visual Reasoning with a General Conditioning Layer", "Perez et al.", "AAAI", 2018
     )
@@ -63,8 +64,7 @@ class FeatureWiseModulation(Merge):
             ones = [1] * (x.ndim - 2)
             change, shift = change.reshape(*change.shape, *ones), shift.reshape(*shift.shape, *ones)  # (B, C, *ones)
         scale = 1 + change if self.residual else change
-        self.offer("scale", scale.expand_as(x))
-        return scale * x + shift
+        return self.offer("scale", scale.expand_as(x)) * x + shift
 
     def check(self, *inputs: Tensor) -> None:
         """Refuse a map of another channel count, and a condition that fits neither it nor its positions."""
@@ -78,3 +78,4 @@ class FeatureWiseModulation(Merge):
                 f"(batch, {self.channels}, *spatial) and (batch, {self.condition_width}), or the latter with *spatial",
                 "build it with the channel count of the map and the width of the condition",
             )
+        self.require_positions(x)

@@ -5,6 +5,7 @@ from typing import ClassVar
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from regard import functional
 from regard.attention.contract import Paper, Read
 from regard.attention.heads import MultiHead
 from regard.attention.multimodal.feed_forward import feed_forward
@@ -47,6 +48,7 @@ class GuidedAttention(Read):
     """
 
     name: ClassVar[str] = "guided"
+    aliases: ClassVar[tuple[str, ...]] = ("mcan",)
     paper: ClassVar[Paper] = Paper(
         "Deep Modular Co-Attention Networks for Visual Question Answering", "Yu et al.", "CVPR", 2019
     )
@@ -92,15 +94,15 @@ class GuidedAttention(Read):
     ) -> Float[Tensor, "B T D"]:
         mask = self.check(query, memory, mask)
         peers = self.check_mask(query_mask, query.shape[0], query.shape[1], query.shape[1])
+        query = functional.mask_tokens(query, peers)
         if mask is not None:  # whoever has no memory to attend to reads no peers either
             some = mask.any(-1, keepdim=True)  # (B, #T, 1)
             peers = some.expand(-1, -1, query.shape[1]) if peers is None else peers & some
         first, second, third = self.norms
-        read, weights = self.among(query, query, peers)  # (B, T, D)
-        self.offer("self", weights)
+        memory = functional.mask_tokens(memory, mask)
+        read = self.among(query, query, peers, lambda weights: self.offer("self", weights))  # (B, T, D)
         context = first(query + self.dropout(read))
-        read, weights = self.guide(context, memory, mask)  # (B, T, D)
-        self.offer("guided", weights)
+        read = self.guide(context, memory, mask, lambda weights: self.offer("guided", weights))  # (B, T, D)
         context = second(context + self.dropout(read))
         context = third(context + self.dropout(self.feed_forward(context)))
         return context if mask is None else context.masked_fill(~mask.any(-1, keepdim=True), 0.0)

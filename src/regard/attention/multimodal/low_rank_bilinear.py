@@ -42,6 +42,7 @@ class LowRankBilinearRead(BilinearRead):
     """
 
     name: ClassVar[str] = "low_rank_bilinear"
+    aliases: ClassVar[tuple[str, ...]] = ("mlb",)
     paper: ClassVar[Paper] = Paper("Hadamard Product for Low-rank Bilinear Pooling", "Kim et al.", "ICLR", 2017)
     formula: ClassVar[str] = "c_t = concat_g Σ_n softmax_n(p_gᵀ (tanh(U q_t) ∘ tanh(V m_n))) m_n"
     parameter_count: ClassVar[str] = "(Q + M + G)*K"

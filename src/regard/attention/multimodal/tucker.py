@@ -48,6 +48,7 @@ class TuckerRead(BilinearRead):
     """
 
     name: ClassVar[str] = "tucker"
+    aliases: ClassVar[tuple[str, ...]] = ("mutan",)
     paper: ClassVar[Paper] = Paper(
         "MUTAN: Multimodal Tucker Fusion for Visual Question Answering", "Ben-younes et al.", "ICCV", 2017
     )
@@ -96,5 +97,5 @@ class TuckerRead(BilinearRead):
         asked = self.memory_core(self.memory(self.dropout(memory)).tanh()).unflatten(2, parts)  # (B, N, R, K)
         if self.training and self.dropout.p:
             fused = self.dropout(functional.low_rank_pairs(asking, asked))  # (B, T, N, K)
-            return (fused @ self.score.T).permute(0, 3, 1, 2)
+            return (fused.to(query.dtype) @ self.score.T).permute(0, 3, 1, 2)
         return functional.low_rank_scores(asking, asked, self.score)

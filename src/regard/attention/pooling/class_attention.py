@@ -44,6 +44,7 @@ class ClassAttention(Read):
     """
 
     name: ClassVar[str] = "class_attention"
+    aliases: ClassVar[tuple[str, ...]] = ("cait", "class_attn")
     paper: ClassVar[Paper] = Paper("Going deeper with Image Transformers", "Touvron et al.", "ICCV", 2021)
     formula: ClassVar[str] = "c = W_o concat_i Σ_n softmax_n((W_q^i x)ᵀ W_k^i z_n / √d) W_v^i z_n + b_o with z = [m; x]"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key")),)
@@ -89,11 +90,12 @@ class ClassAttention(Read):
         query = self.token.expand(memory.shape[0], -1, -1) if query is None and self.token is not None else query
         assert query is not None
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
         token = self.embed(query)  # (B, T, D)
         q, own_key, own_value = (self.split(layer(token)) for layer in (self.query, self.key, self.value))
         k, v = self.split(self.key(memory)), self.split(self.value(memory))  # (B, h, N, d)
         weights, own = functional.own_token_weights(q, k, own_key, None if mask is None else mask[:, None])
-        self.offer("attention", weights)
+        weights = self.offer("attention", weights)
         read = weights @ v + own * own_value  # (B, h, T, d)
         context = self.output(read.transpose(1, 2).flatten(2))  # (B, T, D)
         return context if mask is None else context.masked_fill(~mask.any(-1, keepdim=True), 0.0)

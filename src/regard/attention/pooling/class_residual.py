@@ -50,6 +50,7 @@ class ClassResidualPooling(Read):
     """
 
     name: ClassVar[str] = "class_residual"
+    aliases: ClassVar[tuple[str, ...]] = ("csra",)
     paper: ClassVar[Paper] = Paper(
         "Residual Attention: A Simple but Effective Method for Multi-Label Recognition", "Zhu, Wu", "ICCV", 2021
     )
@@ -73,10 +74,6 @@ class ClassResidualPooling(Read):
         normalized: bool = False,
     ) -> None:
         super().__init__()
-        if classes < 1:
-            raise ValueError(f"ClassResidualPooling got classes={classes}: give the number of labels.")
-        if not temperatures or min(temperatures) <= 0:
-            raise ValueError(f"temperatures={temperatures}: give one positive number a head, math.inf for the highest.")
         self.query_width = 0 if query_width is None else query_width
         self.memory_width = memory_width
         self.classes = classes
@@ -100,6 +97,8 @@ class ClassResidualPooling(Read):
         if query is None:
             query = memory.new_empty(memory.shape[0], 1, self.query_width)
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
+        T = query.shape[1]
         weight = F.normalize(self.weight, dim=-1) if self.normalized else self.weight
         scores = F.linear(memory, weight.flatten(0, 1))  # (B, N, H·K)
         mean = functional.masked_mean(scores, mask).unflatten(2, (self.heads, -1))  # (B, #T, H, K)
@@ -108,9 +107,13 @@ class ClassResidualPooling(Read):
         weights = torch.stack(
             [self.weigh(y, tau, part) for y, tau in zip(scores.unbind(2), self.temperatures, strict=True)], dim=2
         )  # (B, #T, H, K, N)
-        self.offer("attention", weights.expand(-1, query.shape[1], -1, -1, -1))
-        logits = (mean + self.residual * (weights * scores).sum(-1)).sum(2)  # (B, #T, K)
-        return logits.expand(-1, query.shape[1], -1).contiguous()  # (B, T, K)
+        # Read once for all queries, unless others give each of them weights of its own.
+        replaced = self.offer(
+            "attention", lambda request: request.pick(weights.expand(-1, T, -1, -1, -1), heads=2, queries=1)
+        )
+        read = ((weights if replaced is None else replaced) * scores).sum(-1)  # (B, #T, H, K)
+        logits = (mean + self.residual * read).sum(2)  # (B, #T, K)
+        return logits.expand(-1, T, -1).contiguous()  # (B, T, K)
 
     def weigh(
         self, scores: Float[Tensor, "B 1 K N"], temperature: float, mask: Bool[Tensor, "B #T 1 N"] | None

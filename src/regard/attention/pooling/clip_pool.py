@@ -50,6 +50,7 @@ class CLIPAttentionPooling(Read):
     """
 
     name: ClassVar[str] = "clip_pool"
+    aliases: ClassVar[tuple[str, ...]] = ("attention_pool_2d", "clip_attention_pool")
     paper: ClassVar[Paper] = Paper(
         "Learning Transferable Visual Models From Natural Language Supervision", "Radford et al.", "ICML", 2021
     )
@@ -99,17 +100,22 @@ class CLIPAttentionPooling(Read):
         if query is None:
             query = memory.new_empty(memory.shape[0], 1, self.query_width)
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
+        T = query.shape[1]
         mean = functional.masked_mean(memory, mask) + self.mean_embedding  # (B, #T, C)
         tokens = memory + self.embed(memory.shape[1], grid)  # (B, N, C)
         q, own_key, own_value = (self.split(layer(mean)) for layer in (self.query, self.key, self.value))
         k, v = self.split(self.key(tokens)), self.split(self.value(tokens))  # (B, h, N, d)
         weights, own = functional.own_token_weights(q, k, own_key, None if mask is None else mask[:, None])
-        self.offer("attention", weights.expand(-1, -1, query.shape[1], -1))
-        read = weights @ v + own * own_value  # (B, h, #T, d)
+        # Read once for all queries, unless others give each of them weights of its own.
+        replaced = self.offer(
+            "attention", lambda request: request.pick(weights.expand(-1, -1, T, -1), heads=1, queries=2)
+        )
+        read = (weights if replaced is None else replaced) @ v + own * own_value  # (B, h, #T, d)
         context = self.output(read.transpose(1, 2).flatten(2))  # (B, #T, D)
         if mask is not None:
             context = context.masked_fill(~mask.any(-1, keepdim=True), 0.0)
-        return context.expand(-1, query.shape[1], -1).contiguous()  # (B, T, D)
+        return context.expand(-1, T, -1).contiguous()  # (B, T, D)
 
     def embed(self, count: int, grid: tuple[int, int] | None) -> Float[Tensor, "N C"]:
         """The position vectors of a memory of so many cells."""

@@ -40,6 +40,7 @@ class GatedInstancePooling(Read):
     """
 
     name: ClassVar[str] = "gated_instance"
+    aliases: ClassVar[tuple[str, ...]] = ("abmil", "attention_mil", "gated_abmil")
     paper: ClassVar[Paper] = Paper("Attention-based Deep Multiple Instance Learning", "Ilse et al.", "ICML", 2018)
     formula: ClassVar[str] = "c = Σ_n softmax_n(wᵀ (tanh(V m_n) · sigmoid(U m_n))) m_n"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "query", "key"), ("key",)),)
@@ -81,6 +82,8 @@ class GatedInstancePooling(Read):
         if query is None:
             query = memory.new_empty(memory.shape[0], 1, self.query_width)
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
+        T = query.shape[1]
         hidden = self.hidden(memory).tanh()  # (B, N, L)
         if self.gate is not None:
             hidden = hidden * self.gate(memory).sigmoid()
@@ -88,6 +91,7 @@ class GatedInstancePooling(Read):
         if mask is not None:
             scores = scores.expand(-1, mask.shape[1], -1)  # (B, #T, N)
         weights = functional.masked_softmax(scores, mask)  # (B, #T, N)
-        self.offer("attention", weights.expand(-1, query.shape[1], -1))
-        context = functional.read(weights, memory)  # (B, #T, M)
-        return context.expand(-1, query.shape[1], -1).contiguous()  # (B, T, M)
+        # Read once for all queries, unless others give each of them weights of its own.
+        replaced = self.offer("attention", lambda request: request.pick(weights.expand(-1, T, -1), queries=1))
+        context = functional.read(weights if replaced is None else replaced, memory)  # (B, #T, M)
+        return context.expand(-1, T, -1).contiguous()  # (B, T, M)

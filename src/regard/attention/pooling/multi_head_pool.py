@@ -48,6 +48,7 @@ class MultiHeadAttentionPooling(Read):
     """
 
     name: ClassVar[str] = "multi_head_pool"
+    aliases: ClassVar[tuple[str, ...]] = ("pma", "attention_pool_latent")
     paper: ClassVar[Paper] = Paper("Scaling Vision Transformers", "Zhai et al.", "CVPR", 2022)
     formula: ClassVar[str] = (
         "c = z + mlp(norm(z)) with z = W_o concat_i Σ_n softmax_n((W_q^i p)ᵀ W_k^i m_n / √d) W_v^i m_n"
@@ -69,13 +70,11 @@ class MultiHeadAttentionPooling(Read):
         mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
-        if seeds < 1:
-            raise ValueError(f"MultiHeadAttentionPooling got seeds={seeds}: it reads by one seed at least.")
         self.query_width = 0 if query_width is None else query_width
         self.memory_width = memory_width
         self.heads = choose_heads(memory_width, heads)
         self.seeds = seeds
-        self.hidden_width = int(memory_width * mlp_ratio)
+        self.hidden_width = max(1, int(memory_width * mlp_ratio))
         self.seed = nn.Parameter(torch.empty(seeds, memory_width))
         nn.init.trunc_normal_(self.seed, std=memory_width**-0.5)
         self.query = nn.Linear(memory_width, memory_width)
@@ -106,6 +105,7 @@ class MultiHeadAttentionPooling(Read):
         if query is None:
             query = memory.new_empty(memory.shape[0], self.seeds, self.query_width)
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
         T = query.shape[1]
         if self.seeds not in (1, T):
             raise self.refuse(f"{T} queries", f"{self.seeds}", "give one a seed, or None")
@@ -120,8 +120,9 @@ class MultiHeadAttentionPooling(Read):
             every = request.pick(q.expand(-1, -1, T, -1), heads=1, queries=2)
             return functional.scaled_dot_product_weights(every, request.pick(k, heads=1), part)  # (B, h, T, N)
 
-        self.offer("attention", weights)
-        read = functional.scaled_dot_product_attention(q, k, v, heads)  # (B, h, R, d)
+        replaced = self.offer("attention", weights)
+        read = replaced @ v if replaced is not None else functional.scaled_dot_product_attention(q, k, v, heads)
+        # (B, h, R, d), or one for each query if others give it weights of its own
         context = self.output(read.transpose(1, 2).flatten(2))  # (B, R, D)
         if self.mlp is not None:
             context = context + self.mlp(context)

@@ -41,6 +41,7 @@ class SpatialSoftmaxPooling(Read):
     """
 
     name: ClassVar[str] = "softmax_pool"
+    aliases: ClassVar[tuple[str, ...]] = ("structured_self_attention", "self_attentive_pooling")
     paper: ClassVar[Paper] = Paper("A Structured Self-attentive Sentence Embedding", "Lin et al.", "ICLR", 2017)
     formula: ClassVar[str] = "c = Σ_n softmax_n(wᵀ tanh(W m_n)) m_n"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "query", "key"), ("key",)),)
@@ -70,10 +71,13 @@ class SpatialSoftmaxPooling(Read):
         if query is None:
             query = memory.new_empty(memory.shape[0], 1, self.query_width)
         mask = self.check(query, memory, mask)
+        memory = functional.mask_tokens(memory, mask)
+        T = query.shape[1]
         scores = self.vector(self.hidden(memory).tanh()).transpose(1, 2)  # (B, 1, N)
         if mask is not None:
             scores = scores.expand(-1, mask.shape[1], -1)  # (B, #T, N)
         weights = functional.masked_softmax(scores, mask)  # (B, #T, N)
-        self.offer("attention", weights.expand(-1, query.shape[1], -1))
-        context = functional.read(weights, memory)  # (B, #T, Dm)
-        return context.expand(-1, query.shape[1], -1).contiguous()  # (B, T, Dm)
+        # Read once for all queries, unless others give each of them weights of its own.
+        replaced = self.offer("attention", lambda request: request.pick(weights.expand(-1, T, -1), queries=1))
+        context = functional.read(weights if replaced is None else replaced, memory)  # (B, #T, Dm)
+        return context.expand(-1, T, -1).contiguous()  # (B, T, Dm)

@@ -48,6 +48,7 @@ class AttentionProposal(Select):
     """
 
     name: ClassVar[str] = "attention_proposal"
+    aliases: ClassVar[tuple[str, ...]] = ("ra_cnn", "apn")
     paper: ClassVar[Paper] = Paper(
         "Look Closer to See Better: Recurrent Attention Convolutional Neural Network for Fine-grained Image "
         "Recognition",
@@ -70,8 +71,6 @@ class AttentionProposal(Select):
         sharpness: float = 10.0,
     ) -> None:
         super().__init__()
-        if sharpness <= 0:
-            raise ValueError(f"AttentionProposal got sharpness={sharpness}, expected a positive number: 10 is usual.")
         self.channels = channels
         self.size = (size, size) if isinstance(size, int) else size
         self.hidden_channels = hidden_channels
@@ -93,7 +92,7 @@ class AttentionProposal(Select):
         rows, columns = x.shape[2:]
         centre_x, centre_y, half = shares[:, 0] * columns, shares[:, 1] * rows, shares[:, 2] * (max(rows, columns) / 2)
         mask = self.boxcar(centre_y, half, rows)[:, :, None] * self.boxcar(centre_x, half, columns)[:, None]
-        self.offer("mask", mask)  # (B, H, W)
+        mask = self.offer("mask", mask)  # (B, H, W)
         reach = torch.stack((half * (2 / columns), half * (2 / rows)), 1)  # (B, 2)
         transform = functional.box_transform(2 * shares[:, :2] - 1, reach)  # (B, 2, 3)
         height, width = self.size or (rows, columns)

@@ -47,11 +47,19 @@ class DrawRead(Select):
     """
 
     name: ClassVar[str] = "draw_read"
+    aliases: ClassVar[tuple[str, ...]] = ("draw",)
     paper: ClassVar[Paper] = Paper(
         "DRAW: A Recurrent Neural Network For Image Generation", "Gregor et al.", "ICML", 2015
     )
     formula: ClassVar[str] = "y = γ Fy x Fxᵀ with F_ia = exp(-(a - μ_i)² / 2σ²) / Z_i, μ_i = g + (i - n/2 - 0.5) δ"
-    maps: ClassVar[tuple[MapFact, ...]] = (MapFact("footprint", ("batch", "height", "width"), ("height", "width")),)
+    maps: ClassVar[tuple[MapFact, ...]] = (
+        MapFact(
+            "footprint",
+            ("batch", "height", "width"),
+            ("height", "width"),
+            fixed="the mean of the filters, which stay as they are",
+        ),
+    )
     growth: ClassVar[str] = "N"
     parameter_count: ClassVar[str] = "5*C + 5"
     letters: ClassVar[dict[str, str]] = {"C": "channels"}
@@ -59,8 +67,6 @@ class DrawRead(Select):
 
     def __init__(self, channels: int, size: int = 12) -> None:
         super().__init__()
-        if size < 2:
-            raise ValueError(f"DrawRead got size={size}, expected at least 2: one filter has no stride.")
         self.channels = channels
         self.size = size
         self.regress = nn.Linear(channels, 5)

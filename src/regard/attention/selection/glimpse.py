@@ -50,9 +50,12 @@ class GlimpseSensor(Select):
     """
 
     name: ClassVar[str] = "glimpse"
+    aliases: ClassVar[tuple[str, ...]] = ("ram", "recurrent_attention_model")
     paper: ClassVar[Paper] = Paper("Recurrent Models of Visual Attention", "Mnih et al.", "NeurIPS", 2014)
     formula: ClassVar[str] = "ρ_k = s·2ᵏ cells around l, resized to s by s, with l ~ N(W mean(x) + b, σ²)"
-    maps: ClassVar[tuple[MapFact, ...]] = (MapFact("footprint", ("batch", "patch", "height", "width")),)
+    maps: ClassVar[tuple[MapFact, ...]] = (
+        MapFact("footprint", ("batch", "patch", "height", "width"), fixed="it follows from where the glimpse is taken"),
+    )
     growth: ClassVar[str] = "N"
     parameter_count: ClassVar[str] = "2*C + 2"
     letters: ClassVar[dict[str, str]] = {"C": "channels"}
@@ -60,11 +63,6 @@ class GlimpseSensor(Select):
 
     def __init__(self, channels: int, size: int = 12, patches: int = 3, standard_deviation: float = 0.11) -> None:
         super().__init__()
-        if size < 1 or patches < 1 or standard_deviation <= 0:
-            raise ValueError(
-                f"GlimpseSensor got size={size}, patches={patches} and standard_deviation={standard_deviation}, "
-                "expected positive numbers: give at least one patch of one cell, and a spread of the location."
-            )
         self.channels = channels
         self.size = size
         self.patches = patches

@@ -49,6 +49,7 @@ class GumbelSelection(Select):
     """
 
     name: ClassVar[str] = "gumbel_selection"
+    aliases: ClassVar[tuple[str, ...]] = ("gumbel_softmax",)
     paper: ClassVar[Paper] = Paper(
         "Categorical Reparameterization with Gumbel-Softmax", "Jang, Gu, Poole", "ICLR", 2017
     )
@@ -77,11 +78,6 @@ class GumbelSelection(Select):
         self.channels = channels
         self.rows, self.columns = (grid, grid) if isinstance(grid, int) else grid
         self.size = (size, size) if isinstance(size, int) else size
-        if min(self.rows, self.columns, *(self.size or ())) < 1 or temperature <= 0:
-            raise ValueError(
-                f"GumbelSelection got grid={grid}, size={size} and temperature={temperature}, "
-                "expected positive numbers: give at least one region of one cell, and a temperature above zero."
-            )
         self.temperature = temperature
         self.straight_through = straight_through
         self.score = nn.Linear(channels, 1, bias=False)  # a softmax does not see a bias
@@ -91,6 +87,10 @@ class GumbelSelection(Select):
         regions = self.cut(x)  # (B, N, C, h, w)
         precise = torch.promote_types(x.dtype, torch.float32)
         scores = self.score(regions.mean((3, 4)))[..., 0].to(precise)  # (B, N): the mean of scores is that of the mean
+        own = scores
+        replaced = self.offer("attention", lambda _: own.softmax(1).unflatten(1, (self.rows, self.columns)))
+        if replaced is not None:  # what is chosen follows from what takes their place
+            scores = replaced.to(precise).flatten(1).clamp_min(torch.finfo(precise).tiny).log()
         perturbed = scores - functional.standard_exponential(scores).log() if self.training else scores
         index = perturbed.argmax(1)  # (B,)
         choice = F.one_hot(index, scores.shape[1]).to(precise)  # (B, N)
@@ -101,8 +101,7 @@ class GumbelSelection(Select):
             if self.straight_through:
                 log_probability = scores.log_softmax(1).gather(1, index[:, None]).to(x.dtype)  # (B, 1)
         choice = choice.to(x.dtype)
-        self.offer("attention", lambda _: scores.softmax(1).unflatten(1, (self.rows, self.columns)))
-        self.offer("choice", choice.unflatten(1, (self.rows, self.columns)))
+        choice = self.offer("choice", choice.unflatten(1, (self.rows, self.columns))).flatten(1)
         chosen = functional.read(choice[:, None], regions.flatten(2))  # (B, 1, C·h·w)
         transform = choice @ self.boxes(choice).flatten(1)  # (B, 6)
         return Selection(chosen.unflatten(2, regions.shape[2:]), transform.unflatten(1, (1, 2, 3)), log_probability)

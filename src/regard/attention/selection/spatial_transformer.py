@@ -45,9 +45,12 @@ class SpatialTransformer(Select):
     """
 
     name: ClassVar[str] = "spatial_transformer"
+    aliases: ClassVar[tuple[str, ...]] = ("stn", "spatial_transformer_network")
     paper: ClassVar[Paper] = Paper("Spatial Transformer Networks", "Jaderberg et al.", "NeurIPS", 2015)
     formula: ClassVar[str] = "y = bilinear sample of x on the affine grid θ(x)"
-    maps: ClassVar[tuple[MapFact, ...]] = (MapFact("footprint", ("batch", "height", "width")),)
+    maps: ClassVar[tuple[MapFact, ...]] = (
+        MapFact("footprint", ("batch", "height", "width"), fixed="it follows from where the map is sampled"),
+    )
     growth: ClassVar[str] = "N"
     parameter_count: ClassVar[str] = "9*C*d + 25*d*d + 9*d + 6"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}

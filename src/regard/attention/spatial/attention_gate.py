@@ -1,6 +1,6 @@
 """The attention gate of Attention U-Net."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -48,6 +48,7 @@ class AttentionGate(Merge):
     """
 
     name: ClassVar[str] = "attention_gate"
+    aliases: ClassVar[tuple[str, ...]] = ("attention_unet", "grid_attention_block", "attention_gated_skip")
     paper: ClassVar[Paper] = Paper(
         "Attention U-Net: Learning Where to Look for the Pancreas", "Oktay et al.", "MIDL", 2018
     )
@@ -71,8 +72,6 @@ class AttentionGate(Merge):
         variant: Variant = "paper",
     ) -> None:
         super().__init__()
-        if variant not in get_args(Variant):
-            raise ValueError(f"variant={variant!r} is none of {', '.join(get_args(Variant))}: choose one of them.")
         self.channels = channels
         self.gating_channels = gating_channels
         self.gating_width = channels if gating_channels is None else gating_channels
@@ -102,6 +101,8 @@ class AttentionGate(Merge):
                 f"(batch, {self.channels}, *spatial) and (batch, {self.gating_channels}, *sizes)",
                 "build it with the channel counts of both, and give maps of one to three spatial axes",
             )
+        self.require_positions(x)
+        self.require_positions(gating)
 
     def forward(
         self, x: Float[Tensor, "B C *spatial"], gating: Float[Tensor, "B Cg *sizes"]
@@ -117,8 +118,7 @@ class AttentionGate(Merge):
         gate = self.score(hidden.relu()).sigmoid().unflatten(2, gating.shape[2:])  # (B, 1, *sizes or *spatial)
         if resize and self.variant == "paper":
             gate = self.interpolate(gate, x)  # (B, 1, *spatial)
-        self.offer("spatial", gate[:, 0])
-        return x * gate  # (B, C, *spatial)
+        return x * self.offer("spatial", gate[:, 0])[:, None]  # (B, C, *spatial)
 
     @staticmethod
     def interpolate(coarse: Float[Tensor, "B c *sizes"], x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B c ..."]:

@@ -39,6 +39,7 @@ class LargeKernelAttention(Refine):
     """
 
     name: ClassVar[str] = "large_kernel"
+    aliases: ClassVar[tuple[str, ...]] = ("lka", "van")
     paper: ClassVar[Paper] = Paper("Visual Attention Network", "Guo et al.", "Computational Visual Media", 2023)
     formula: ClassVar[str] = "y = x · conv_1(dw_7(dw_5(x))), dw_7 with dilation 3"
     layout = "map"
@@ -54,13 +55,11 @@ class LargeKernelAttention(Refine):
     def __init__(self, channels: int, kernel_size: int = 21, dilation: int = 3, dims: int = 2) -> None:
         super().__init__()
         Convolution = convolution_over(dims)
-        if dilation < 1:
-            raise ValueError(f"dilation={dilation} is less than one: give a positive number, such as 3.")
         self.channels = channels
         self.near_size = 2 * dilation - 1
         self.far_size = -(-kernel_size // dilation)
         self.spatial_ranks = (dims,)  # pyright: ignore[reportAttributeAccessIssue]
-        if self.far_size < 1 or self.far_size % 2 == 0:
+        if self.far_size % 2 == 0:
             raise ValueError(
                 f"kernel_size={kernel_size} in steps of dilation={dilation} is a kernel of size {self.far_size}, "
                 "which has no middle: give sizes whose quotient, rounded up, is odd, such as 21 and 3."
@@ -79,5 +78,5 @@ class LargeKernelAttention(Refine):
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self.check(x)
         attention = self.mix(self.far(self.near(x)))  # (B, C, *spatial)
-        self.offer("attention", attention)
+        attention = self.offer("attention", attention)
         return x * attention  # (B, C, *spatial)

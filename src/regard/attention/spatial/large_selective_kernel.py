@@ -42,6 +42,7 @@ class LargeSelectiveKernel(Refine):
     """
 
     name: ClassVar[str] = "large_selective_kernel"
+    aliases: ClassVar[tuple[str, ...]] = ("lsk", "lsknet")
     paper: ClassVar[Paper] = Paper(
         "Large Selective Kernel Network for Remote Sensing Object Detection", "Li et al.", "ICCV", 2023
     )
@@ -80,6 +81,6 @@ class LargeSelectiveKernel(Refine):
         mean = (one.mean(1) + two.mean(1)) / 2  # (B, H, W)
         peak = torch.maximum(one.amax(1), two.amax(1))  # (B, H, W)
         weights = self.select(torch.stack((mean, peak), 1)).sigmoid()  # (B, 2, H, W)
-        self.offer("branch", weights)
+        weights = self.offer("branch", weights)
         selected = torch.addcmul(one * weights[:, :1], two, weights[:, 1:])  # (B, d, H, W)
         return x * self.excite(selected)  # (B, C, H, W)

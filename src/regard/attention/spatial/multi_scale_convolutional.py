@@ -5,7 +5,6 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.attention.arguments import require_odd
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import MapFact
 
@@ -39,6 +38,7 @@ class MultiScaleConvolutionalAttention(Refine):
     """
 
     name: ClassVar[str] = "multi_scale_convolutional"
+    aliases: ClassVar[tuple[str, ...]] = ("msca", "segnext")
     paper: ClassVar[Paper] = Paper(
         "SegNeXt: Rethinking Convolutional Attention Design for Semantic Segmentation", "Guo et al.", "NeurIPS", 2022
     )
@@ -55,8 +55,6 @@ class MultiScaleConvolutionalAttention(Refine):
 
     def __init__(self, channels: int, kernel_size: int = 5, strip_sizes: tuple[int, ...] = (7, 11, 21)) -> None:
         super().__init__()
-        for size in (kernel_size, *strip_sizes):
-            require_odd(size)
         self.channels = channels
         self.near = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
         self.strips = nn.ModuleList(
@@ -75,5 +73,5 @@ class MultiScaleConvolutionalAttention(Refine):
         for strip in self.strips:
             scales = scales + strip(near)
         attention = self.mix(scales)  # (B, C, H, W)
-        self.offer("attention", attention)
+        attention = self.offer("attention", attention)
         return x * attention  # (B, C, H, W)

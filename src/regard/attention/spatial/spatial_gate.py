@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard import functional
-from regard.attention.arguments import convolution_over, require_odd
+from regard.attention.arguments import convolution_over
 from regard.attention.contract import Paper, Refine
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import SPATIAL, MapFact
@@ -40,6 +40,7 @@ class SpatialGate(Refine):
     """
 
     name: ClassVar[str] = "spatial_gate"
+    aliases: ClassVar[tuple[str, ...]] = ("cbam_spatial", "spatial_attention_module")
     paper: ClassVar[Paper] = Paper("CBAM: Convolutional Block Attention Module", "Woo et al.", "ECCV", 2018)
     formula: ClassVar[str] = "y = x · sigmoid(norm(conv_k([max_c(x); mean_c(x)])))"
     layout = "map"
@@ -57,7 +58,6 @@ class SpatialGate(Refine):
 
     def __init__(self, channels: int, kernel_size: int = 7, dims: int = 2, norm: bool = True) -> None:
         super().__init__()
-        require_odd(kernel_size)
         self.channels = channels
         self.kernel_size = kernel_size
         self.spatial_ranks = (dims,)  # pyright: ignore[reportAttributeAccessIssue]
@@ -67,5 +67,4 @@ class SpatialGate(Refine):
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self.check(x)
         gate = self.norm(self.convolution(functional.peak_and_mean(x, 1))).sigmoid()  # (B, 1, *spatial)
-        self.offer("spatial", gate[:, 0])
-        return x * gate  # (B, C, *spatial)
+        return x * self.offer("spatial", gate[:, 0])[:, None]  # (B, C, *spatial)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from regard import functional
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import SPATIAL, MapFact
+from regard.functional.precision import at_least_single
 
 
 class SpatialGroupEnhance(Refine):
@@ -41,6 +42,7 @@ class SpatialGroupEnhance(Refine):
     """
 
     name: ClassVar[str] = "spatial_group"
+    aliases: ClassVar[tuple[str, ...]] = ("sge",)
     paper: ClassVar[Paper] = Paper(
         "Spatial Group-wise Enhance: Improving Semantic Feature Learning in Convolutional Networks",
         "Li et al.",
@@ -72,12 +74,12 @@ class SpatialGroupEnhance(Refine):
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self.check(x)
         grouped = x.flatten(2).unflatten(1, (self.groups, -1))  # (B, G, C/G, N)
-        likeness = (grouped.mean(3)[:, :, None] @ grouped)[:, :, 0]  # (B, G, N)
+        likeness = at_least_single((grouped.mean(3)[:, :, None] @ grouped)[:, :, 0])  # (B, G, N)
         centred = likeness - likeness.mean(2, keepdim=True)  # (B, G, N)
         freedom = max(centred.shape[2] - 1, 1) if self.unbiased else centred.shape[2]
         # Of a norm, the gradient at zero is zero: a map of one position, or of equal ones, has no deviation.
         deviation = centred.norm(dim=2, keepdim=True) / freedom**0.5  # (B, G, 1)
         gate = (self.weight * centred / (deviation + self.eps) + self.bias).sigmoid()  # (B, G, N)
-        gate = gate.unflatten(2, x.shape[2:])  # (B, G, *spatial)
-        self.offer("spatial", gate)
+        gate = gate.to(x.dtype).unflatten(2, x.shape[2:])  # (B, G, *spatial)
+        gate = self.offer("spatial", gate)
         return (x.unflatten(1, (self.groups, -1)) * gate[:, :, None]).flatten(1, 2)  # (B, C, *spatial)

@@ -34,6 +34,7 @@ class SpatialSqueezeExcitation(Refine):
     """
 
     name: ClassVar[str] = "spatial_squeeze"
+    aliases: ClassVar[tuple[str, ...]] = ("sse", "spatial_se")
     paper: ClassVar[Paper] = Paper(
         "Concurrent Spatial and Channel Squeeze & Excitation in Fully Convolutional Networks",
         "Roy et al.",
@@ -47,7 +48,7 @@ class SpatialSqueezeExcitation(Refine):
     parameter_count: ClassVar[str] = "C + 1"
     letters: ClassVar[dict[str, str]] = {"C": "channels"}
     deviations: ClassVar[tuple[str, ...]] = ("bias=False: a score without bias, as the paper's equation is written",)
-    placement: ClassVar[str] = "after every encoder and decoder block of a segmentation network"
+    placement: ClassVar[str] = "after every stage of the encoder and every decoder block of a segmentation network"
     place = "stage"
 
     def __init__(self, channels: int, bias: bool = True) -> None:
@@ -59,5 +60,5 @@ class SpatialSqueezeExcitation(Refine):
         self.check(x)
         bias = x.new_zeros(1) if self.score.bias is None else self.score.bias
         gate = functional.position_scores(x, self.score.weight, bias).sigmoid()  # (B, *spatial)
-        self.offer("spatial", gate)
+        gate = self.offer("spatial", gate)
         return x * gate[:, None]  # (B, C, *spatial)

@@ -1,6 +1,6 @@
 """Attention along one axis after the other."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,9 @@ from regard.attention import offering
 from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import MapFact, Request
-from regard.attention.window.groups import over_map
+from regard.attention.window.groups import over_map, read_over_map
+
+Combine = Literal["compose", "sum"]
 
 
 class AxialAttention(Refine):
@@ -64,10 +66,10 @@ class AxialAttention(Refine):
     placement: ClassVar[str] = "in every block of a transformer of maps, after a normalisation and inside a residual"
     place = "branch"
 
-    def __init__(self, channels: int, heads: int | None = None, combine: str = "compose", bias: bool = False) -> None:
+    def __init__(
+        self, channels: int, heads: int | None = None, combine: Combine = "compose", bias: bool = False
+    ) -> None:
         super().__init__()
-        if combine not in ("compose", "sum"):
-            raise ValueError(f"combine={combine!r} is none of compose, sum: choose one of them.")
         self.channels = channels
         self.heads = choose_heads(channels, heads, most=8)
         self.combine = combine
@@ -88,7 +90,6 @@ class AxialAttention(Refine):
         query, key, value = (
             self.project[axis](lines.flatten(0, 1)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         )  # (B·M, h, L, d)
-        context = functional.scaled_dot_product_attention(query, key, value)  # (B·M, h, L, d)
         if offering.listening():
             H, W = tokens.shape[1:3]
             positions = torch.arange(H * W, device=tokens.device).reshape(H, W).movedim(axis, 1)  # (M, L)
@@ -100,6 +101,10 @@ class AxialAttention(Refine):
                 )
 
             with offering.over_grid((H, W)):
-                self.offer(self.maps[axis].label, attention)
+                replaced = self.offer(self.maps[axis].label, attention)
+            if replaced is not None:
+                value = self.project[axis](tokens.flatten(1, 2)).chunk(3, dim=2)[2]  # (B, N, C)
+                return self.output[axis](read_over_map(replaced, value)).unflatten(1, (H, W))
+        context = functional.scaled_dot_product_attention(query, key, value)  # (B·M, h, L, d)
         read = self.output[axis](context.transpose(1, 2).flatten(2))  # (B·M, L, C)
         return read.unflatten(0, lines.shape[:2]).movedim(2, axis + 1)

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from regard import functional
 from regard.attention import offering
-from regard.attention.arguments import choose_heads, require_odd
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
+from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.offering import MapFact
-from regard.attention.window.groups import over_map
+from regard.attention.window.groups import over_map, read_over_map
 
 
 class BiLevelRoutingAttention(Refine):
@@ -51,6 +52,7 @@ class BiLevelRoutingAttention(Refine):
     """
 
     name: ClassVar[str] = "bi_level_routing"
+    aliases: ClassVar[tuple[str, ...]] = ("biformer", "bra")
     paper: ClassVar[Paper] = Paper(
         "BiFormer: Vision Transformer with Bi-Level Routing Attention", "Zhu et al.", "CVPR", 2023
     )
@@ -69,9 +71,8 @@ class BiLevelRoutingAttention(Refine):
         self, channels: int, regions: int = 7, top: int = 4, kernel_size: int = 5, heads: int | None = None
     ) -> None:
         super().__init__()
-        if not 1 <= top <= regions**2:
+        if top > regions**2:
             raise ValueError(f"top={top} of {regions} by {regions} regions is no choice: give 1 to {regions**2}.")
-        require_odd(kernel_size)
         self.channels = channels
         self.regions = regions
         self.top = top
@@ -93,13 +94,16 @@ class BiLevelRoutingAttention(Refine):
         mask = inside[chosen].flatten(2)[:, :, None, None]  # (B, R, 1, 1, t·P)
         scores = self.split(query) * (self.channels // self.heads) ** -0.5 @ self.gather(key, chosen).transpose(3, 4)
         weights = functional.masked_softmax(scores, mask)  # (B, R, h, P, t·P)
+        replaced = None
         if offering.listening():
             keys = positions[chosen].flatten(2)[:, :, None]  # (B, R, 1, t·P)
             with offering.over_grid((H, W)):
-                self.offer("attention", lambda request: over_map(request, weights, positions, keys, H * W))
+                replaced = self.offer("attention", lambda request: over_map(request, weights, positions, keys, H * W))
         context = (weights @ self.gather(value, chosen)).transpose(2, 3).flatten(3)  # (B, R, P, C)
         both = torch.cat((context, value), dim=3).transpose(1, 2)  # (B, P, R, 2C)
         context, value = functional.join_windows(both, self.regions, (H, W), strided=True).chunk(2, dim=1)
+        if replaced is not None:
+            context = tokens_to_map(read_over_map(replaced, map_to_tokens(value)), (H, W))
         y = context + self.local(value)  # (B, C, H, W)
         return self.output(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 

@@ -1,6 +1,6 @@
 """The contextual transformer block."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard import functional
-from regard.attention.arguments import choose_heads, reduced, require_odd
+from regard.attention.arguments import choose_heads, reduced
 from regard.attention.contract import Paper, Refine
 from regard.attention.norm import BatchNorm
 from regard.attention.offering import SPATIAL, MapFact
@@ -59,6 +59,7 @@ class ContextualTransformer(Refine):
     """
 
     name: ClassVar[str] = "contextual_transformer"
+    aliases: ClassVar[tuple[str, ...]] = ("cot", "cotnet", "cot_attention")
     paper: ClassVar[Paper] = Paper("Contextual Transformer Networks for Visual Recognition", "Li et al.", "TPAMI", 2022)
     formula: ClassVar[str] = "y = g_1 K1 + g_2 Σ_j (Wδ relu(bn(Wθ [K1; x])))_ij V_j with K1 = relu(bn(conv_k(x)))"
     layout = "map"
@@ -98,9 +99,6 @@ class ContextualTransformer(Refine):
         variant: Variant = "paper",
     ) -> None:
         super().__init__()
-        require_odd(kernel_size)
-        if variant not in get_args(Variant):
-            raise ValueError(f"variant={variant!r} is none of {', '.join(get_args(Variant))}: choose one of them.")
         self.channels = channels
         self.kernel_size = kernel_size
         self.neighbours = kernel_size**2
@@ -141,13 +139,13 @@ class ContextualTransformer(Refine):
         weights = self.score(hidden).unflatten(1, (self.heads, self.neighbours))  # (B, h, k², H, W)
         if self.variant == "softmax":
             weights = weights.softmax(2)
-        self.offer("attention", weights)
+        weights = self.offer("attention", weights)
         dynamic = self.read(weights, self.value(x))  # (B, C, H, W)
         if self.variant == "released":
             dynamic = self.activate(dynamic)
         mean = static.mean(dim=(2, 3)) + dynamic.mean(dim=(2, 3))  # (B, C)
         gates = self.select(self.squeeze(mean)).unflatten(1, (2, -1)).softmax(1)  # (B, 2, C)
-        self.offer("branch", gates)
+        gates = self.offer("branch", gates)
         return static * gates[:, 0, :, None, None] + dynamic * gates[:, 1, :, None, None]  # (B, C, H, W)
 
     def read(

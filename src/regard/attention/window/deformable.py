@@ -1,5 +1,6 @@
 """Deformable attention."""
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -9,10 +10,11 @@ from torch.nn import functional as F
 
 from regard import functional
 from regard.attention import offering
-from regard.attention.arguments import choose_heads, require_odd
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
 from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.offering import MapFact, Request
+from regard.attention.window.groups import read_over_map
 
 
 class DeformableAttention(Refine):
@@ -60,6 +62,7 @@ class DeformableAttention(Refine):
     """
 
     name: ClassVar[str] = "deformable"
+    aliases: ClassVar[tuple[str, ...]] = ("dat", "deformable_attention_transformer")
     paper: ClassVar[Paper] = Paper("Vision Transformer with Deformable Attention", "Xia et al.", "CVPR", 2022)
     formula: ClassVar[str] = (
         "y_i = Wo concat_h(Σ_m softmax_m(q_i · k_m / √d + B(i - p_m)) v_m), k, v of x(p + s tanh θ(q))"
@@ -95,9 +98,6 @@ class DeformableAttention(Refine):
         normalize: bool = False,
     ) -> None:
         super().__init__()
-        require_odd(kernel_size)
-        if stride < 1 or table_size < 1:
-            raise ValueError(f"stride={stride} and table_size={table_size} are not both positive: give 1 or more.")
         self.channels = channels
         self.heads = choose_heads(channels, heads, most=channels // 32)
         if groups is None:
@@ -106,6 +106,9 @@ class DeformableAttention(Refine):
             divisors = ", ".join(str(number) for number in range(1, self.heads + 1) if self.heads % number == 0)
             raise ValueError(f"groups={groups} does not divide heads={self.heads}: choose groups among {divisors}.")
         self.groups = groups
+        if groups > 1:
+            fixed = replace(self.maps[0], fixed="what a head reads at one point comes from other places in every group")
+            self.maps = (fixed,)  # pyright: ignore[reportAttributeAccessIssue]
         self.group_width = channels // groups
         self.stride = stride
         self.kernel_size = kernel_size
@@ -135,10 +138,18 @@ class DeformableAttention(Refine):
         points = points.flatten(1, 2)  # (B·G, M, 2)
         scores = heads * key.shape[3] ** -0.5 @ key.transpose(2, 3)  # (B, h, N, M)
         weights = (scores + self.position_bias(points, spatial).to(x.dtype)).softmax(3)
+        replaced = None
         if offering.listening():
             with offering.over_grid(spatial):
-                self.offer("attention", lambda request: self.over_positions(request, weights, points, spatial))
-        refined = self.output((weights @ value).transpose(1, 2).flatten(2))  # (B, N, C)
+                replaced = self.offer(
+                    "attention", lambda request: self.over_positions(request, weights, points, spatial)
+                )
+        if replaced is None:
+            context = (weights @ value).transpose(1, 2).flatten(2)  # (B, N, C)
+        else:  # what is read between positions is projected as they are, but for the bias
+            value = F.linear(map_to_tokens(x), self.key_value.weight[self.channels :])  # (B, N, C)
+            context = read_over_map(replaced, value) + self.key_value.bias[self.channels :]
+        refined = self.output(context)  # (B, N, C)
         return tokens_to_map(refined, spatial)  # (B, C, H, W)
 
     def points(self, query: Float[Tensor, "B C H W"]) -> Float[Tensor, "BG rows columns 2"]:

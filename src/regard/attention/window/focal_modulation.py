@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.attention.arguments import convolution_over, require_odd
+from regard.attention.arguments import convolution_over
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import SPATIAL, MapFact
 
@@ -43,6 +43,7 @@ class FocalModulation(Refine):
     """
 
     name: ClassVar[str] = "focal_modulation"
+    aliases: ClassVar[tuple[str, ...]] = ("focalnet",)
     paper: ClassVar[Paper] = Paper("Focal Modulation Networks", "Yang et al.", "NeurIPS", 2022)
     formula: ClassVar[str] = "y = Wo (q(x) · h(Σ_l gˡ · zˡ)) with zˡ = gelu(conv_l(zˡ⁻¹)), zᴸ⁺¹ = gelu(mean(zᴸ))"
     layout = "map"
@@ -62,9 +63,6 @@ class FocalModulation(Refine):
         self, channels: int, levels: int = 2, kernel_size: int = 3, dims: int = 2, normalized: bool = False
     ) -> None:
         super().__init__()
-        if levels < 1:
-            raise ValueError(f"levels={levels} leaves no convolution: give 1 or more.")
-        require_odd(kernel_size)
         convolution = convolution_over(dims)
         self.channels = channels
         self.levels = levels
@@ -83,8 +81,7 @@ class FocalModulation(Refine):
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self.check(x)
         query, context, gates = self.project(x).split((self.channels, self.channels, self.ranges), dim=1)
-        self.offer("gate", gates)
-        *near, far = gates.split(1, dim=1)  # (B, 1, *spatial) each
+        *near, far = self.offer("gate", gates).split(1, dim=1)  # (B, 1, *spatial) each
         total = torch.zeros_like(query)
         for convolution, gate in zip(self.convolutions, near, strict=True):
             context = F.gelu(convolution(context))  # (B, C, *spatial)

@@ -1,6 +1,6 @@
 """Attention within a regular grid over the map, or within blocks of it."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -10,8 +10,9 @@ from regard import functional
 from regard.attention import offering
 from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
+from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.offering import MapFact
-from regard.attention.window.groups import over_map
+from regard.attention.window.groups import over_map, read_over_map
 
 Partition = Literal["grid", "block"]
 
@@ -49,6 +50,7 @@ class GridAttention(Refine):
     """
 
     name: ClassVar[str] = "grid"
+    aliases: ClassVar[tuple[str, ...]] = ("maxvit",)
     paper: ClassVar[Paper] = Paper("MaxViT: Multi-Axis Vision Transformer", "Tu et al.", "ECCV", 2022)
     formula: ClassVar[str] = "y_i = Wo concat_h Σ_j∈grid(i) softmax_j(q_i · k_j / √d + bias_h(i - j)) v_j + bo"
     layout = "map"
@@ -59,15 +61,11 @@ class GridAttention(Refine):
     parameter_count: ClassVar[str] = "4*C*C + 4*C + (2*G - 1)*(2*G - 1)*h"
     letters: ClassVar[dict[str, str]] = {"C": "channels", "G": "size", "h": "heads"}
     deviations: ClassVar[tuple[str, ...]] = ("partition='block': attention within blocks, which precedes the grid's",)
-    placement: ClassVar[str] = "in every block, after a convolution and block attention"
+    placement: ClassVar[str] = "in every block, after a convolution and block attention, inside a residual"
     place = "branch"
 
     def __init__(self, channels: int, size: int = 7, partition: Partition = "grid", heads: int | None = None) -> None:
         super().__init__()
-        if partition not in get_args(Partition):
-            raise ValueError(
-                f"partition={partition!r} is none of {', '.join(get_args(Partition))}: choose one of them."
-            )
         self.channels = channels
         self.size = size
         self.partition = partition
@@ -92,8 +90,11 @@ class GridAttention(Refine):
         if offering.listening():
             with offering.over_grid((H, W)):
                 positions = functional.window_positions((H, W), self.size, strided=strided, device=x.device)
-                self.offer(
+                replaced = self.offer(
                     "attention", lambda request: over_map(request, weights, positions, positions[:, None], H * W)
                 )
+            if replaced is not None:
+                value = self.project(map_to_tokens(x)).chunk(3, dim=2)[2]  # (B, N, C)
+                return tokens_to_map(self.output(read_over_map(replaced, value)), (H, W))
         context = (weights @ value).transpose(2, 3).flatten(3)  # (B, g, P, C)
         return functional.join_windows(self.output(context), self.size, (H, W), strided=strided)  # (B, C, H, W)

@@ -28,3 +28,8 @@ def over_map(
     keys = keys.expand(*keys.shape[:-3], *queries.shape, -1).flatten(-3, -2)[..., rows, :]  # (T, K) or (B, T, K)
     dense = weights.new_zeros(*weights.shape[:3], positions)
     return dense.scatter_add(3, keys.clamp_min(0).unsqueeze(-3).expand_as(weights), weights)
+
+
+def read_over_map(weights: Float[Tensor, "B h T N"], value: Float[Tensor, "B N C"]) -> Float[Tensor, "B T C"]:
+    """What the heads read side by side with weights over the whole map, whatever groups its positions are in."""
+    return (weights @ value.unflatten(2, (weights.shape[1], -1)).transpose(1, 2)).transpose(1, 2).flatten(2)

@@ -11,8 +11,9 @@ from regard import functional
 from regard.attention import offering
 from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
+from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.offering import MapFact
-from regard.attention.window.groups import over_map
+from regard.attention.window.groups import over_map, read_over_map
 
 
 class HaloAttention(Refine):
@@ -49,6 +50,7 @@ class HaloAttention(Refine):
     """
 
     name: ClassVar[str] = "halo"
+    aliases: ClassVar[tuple[str, ...]] = ("halonet", "halo_attn")
     paper: ClassVar[Paper] = Paper(
         "Scaling Local Self-Attention for Parameter Efficient Visual Backbones", "Vaswani et al.", "CVPR", 2021
     )
@@ -65,8 +67,6 @@ class HaloAttention(Refine):
 
     def __init__(self, channels: int, block: int = 8, halo: int = 3, heads: int | None = None) -> None:
         super().__init__()
-        if block < 1 or halo < 0:
-            raise ValueError(f"block={block} and halo={halo} are no sizes: give a block from 1 and a halo from 0.")
         self.channels = channels
         self.block = block
         self.halo = halo
@@ -91,7 +91,12 @@ class HaloAttention(Refine):
         if offering.listening():
             queries = functional.window_positions((H, W), self.block, device=x.device)  # (G, P)
             with offering.over_grid((H, W)):
-                self.offer("attention", lambda request: over_map(request, weights, queries, keys[:, None], H * W))
+                replaced = self.offer(
+                    "attention", lambda request: over_map(request, weights, queries, keys[:, None], H * W)
+                )
+            if replaced is not None:
+                value = self.project(map_to_tokens(x)).chunk(3, dim=2)[2]  # (B, N, C)
+                return tokens_to_map(read_over_map(replaced, value), (H, W))
         context = (weights @ value).transpose(2, 3).flatten(3)  # (B, G, P, C)
         return functional.join_windows(context, self.block, (H, W))  # (B, C, H, W)
 

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from regard import functional
 from regard.attention import offering
-from regard.attention.arguments import choose_heads, require_odd
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
+from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.offering import MapFact
-from regard.attention.window.groups import over_map
+from regard.attention.window.groups import over_map, read_over_map
 
 
 class NeighbourhoodAttention(Refine):
@@ -47,6 +48,7 @@ class NeighbourhoodAttention(Refine):
     """
 
     name: ClassVar[str] = "neighbourhood"
+    aliases: ClassVar[tuple[str, ...]] = ("neighborhood", "neighborhood_attention", "nat", "natten")
     paper: ClassVar[Paper] = Paper("Neighborhood Attention Transformer", "Hassani et al.", "CVPR", 2023)
     formula: ClassVar[str] = "y_i = Wo concat_h Σ_j∈ρ(i) softmax_j(q_i · k_j / √d + bias_h(i - j)) v_j + bo"
     layout = "map"
@@ -62,9 +64,6 @@ class NeighbourhoodAttention(Refine):
 
     def __init__(self, channels: int, kernel_size: int = 7, dilation: int = 1, heads: int | None = None) -> None:
         super().__init__()
-        require_odd(kernel_size)
-        if dilation < 1:
-            raise ValueError(f"dilation={dilation} is no distance: give 1 or more.")
         self.channels = channels
         self.kernel_size = kernel_size
         self.dilation = dilation
@@ -95,7 +94,10 @@ class NeighbourhoodAttention(Refine):
             queries = torch.arange(H * W, device=x.device)[None]  # (1, N)
             shown = weights.flatten(2, 3)[:, None]  # (B, 1, h, N, k·k)
             with offering.over_grid((H, W)):
-                self.offer("attention", lambda request: over_map(request, shown, queries, keys[None], H * W))
+                replaced = self.offer("attention", lambda request: over_map(request, shown, queries, keys[None], H * W))
+            if replaced is not None:
+                value = self.project(map_to_tokens(x)).chunk(3, dim=2)[2]  # (B, N, C)
+                return tokens_to_map(self.output(read_over_map(replaced, value)), (H, W))
         context = torch.einsum("bhyxij,byixjhd->byxhd", weights.unflatten(4, (k, k)), value).flatten(3)
         return self.output(context).permute(0, 3, 1, 2)  # (B, C, H, W)
 

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.attention.arguments import choose_heads, require_odd
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
 from regard.attention.offering import SPATIAL, MapFact
 
@@ -47,6 +47,7 @@ class OutlookAttention(Refine):
     """
 
     name: ClassVar[str] = "outlook"
+    aliases: ClassVar[tuple[str, ...]] = ("volo", "outlooker", "outlook_attn")
     paper: ClassVar[Paper] = Paper("VOLO: Vision Outlooker for Visual Recognition", "Yuan et al.", "TPAMI", 2022)
     formula: ClassVar[str] = "y = Wo fold(softmax(Wa x_i + ba) · unfold(Wv x)_i) + bo"
     layout = "map"
@@ -69,8 +70,7 @@ class OutlookAttention(Refine):
         self, channels: int, kernel_size: int = 3, stride: int = 1, heads: int | None = None, scaled: bool = False
     ) -> None:
         super().__init__()
-        require_odd(kernel_size)
-        if not 1 <= stride <= kernel_size:
+        if stride > kernel_size:
             raise ValueError(f"stride={stride} leaves positions without a window: give 1 to {kernel_size}.")
         self.channels = channels
         self.kernel_size = kernel_size
@@ -88,7 +88,7 @@ class OutlookAttention(Refine):
         middles = x if s == 1 else F.avg_pool2d(x, s, s, ceil_mode=True)  # (B, C, rows, columns)
         scores = self.score(middles.permute(0, 2, 3, 1)) * self.scale  # (B, rows, columns, h·k⁴)
         weights = scores.unflatten(3, (self.heads, k * k, k * k)).softmax(5)  # (B, rows, columns, h, k², k²)
-        self.offer("attention", weights.movedim(3, 1))
+        weights = self.offer("attention", weights.movedim(3, 1)).movedim(1, 3)
         value = self.value(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (B, C, H, W)
         value = F.unfold(value, k, padding=k // 2, stride=s).unflatten(1, (self.heads, -1, k * k))  # (B, h, d, k², n)
         context = weights.flatten(1, 2) @ value.permute(0, 4, 1, 3, 2)  # (B, n, h, k², d)

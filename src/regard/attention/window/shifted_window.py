@@ -1,7 +1,7 @@
 """Attention in shifted windows."""
 
 import math
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -12,8 +12,9 @@ from regard import functional
 from regard.attention import offering
 from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
+from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.offering import MapFact
-from regard.attention.window.groups import over_map
+from regard.attention.window.groups import over_map, read_over_map
 
 Version = Literal["v1", "v2", "v2_released"]
 
@@ -57,6 +58,13 @@ class ShiftedWindowAttention(Refine):
     """
 
     name: ClassVar[str] = "shifted_window"
+    aliases: ClassVar[tuple[str, ...]] = (
+        "swin",
+        "swin_transformer",
+        "swin_v2",
+        "window_attention",
+        "shifted_window_msa",
+    )
     paper: ClassVar[Paper] = Paper(
         "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", "Liu et al.", "ICCV", 2021
     )
@@ -79,10 +87,8 @@ class ShiftedWindowAttention(Refine):
         self, channels: int, window: int = 7, shift: int = 0, heads: int | None = None, version: Version = "v1"
     ) -> None:
         super().__init__()
-        if not 0 <= shift < window:
+        if shift >= window:
             raise ValueError(f"shift={shift} is not within a window of {window}: give 0 to {window - 1}.")
-        if version not in get_args(Version):
-            raise ValueError(f"version={version!r} is none of {', '.join(get_args(Version))}: choose one of them.")
         self.channels = channels
         self.window = window
         self.shift = shift
@@ -111,9 +117,12 @@ class ShiftedWindowAttention(Refine):
         if offering.listening():
             with offering.over_grid((H, W)):
                 positions = functional.window_positions((H, W), self.window, shift, device=x.device)
-                self.offer(
+                replaced = self.offer(
                     "attention", lambda request: over_map(request, weights, positions, positions[:, None], H * W)
                 )
+            if replaced is not None:
+                value = self.project(map_to_tokens(x)).chunk(3, dim=2)[2]  # (B, N, C)
+                return tokens_to_map(self.output(read_over_map(replaced, value)), (H, W))
         context = (weights @ value).transpose(2, 3).flatten(3)  # (B, G, P, C)
         return functional.join_windows(self.output(context), self.window, (H, W), shift)  # (B, C, H, W)
 

@@ -9,10 +9,11 @@ from torch.nn import functional as F
 
 from regard import functional
 from regard.attention import offering
-from regard.attention.arguments import choose_heads, require_odd
+from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
+from regard.attention.layout import map_to_tokens, tokens_to_map
 from regard.attention.offering import MapFact
-from regard.attention.window.groups import over_map
+from regard.attention.window.groups import over_map, read_over_map
 
 
 class StandAloneSelfAttention(Refine):
@@ -46,6 +47,7 @@ class StandAloneSelfAttention(Refine):
     """
 
     name: ClassVar[str] = "stand_alone"
+    aliases: ClassVar[tuple[str, ...]] = ("sasa",)
     paper: ClassVar[Paper] = Paper(
         "Stand-Alone Self-Attention in Vision Models", "Ramachandran et al.", "NeurIPS", 2019
     )
@@ -65,7 +67,6 @@ class StandAloneSelfAttention(Refine):
 
     def __init__(self, channels: int, kernel_size: int = 7, heads: int | None = None, scaled: bool = False) -> None:
         super().__init__()
-        require_odd(kernel_size)
         self.channels = channels
         self.kernel_size = kernel_size
         self.heads = choose_heads(channels, heads, most=8)
@@ -81,20 +82,26 @@ class StandAloneSelfAttention(Refine):
         query, memory = self.project(x.permute(0, 2, 3, 1)).tensor_split((self.channels,), dim=3)
         query = query.unflatten(3, (self.heads, -1)) * self.scale  # (B, H, W, h, d)
         key, value = self.around(memory.unflatten(3, (2, self.heads, -1))).unbind(3)  # (B, H, W, h, d, k, k)
+        dtype = value.dtype
+        query, key = functional.at_least_single(query), functional.at_least_single(key)  # unscaled, half is too narrow
         by_row, by_column = query.tensor_split((self.rows.shape[2],), dim=4)
         scores = torch.einsum("byxhd,byxhdij->bhyxij", query, key)  # (B, h, H, W, k, k)
-        scores = scores + torch.einsum("byxhd,hid->bhyxi", by_row, self.rows)[..., None]
-        scores = scores + torch.einsum("byxhd,hjd->bhyxj", by_column, self.columns)[..., None, :]
+        rows, columns = functional.at_least_single(self.rows), functional.at_least_single(self.columns)
+        scores = scores + torch.einsum("byxhd,hid->bhyxi", by_row, rows)[..., None]
+        scores = scores + torch.einsum("byxhd,hjd->bhyxj", by_column, columns)[..., None, :]
         row, column = (self.offsets(size, x.device) for size in (H, W))  # (H, k) and (W, k)
         inside = (self.inside(row, H)[:, None, :, None] & self.inside(column, W)[None, :, None]).flatten(2)
-        weights = functional.masked_softmax(scores.flatten(4), inside)  # (B, h, H, W, k·k)
+        weights = functional.masked_softmax(scores.flatten(4), inside).to(dtype)  # (B, h, H, W, k·k)
         if offering.listening():
             keys = row.clamp(0, H - 1)[:, None, :, None] * W + column.clamp(0, W - 1)[None, :, None]
             keys = keys.flatten(2).flatten(0, 1)[None]  # (1, N, k·k)
             queries = torch.arange(H * W, device=x.device)[None]  # (1, N)
             shown = weights.flatten(2, 3)[:, None]  # (B, 1, h, N, k·k)
             with offering.over_grid((H, W)):
-                self.offer("attention", lambda request: over_map(request, shown, queries, keys, H * W))
+                replaced = self.offer("attention", lambda request: over_map(request, shown, queries, keys, H * W))
+            if replaced is not None:
+                value = self.project(map_to_tokens(x)).chunk(3, dim=2)[2]  # (B, N, C)
+                return tokens_to_map(read_over_map(replaced, value), (H, W))
         weights = weights.unflatten(4, (self.kernel_size, self.kernel_size))
         context = torch.einsum("bhyxij,byxhdij->byxhd", weights, value).flatten(3)  # (B, H, W, C)
         return context.contiguous().permute(0, 3, 1, 2)  # (B, C, H, W)

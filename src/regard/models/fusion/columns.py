@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from regard.commands import pip_install
 from regard.errors import UserError
 from regard.models.fusion.encoders.picture import SUFFIXES as PICTURES
 
@@ -154,7 +155,8 @@ def _arrow(path: Path) -> dict[str, list[Any]]:
     try:
         from pyarrow import ArrowException, feather, parquet
     except ImportError as error:
-        raise UserError(f"reading {path.name} needs pyarrow: pip install pyarrow, or give a CSV file") from error
+        needs = f"reading {path.name} needs pyarrow, which is not installed"
+        raise UserError(f"{needs}: {pip_install('pyarrow')}, or give a CSV file") from error
     try:
         read = parquet.read_table if path.suffix.lower() == ".parquet" else feather.read_table
         table = read(path)

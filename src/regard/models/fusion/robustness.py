@@ -81,8 +81,8 @@ class Robustness:
     def svg(self) -> str:
         """The curves as an SVG picture."""
         parts = [
-            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 320" font-family="sans-serif" font-size="12">',
-            '<rect width="760" height="320" fill="white"/>',
+            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 800 320" font-family="sans-serif" font-size="12">',
+            '<rect width="800" height="320" fill="white"/>',
         ]
         for left, how, title in ((50, "dropped", "share of rows without it"), (350, "noisy", "amount of noise in it")):
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from regard import files
+from regard.commands import command
 from regard.errors import UserError, nearest
 from regard.models.fusion.columns import columns_of, folder_of
 from regard.models.fusion.fitting import fit, labels_of, refuse
 from regard.models.fusion.outcome import form_of
 from regard.models.fusion.predictor import Predictor
+from regard.models.fusion.showing import examples, readings, some_rows
 from regard.models.fusion.splitting import split
 from regard.models.fusion.table import fusions
 
@@ -38,9 +40,10 @@ def train_fusions(
 ) -> list[Result]:
     """Train each fusion on the same rows, and test it on the same others, whole and without each modality.
 
-    The folder gets `settings.json`, `results.json`, and a folder `NAME-SEED` for each fusion, which `Predictor.load`
-    reads, with its `result.json` and, if wanted, `robustness.svg` and `robustness.json`. What is finished there is not
-    repeated, and training that was broken off goes on after its last epoch.
+    The folder gets `settings.json`, `results.json`, `examples.json`, some rows of the test, and a folder `NAME-SEED`
+    for each fusion, which `Predictor.load` reads, with its `result.json`, its answers to those rows in `readings.json`
+    and, if wanted, `robustness.svg` and `robustness.json`. What is finished there is not repeated, and training that
+    was broken off goes on after its last epoch.
 
     Args:
         place: the folder.
@@ -86,6 +89,10 @@ def train_fusions(
             predictor.save(part)
             alone = [[gone] for gone in predictor.modalities if len(predictor.modalities) > 1]
             result = tested_on(predictor, tested, folder, alone, skip_bad, say)
+            shown = some_rows(tested)
+            if not (place / "examples.json").exists():
+                files.write_json(place / "examples.json", examples(shown, predictor.kinds, target, folder))
+            files.write_json(part / "readings.json", readings(predictor, shown, folder, skip_bad))
             files.write_json(part / "result.json", {**result, "seed": seed})
             checkpoint.unlink(missing_ok=True)
         if robustness and not (part / "robustness.json").exists():
@@ -195,7 +202,7 @@ def evaluate_fusion(
     """
     if not (found := predictors_in(Path(place))):
         raise UserError(
-            f"{place} holds no fusion: give a folder that `regard train fusion` or Predictor.save has written"
+            f"{place} holds no fusion: give a folder that `{command('train', 'fusion')}` or Predictor.save has written"
         )
     if unknown := set(only or ()) - set(found):
         raise UserError(f"{place} has no predictor {min(unknown)!r}: {nearest(min(unknown), found)}")

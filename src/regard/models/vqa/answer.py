@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from regard.formatting import probability
 from regard.watching import AttentionMap, NoMapError, drawing
 
 _times = ("layer", "crossing", "hop", "glimpse")
@@ -100,25 +101,43 @@ class Answer:
         """
         from regard.models.decoding import decode
 
+        panels = self.panels(decode(picture, _drawn), each=each)
+        return panels[0].picture if len(panels) == 1 else drawing.sheet([(one.title, one.picture) for one in panels])
+
+    def panels(self, picture: Any, name: str = "", each: bool = True) -> list[drawing.Panel]:
+        """The panels of a figure: the mean of all looks with the answer, and, if there are several, each.
+
+        Args:
+            picture: a picture of Pillow.
+            name: the model's, which stands above the first; default none.
+            each: whether several looks are drawn beside their mean; default True.
+
+        Raises:
+            NoMapError: as `draw`.
+        """
         looks, mean = self.looks(), self.look()
         if mean is None:
             attends = "attends, but to no places of the picture" if self.maps else "has no attention"
             raise NoMapError(
                 f"there is nothing to draw: the model {attends}; ask one that looks at places, such as mcan"
             )
-        base = decode(picture, _drawn)
 
-        def over(weights: Tensor) -> Any:
+        def panel(title: str, text: str, weights: Tensor) -> drawing.Panel:
+            top = weights.max().item()
             if weights.ndim == 2:
-                return drawing.over(base, weights)
+                return drawing.Panel(title, text, drawing.over(picture, weights), top)
             if self.boxes is None:
                 raise NoMapError("where the regions lie is not known: give them with boxes to have them drawn")
-            return drawing.boxes(base, self.boxes, weights)
+            return drawing.Panel(title, text, drawing.boxes(picture, self.boxes, weights), top)
 
-        if len(looks) == 1 or not each:
-            return over(mean)
-        panels = [(f"mean of {len(looks)}", mean), *((one.name, one.weights) for one in looks)]
-        return drawing.sheet([(caption, over(weights)) for caption, weights in panels])
+        of_many = f"mean of {len(looks)}" if len(looks) > 1 else ""
+        first = panel(", ".join(filter(None, [name, of_many])), self.said, mean)
+        return [first, *(panel(one.name, "", one.weights) for one in looks if len(looks) > 1 and each)]
+
+    @property
+    def said(self) -> str:
+        """The answer with its probability."""
+        return f"{self.text} ({probability(self.probabilities.get(self.text))})"
 
 
 def _mechanism(one: AttentionMap) -> tuple[str, str]:

@@ -30,7 +30,11 @@ class PictureAttention(Attention):
     """
 
     name: ClassVar[str] = "picture_attention"
-    maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "layer", "heads", "query", "key")),)
+    maps: ClassVar[tuple[MapFact, ...]] = (
+        MapFact(
+            "attention", ("batch", "layer", "heads", "query", "key"), fixed="transformers computes and uses it inside"
+        ),
+    )
 
     def show(self, layers: tuple[Tensor, ...], grid: tuple[int, int], words: int) -> None:
         """Offer what every layer's words give to the patches, which are the last keys.

@@ -128,8 +128,9 @@ class SelfAttentiveRead(Read):
         self, memory: Float[Tensor, "B N M"], mask: Bool[Tensor, "B N"] | None = None
     ) -> Float[Tensor, "B 1 GM"]:
         mask = self.check(memory.new_empty(memory.shape[0], 1, 0), memory, mask)  # (B, 1, N)
+        memory = functional.mask_tokens(memory, mask)
         weights = functional.masked_softmax(self.score(memory).transpose(1, 2), mask)  # (B, G, N)
-        self.offer("attention", weights[:, :, None])
+        weights = self.offer("attention", weights[:, :, None])[:, :, 0]
         return torch.bmm(weights, memory).flatten(1)[:, None]
 
 

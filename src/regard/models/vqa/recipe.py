@@ -13,6 +13,7 @@ from torch import Tensor
 
 from regard import files
 from regard.errors import UserError, in_one_line
+from regard.extras import naming_extras
 from regard.models.naming import one_line
 from regard.models.vqa import parts
 from regard.models.vqa.cores import cores, create
@@ -159,6 +160,7 @@ def save(model: Answering, folder: Path | str) -> None:
     files.write_json(folder / RECIPE, model.recipe.as_json())
 
 
+@naming_extras()
 def load(folder: Path | str, device: torch.device | str = "cpu") -> Answering:
     """The model in a folder, in evaluation mode. Nothing is downloaded.
 

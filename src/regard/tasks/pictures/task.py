@@ -16,7 +16,7 @@ from regard.attention.catalogue import get
 from regard.errors import GO_ON_WITHOUT, UserError
 from regard.files import save_weights
 from regard.models.decoding import Bad, Pictures
-from regard.placing import Insertions, insert
+from regard.placing import insert, inserted
 from regard.running import undisturbed
 from regard.tasks.batching import Epoch, batches_of, in_batches
 from regard.tasks.pictures import maps, views
@@ -302,12 +302,11 @@ def _mechanisms(attention: str) -> list[str]:
 # `Any`: maps as the report reads them.
 def _watched(model: nn.Module, picture: Float[Tensor, "1 3 size size"]) -> tuple[Tensor, list[dict[str, Any]]]:
     """The logits for one picture, and the maps of the last place."""
-    container = getattr(model, "regard", None)
+    found = inserted(model)
     with undisturbed(model):
-        if not isinstance(container, Insertions):
+        if not found:
             return model(picture)[0].float(), []
-        last = container.placed()[-1]
-        path = next(path for path, module in model.named_modules() if module is last)
+        path, last = list(found.items())[-1]
         with watch(model, path) as seen:
             logits = model(picture)[0].float()
         try:

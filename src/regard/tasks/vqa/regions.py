@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from regard.commands import pip_install
 from regard.errors import UserError
 from regard.models.vqa import sight
 from regard.tasks.vqa.question import Identifier
@@ -241,7 +242,7 @@ class RegionArchive:
             try:
                 import h5py  # pyright: ignore[reportMissingImports]
             except ImportError as error:
-                raise UserError("reading HDF5 needs h5py: install it with `pip install h5py`") from error
+                raise UserError(f"reading HDF5 needs h5py, which is not installed: {pip_install('h5py')}") from error
             if file >= len(self._paths):
                 raise UserError(
                     f"the index counts file {file}: expected at most {len(self._paths) - 1}; give all files"

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from regard.commands import pip_install
 from regard.models.fusion.blocks import places
 from regard.models.fusion.encoders.encoder import Encoder
 
@@ -172,7 +173,9 @@ def read_sound(path: Path) -> tuple[Float[Tensor, " S"], int]:
     try:
         import soundfile  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise RuntimeError(f"reading {path.name} needs soundfile: pip install soundfile, or give PCM .wav") from error
+        raise RuntimeError(
+            f"reading {path.name} needs soundfile: {pip_install('soundfile')}, or give PCM .wav"
+        ) from error
     values, rate = soundfile.read(path, dtype="float32", always_2d=True)
     return torch.from_numpy(values.mean(1)), rate
 

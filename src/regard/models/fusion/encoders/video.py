@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
+from regard.commands import pip_install
 from regard.models.fusion.encoders.encoder import Encoder
 from regard.models.fusion.encoders.picture import SUFFIXES, SmallBody, body, drown, open_picture, to_tensor
 
@@ -99,7 +100,7 @@ def read_frames(path: Path, wanted: int, size: int) -> list[UInt8[Tensor, "3 siz
         import av  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise RuntimeError(
-            f"reading {path.suffix} needs PyAV: pip install av, or give folders of frames or animated GIFs"
+            f"reading {path.suffix} needs PyAV: {pip_install('av')}, or give folders of frames or animated GIFs"
         ) from error
     with av.open(str(path)) as container:
         frames = [to_tensor(frame.to_image(), size) for frame in container.decode(video=0)]

@@ -38,7 +38,7 @@ class BlockFusion(nn.Module):
 
     def pairs(self, question: Float[Tensor, "B Q Dq"], seen: Float[Tensor, "B N Dv"]) -> Float[Tensor, "B Q N K"]:
         """The fusion of every question with every token."""
-        return rooted(functional.low_rank_pairs(*self.factors(question, seen)), self.blocks)
+        return rooted(functional.low_rank_pairs(*self.factors(question, seen)), self.blocks).to(question.dtype)
 
     def factors(
         self, question: Float[Tensor, "B Q Dq"], seen: Float[Tensor, "B N Dv"]

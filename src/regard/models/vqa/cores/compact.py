@@ -32,7 +32,8 @@ class CompactFusion(nn.Module):
     def forward(self, question: Float[Tensor, "B Q Dq"], seen: Float[Tensor, "B Q Dv"]) -> Float[Tensor, "B Q K"]:
         q = functional.count_sketch(question, self.query_bins, self.query_signs, self.sketch_width)
         v = functional.count_sketch(seen, self.sight_bins, self.sight_signs, self.sketch_width)
-        return F.normalize(functional.signed_root(functional.compact_bilinear(q, v)), dim=2, eps=1e-6)
+        fused = functional.compact_bilinear(q, v)  # (B, Q, K)
+        return F.normalize(functional.signed_root(fused), dim=2, eps=1e-6).to(question.dtype)
 
 
 class Compact(AttendAndFuse):

@@ -60,13 +60,19 @@ class EntityRead(Attention):
         scores = torch.cat((query @ keys.transpose(1, 2), (query @ self.blank)[..., None]), 2)  # (B, T, N + 1)
         there = None if mask is None else F.pad(mask, (0, 1), value=True)
         weights = functional.masked_softmax(scores, there)
-        self.offer("attention", weights[..., :-1])
+        own = weights[..., :-1]  # (B, T, N)
+        replaced = self.offer("attention", own)
+        if replaced is not own:  # what is missing to one is the blank's, and what is chosen follows from both
+            weights = torch.cat((replaced, (1 - replaced.sum(-1, keepdim=True)).clamp_min(0)), -1)
+            scores = weights.clamp_min(torch.finfo(weights.dtype).tiny).log()
         if self.hard:
             soft = functional.gumbel_softmax(scores, there, self.temperature) if self.training else weights
             choice = F.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
-            self.offer("choice", choice[..., :-1])
+            choice = self.offer("choice", choice[..., :-1])
+            soft = soft[..., :-1]
             weights = choice + soft - soft.detach()
-        weights = weights[..., :-1]
+        else:
+            weights = weights[..., :-1]
         return functional.read(weights, values), weights
 
 

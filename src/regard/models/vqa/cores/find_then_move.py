@@ -1,6 +1,6 @@
 """Two looks at a picture: find what the question names, then move on to what lies beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -12,7 +12,7 @@ from regard import functional
 from regard.attention import Attention
 from regard.attention.alignment.score import AdditiveScore
 from regard.attention.contract import Paper
-from regard.attention.offering import MapFact
+from regard.attention.offering import MapFact, Request
 from regard.errors import UserError
 from regard.models.blocks import ReadBlocks
 from regard.models.vqa.core import Core, Loss
@@ -96,14 +96,21 @@ class FindThenMoveRead(Attention):
         self, query: Float[Tensor, "B T Dq"], memory: Float[Tensor, "B N Dm"], grid: tuple[int, int], words: Words
     ) -> Float[Tensor, "B T Dm"]:
         salience = self.salience(memory).movedim(-1, 1)  # (B, 1, N)
-        found = (self.find(query, memory) + salience).softmax(-1)  # (B, T, N)
-        beside = self.shift(found, query, grid)  # (B, T, N)
-        # What no offset leads to keeps a little weight, so that a logarithm of nothing never meets a gradient.
-        moved = ((beside + 1e-6).log() + salience).softmax(-1)  # (B, T, N)
         enough = self.enough(words)  # (B, T, 1)
-        weights = enough * found + (1 - enough) * moved  # (B, T, N)
-        hops = (found, weights)
-        self.offer("attention", lambda request: torch.stack([request.pick(hop, queries=1) for hop in hops], 1))
+
+        def run(steps: Sequence[Tensor | None]) -> tuple[Tensor, Callable[[Request], Tensor]]:
+            found, weights = steps
+            if found is None:
+                found = (self.find(query, memory) + salience).softmax(-1)  # (B, T, N)
+            if weights is None:
+                beside = self.shift(found, query, grid)  # (B, T, N)
+                # What no offset leads to keeps a little weight, so that a logarithm of nothing never meets a gradient.
+                moved = ((beside + 1e-6).log() + salience).softmax(-1)  # (B, T, N)
+                weights = enough * found + (1 - enough) * moved  # (B, T, N)
+            hops = (found, weights)
+            return weights, lambda request: torch.stack([request.pick(hop, queries=1) for hop in hops], 1)
+
+        weights = self.offer_steps("attention", 2, run)
         return functional.read(weights, memory)  # (B, T, Dm)
 
     def shift(

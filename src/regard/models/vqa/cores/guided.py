@@ -34,8 +34,7 @@ class GuidedChannels(Attention):
 
     def forward(self, query: Float[Tensor, "B Q Dq"], mean: Float[Tensor, "B D"]) -> Float[Tensor, "B Q D"]:
         weights = self.score(query, mean[..., None]).softmax(-1)
-        self.offer("channel", weights)
-        return weights
+        return self.offer("channel", weights)
 
 
 class QuestionChannelSpatial(Core):

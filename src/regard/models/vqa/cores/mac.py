@@ -48,7 +48,7 @@ class ControlRead(Read):
         mask = self.check(query, memory, mask)
         scores = (query * self.score.weight[0]) @ (memory if keys is None else keys).transpose(1, 2)  # (B, T, N)
         weights = functional.masked_softmax(scores, mask)
-        self.offer("attention", weights)
+        weights = self.offer("attention", weights)
         return functional.read(weights, memory)
 
 
@@ -100,7 +100,7 @@ class KnowledgeRead(Read):
         weighed = (asking @ self.interaction.weight) * self.query(query)  # (B, T, D)
         scores = weighed @ projected.transpose(1, 2) + asking @ alone.transpose(1, 2)  # (B, T, N)
         weights = functional.masked_softmax(scores, mask)
-        self.offer("attention", weights)
+        weights = self.offer("attention", weights)
         return functional.read(weights, memory)
 
 

@@ -37,8 +37,7 @@ class WordAttention(Attention):
 
     def forward(self, words: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
         first, second = self.norms
-        read, weights = self.among(words, words, mask[:, None])
-        self.offer("words", weights)
+        read = self.among(words, words, mask[:, None], lambda weights: self.offer("words", weights))
         words = first(words + self.dropout(read))
         return second(words + self.dropout(self.feed_forward(words)))
 

@@ -1,0 +1,118 @@
+"""Inserted attention is sharded with its model: two processes take the steps that one takes on the whole batch."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+
+from regard.placing import insert
+
+
+class Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm = nn.GroupNorm(4, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + self.norm(self.conv(x)))
+
+
+def attended(attention: str) -> nn.Sequential:
+    """A small residual network with attention, the same in every process."""
+    torch.manual_seed(0)
+    blocks = nn.Conv2d(3, 20, 3, stride=2), Residual(20), Residual(20)
+    model = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(20, 7))
+    return insert(model, attention, "block", start="identity", example=images())  # pyright: ignore[reportReturnType]
+
+
+def images() -> Tensor:
+    return torch.randn(4, 3, 19, 17, generator=torch.Generator().manual_seed(0))
+
+
+def whole_wrapped(model: nn.Sequential) -> nn.Module:
+    return FullyShardedDataParallel(model, device_id=torch.device("cpu"))
+
+
+def blocks_wrapped(model: nn.Sequential) -> nn.Module:
+    policy = ModuleWrapPolicy({Residual})
+    cpu = torch.device("cpu")
+    return FullyShardedDataParallel(model, auto_wrap_policy=policy, device_id=cpu, use_orig_params=True)
+
+
+def whole_sharded(model: nn.Sequential) -> nn.Module:
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    return model
+
+
+def blocks_sharded(model: nn.Sequential) -> nn.Module:
+    mesh = init_device_mesh("cpu", (2,))
+    for block in model[1:3]:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+FORMS: dict[str, Callable[[nn.Sequential], nn.Module]] = {
+    form.__name__: form for form in (whole_wrapped, blocks_wrapped, whole_sharded, blocks_sharded)
+}
+
+
+def trained(model: nn.Module, x: Tensor) -> list[Tensor]:
+    """What the model gives before, between and after two steps: in the second, what the attention says matters."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    outputs: list[Tensor] = []
+    for _ in range(2):
+        optimizer.zero_grad()
+        output = model(x)
+        output.square().mean().backward()
+        optimizer.step()
+        outputs.append(output.detach())
+    with torch.no_grad():
+        return [*outputs, model(x)]
+
+
+def in_one_process(rank: int, rendezvous: str, attention: str, form: str, folder: str) -> None:
+    """One of the two processes: trains on its half of the batch, and gathers all weights."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    try:
+        model = FORMS[form](attended(attention))
+        outputs = trained(model, images()[2 * rank : 2 * rank + 2])
+        weights: dict[str, Any] = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+        torch.save((outputs, {name: value.clone() for name, value in weights.items()}), f"{folder}/{rank}.pt")
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("attention", ["se", "cbam"])
+def test_two_processes_train_what_one_trains(
+    attention: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    alone = attended(attention)
+    before = {name: value.clone() for name, value in alone.state_dict().items()}
+    expected = trained(alone, images())
+    arguments = str(tmp_path / "meet"), attention, form, str(tmp_path)
+    torch.multiprocessing.spawn(in_one_process, arguments, nprocs=2)
+    halves = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for at, output in enumerate(expected):
+        found = torch.cat([outputs[at] for outputs, _ in halves])
+        torch.testing.assert_close(found, output, rtol=1e-4, atol=1e-6)
+    # The whole state goes back into a model that is not sharded.
+    _, weights = halves[0]
+    torch.testing.assert_close(weights, dict(alone.state_dict()), rtol=1e-4, atol=1e-6)
+    attended(attention).load_state_dict(weights)
+    inserted = [name for name in before if "regard" in name.split(".") and "running" not in name]
+    assert inserted
+    assert all(not torch.equal(weights[name], before[name]) for name in inserted if name.endswith("strength"))
