@@ -325,7 +325,7 @@ def measured(part: Part, name: str, seed: int, training: Training, data: dict[st
                     "lost": int((right & ~other).sum()),
                     "gained": int((other & ~right).sum()),
                 }
-        found["strength"] = strengths(model)
+        found["strength"] = {path: float(value.abs().max()) for path, value in strengths(model).items()}
     return found
 
 
@@ -376,8 +376,7 @@ def timed(part: Part, names: Sequence[str], training: Training, repeats: int) ->
     base = measured[names.index("none")]
     found = []
     for name, model, cost in zip(names, models, measured, strict=True):
-        ratios = [mine / theirs for mine, theirs in zip(cost.times, base.times, strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        middle, low, high = cost.time_ratio(base)
         found.append(
             {
                 "part": part,
@@ -419,7 +418,7 @@ def table(settings: Settings, part: Part, results: Sequence[dict[str, Any]], tim
         known = [one["ablations"]["removed"] for one in ones if "removed" in one.get("ablations", {})]
         row += [share([100 * one["changed"] for one in known], unit=" %"), probability(known)]
         if part == "fine_tuning":
-            sizes = [[abs(value) for value in one["strength"].values()] for one in ones if one.get("strength")]
+            sizes = [one["strength"].values() for one in ones if one.get("strength")]
             row += [f"{min(map(min, sizes)):.2f} to {max(map(max, sizes)):.2f}" if sizes else ""]
             row += ["yes" if all(one["exact"] for one in ones) else "no"]
         timing = times.get(name)

@@ -98,6 +98,11 @@ class Ablations:
         return float(differs.reshape(len(differs), -1).any(1).double().mean())
 
 
+def attends(model: nn.Module) -> bool:
+    """Return whether a model holds a mechanism of regard, inserted or its own."""
+    return any(isinstance(module, (Attention, Placed)) for module in model.modules())
+
+
 def ablations(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -134,12 +139,13 @@ def ablations(
     left: dict[Kind, set[str]] = {kind: set() for kind in kinds}
     possible = dict.fromkeys(kinds, False)
     alone = heard = False
+    inserted = any(isinstance(module, Placed) for module in model.modules())
 
     def run(batch: Batch, kind: Kind, choose: Substitute, switch: bool = False) -> None:
-        with substituted(model, choose) as report, switched_off(model) if switch else nullcontext([]) as off:
+        with substituted(model, choose) as report, switched_off(model) if switch else nullcontext():
             found[kind].append(predict(batch).detach().cpu())
         left[kind] |= set(report.left)
-        possible[kind] |= bool(report.replaced) or bool(off)
+        possible[kind] |= bool(report.replaced) or (switch and inserted)
 
     with undisturbed(model):
         for batch in batches:
@@ -211,13 +217,10 @@ def substituted(model: nn.Module, choose: Substitute) -> Iterator[Substituted]:
     report = Substituted()
 
     def replace(offer: Offer) -> Tensor | None:
-        if id(offer.module) not in paths:
+        if id(offer.module) not in paths or offer.fact.fixed:
             return None
         key = _key(offer, paths, calls)
-        name = f"{key.path} {key.label}"
-        if offer.fact.fixed:
-            report.left.add(f"{name}: {offer.fact.fixed}")
-            return None
+        name = f"{key.path} {key.label}".strip()
         own = _of(offer, queries)
         values = choose(key, own)
         if isinstance(values, str):
@@ -226,7 +229,12 @@ def substituted(model: nn.Module, choose: Substitute) -> Iterator[Substituted]:
         report.replaced.add(name)
         return in_form(values.to(own.values.dtype), own)
 
-    with _masks_known(model), offering.replacing(replace):
+    def name_fixed(offer: Offer) -> None:
+        if id(offer.module) in paths and offer.fact.fixed:
+            name = f"{paths[id(offer.module)]} {offer.fact.label}".strip()
+            report.left.add(f"{name}: {offer.fact.fixed}")
+
+    with _masks_known(model), offering.replacing(replace), offering.listen(name_fixed):
         yield report
 
 
@@ -393,11 +401,14 @@ def in_form(values: Tensor, own: Recorded) -> Tensor:
     return torch.where(total > 0, values / total.clamp(min=torch.finfo(values.dtype).tiny), uniform)
 
 
-def strengths(model: nn.Module) -> dict[str, float]:
-    """The strength of each inserted attention that has one, by its path: the factor of what it changes."""
+def strengths(model: nn.Module) -> dict[str, Tensor]:
+    """Return the factor of what each inserted attention changes, a number or one a channel, by its path.
+
+    Attention that starts as its paper has it has none.
+    """
     placed = {path: module for path, module in model.named_modules() if isinstance(module, Placed)}
-    values = {path: module.strength_value() for path, module in placed.items()}
-    return {path: float(value.detach()) for path, value in values.items() if value is not None}
+    values = {path: module.strength for path, module in placed.items()}
+    return {path: value.detach().float().cpu().flatten() for path, value in values.items() if value is not None}
 
 
 def _resampler(maps: Recording, layout: Layout, source: Int[Tensor, " items"]) -> Substitute:
