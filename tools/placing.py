@@ -160,7 +160,7 @@ def attempt(
         if not moved <= allowed:
             raise Broken(f"the output moves by {moved:.0e} of its largest value")
         trial.rounded = moved > TOLERANCE
-    with noting(trial, "in one training step"):
+    with noting(trial, "in two training steps"):
         trial.reached = learn(model, inputs, trainable)
     with noting(trial, "a checkpoint of the plain model"):
         model.load_state_dict(state)
@@ -197,24 +197,30 @@ def _put(model: nn.Module, inputs: Inputs, table: PlaceTable, role: Role) -> Non
 
 
 def learn(model: nn.Module, inputs: Inputs, training: bool) -> float:
-    """One step of Adam on the new parameters: the share of them that have a gradient."""
+    """Take two steps of Adam on the new parameters: return the share of them that have a gradient in the second.
+
+    In the first the strengths alone have one.
+    """
     parameters = parameter_groups(model, 0.0, LEARNING_RATE)[1]["params"]
     before = [parameter.detach().clone() for parameter in parameters]
-    model.train(training)
-    try:
-        torch.manual_seed(0)
-        values = [value for value in tensors(inputs.run(model)) if value.requires_grad and value.numel()]
-        if not values:
-            raise Broken("no output has a gradient")
-        loss = torch.stack([value.float().square().mean() for value in values]).sum()
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-    finally:
-        model.eval()
-    if all(gradient is None for gradient in gradients):
-        raise Broken("no output is computed with a gradient from what stands there")
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
-    torch.optim.Adam(parameters, LEARNING_RATE).step()
+    optimizer = torch.optim.Adam(parameters, LEARNING_RATE)
+    gradients: Sequence[Tensor | None] = ()
+    for _ in range(2):
+        model.train(training)
+        try:
+            torch.manual_seed(0)
+            values = [value for value in tensors(inputs.run(model)) if value.requires_grad and value.numel()]
+            if not values:
+                raise Broken("no output has a gradient")
+            loss = torch.stack([value.float().square().mean() for value in values]).sum()
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        finally:
+            model.eval()
+        if all(gradient is None for gradient in gradients):
+            raise Broken("no output is computed with a gradient from what stands there")
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
     if all(torch.equal(old, new) for old, new in zip(before, parameters, strict=True)):
         raise Broken("no new parameter changes: every gradient is zero")
     return sum(gradient is not None and bool(gradient.any()) for gradient in gradients) / len(gradients)
@@ -444,9 +450,9 @@ and `multi_head_self` at tokens. Where all of this holds, it is the number of pl
 1. `places` finds them;
 2. right after `insert` every tensor that the model gives is what it was, to {TOLERANCE:g} of its largest value, or to
    {UNITS} times what one unit of rounding of the input does to it, if that is more (then marked ≈);
-3. one step of Adam on the mean squares of the outputs changes the new parameters, in training mode if the model runs in
-   it without targets; the share is that of the new parameters with a gradient other than zero (that of a rectifier
-   with few units often is zero);
+3. two steps of Adam on the mean squares of the outputs change the new parameters, in training mode if the model runs
+   in it without targets; the share is that of the new parameters with a gradient other than zero in the second step
+   (that of a rectifier with few units often is zero; in the first step the strengths alone have one);
 4. a checkpoint of the plain model loads, and `remove` gives back the same modules, parameters, keys of the state,
    hooks, attributes and modes, and exactly the same output.
 

@@ -57,7 +57,7 @@ def test_the_recipe_keeps_the_attention_through_training_and_files(options: dict
     loaded = ultralytics.YOLO(str(model.trainer.last))
     assert inserted(loaded.model) == names
     with regard.watch(loaded.model) as seen:
-        loaded.predict(str(Path(options["data"]).parent / "images" / "0.png"), imgsz=64, verbose=False)
+        loaded.model.float()(torch.rand(1, 3, 64, 64))
     assert {one.mechanism for one in seen.maps} == {"cbam"}
     # Trained further, it begins with the attention that it had.
     start = trainer()(overrides={**options, "model": str(model.trainer.last)}).get_model(

@@ -144,7 +144,7 @@ def test_a_variant_s_note_stands_under_the_table(tmp_path: Path) -> None:
     for result in results:
         result["note"] = "it is told <b>all</b>" if result["attention"] == "stacked" else None
     (folder / "results.json").write_text(json.dumps(results))
-    assert read(folder).text.count("stacked: it is told <b>all</b>.") == 1  # once for all seeds, and text
+    assert read(folder).text.count("stacked : it is told <b>all</b>.") == 1  # once for all seeds, and text
     results[0]["note"] = 7
     (folder / "results.json").write_text(json.dumps(results))
     with pytest.raises(UserError, match="expected text"):

@@ -97,7 +97,8 @@ class Attention(nn.Module):
     @overload
     def offer(self, label: str, weights: Tensor) -> Tensor: ...
     @overload
-    def offer(self, label: str, weights: Callable[[Request], Tensor]) -> Tensor | None: ...
+    # `Any` for `Tensor | None`: weights of unknown type, which modules give, match both forms.
+    def offer(self, label: str, weights: Callable[[Request], Tensor]) -> Any: ...
     def offer(self, label: str, weights: Weights) -> Tensor | None:
         """Show the map declared under `label` to whoever watches, and return the weights to use.
 
@@ -178,7 +179,7 @@ class Attention(nn.Module):
             raise self.refuse(
                 f"an input of shape {tuple(x.shape)}",
                 "at least one position along every axis",
-                "leave out what is empty: there is nothing to attend to",
+                "leave out empty inputs, in which there is nothing to attend to",
             )
 
     def refuse(self, got: str, expected: str, remedy: str) -> ShapeError:

@@ -3,7 +3,6 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import wraps
 from inspect import Parameter, Signature, signature
@@ -33,7 +32,6 @@ class Domain(ABC):
         """The value in the declared type (an `int` of a NumPy integer, a tuple of a list), or `_REFUSED`."""
 
 
-@dataclass(frozen=True)
 class WholeNumbers(Domain):
     """Whole numbers, no booleans.
 
@@ -42,9 +40,10 @@ class WholeNumbers(Domain):
         parity: "odd", "even" or "".
     """
 
-    least: int
-    most: int
-    parity: Literal["", "odd", "even"] = ""
+    def __init__(self, least: int, most: int, parity: Literal["", "odd", "even"] = "") -> None:
+        self.least = least
+        self.most = most
+        self.parity = parity
 
     def take(self, value: object) -> object:
         if isinstance(value, bool) or not isinstance(value, Integral):
@@ -61,7 +60,6 @@ class WholeNumbers(Domain):
         return f"{kind} from {self.least} to {self.most}"
 
 
-@dataclass(frozen=True)
 class RealNumbers(Domain):
     """Real numbers, no booleans and no NaN.
 
@@ -70,10 +68,11 @@ class RealNumbers(Domain):
         above, below: whether the limit itself is left out.
     """
 
-    least: float
-    most: float
-    above: bool = False
-    below: bool = False
+    def __init__(self, least: float, most: float, above: bool = False, below: bool = False) -> None:
+        self.least = least
+        self.most = most
+        self.above = above
+        self.below = below
 
     def take(self, value: object) -> object:
         if isinstance(value, bool) or not isinstance(value, Real):
@@ -92,11 +91,11 @@ class RealNumbers(Domain):
         return f"a number {begin} {'to below' if self.below else 'up to'} {self.most:.7g}"
 
 
-@dataclass(frozen=True)
 class SomeNumbers(Domain):
     """One of some numbers."""
 
-    numbers: tuple[float, ...]
+    def __init__(self, numbers: tuple[float, ...]) -> None:
+        self.numbers = numbers
 
     def take(self, value: object) -> object:
         if isinstance(value, bool) or not isinstance(value, Real):
@@ -108,11 +107,11 @@ class SomeNumbers(Domain):
         return f"{', '.join(others)} or {last}"
 
 
-@dataclass(frozen=True)
 class Choices(Domain):
     """One of some words."""
 
-    words: tuple[str, ...]
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self.words = words
 
     def take(self, value: object) -> object:
         return next((word for word in self.words if isinstance(value, str) and word == value), _REFUSED)
@@ -122,7 +121,6 @@ class Choices(Domain):
         return f"{', '.join(others)} or {last}" if others else last
 
 
-@dataclass(frozen=True)
 class Flag(Domain):
     """True or False, and nothing that is as good as one of them."""
 
@@ -133,7 +131,6 @@ class Flag(Domain):
         return "True or False"
 
 
-@dataclass(frozen=True)
 class Nothing(Domain):
     """None."""
 
@@ -144,17 +141,17 @@ class Nothing(Domain):
         return "None"
 
 
-@dataclass(frozen=True)
 class Several(Domain):
     """A tuple or list.
 
     Attributes:
-        items: the domain of each item, or of all if there is one.
+        item: the domain of each item.
         count: how many items there are; None for one or more.
     """
 
-    item: Domain
-    count: int | None = None
+    def __init__(self, item: Domain, count: int | None = None) -> None:
+        self.item = item
+        self.count = count
 
     def take(self, value: object) -> object:
         if isinstance(value, str) or not isinstance(value, Sequence):
@@ -168,11 +165,11 @@ class Several(Domain):
         return f"a tuple of {self.count or 'one or more'}, each {self.item}"
 
 
-@dataclass(frozen=True)
 class Either(Domain):
     """What is in one of several domains."""
 
-    domains: tuple[Domain, ...]
+    def __init__(self, domains: tuple[Domain, ...]) -> None:
+        self.domains = domains
 
     def take(self, value: object) -> object:
         taken = (domain.take(value) for domain in self.domains)

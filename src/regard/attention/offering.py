@@ -11,10 +11,10 @@ one list of the process, says whether anybody listens anywhere, and only then is
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +118,7 @@ Item = TypeVar("Item")
 
 _open: list[object] = []
 _lock = threading.Lock()
-_eager: list[torch.compiler.set_stance] = []
+_eager: list[AbstractContextManager[Any]] = []
 _eager_blocks: list[object] = []
 _listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
 _replacements: ContextVar[tuple[Replace, ...]] = ContextVar("replacements", default=())

@@ -33,6 +33,7 @@ from regard.functional.scores import additive_scores, dot_scores
 from regard.functional.simplex import entmax
 from regard.functional.weights import (
     doubly_stochastic_penalty,
+    mask_nonfinite,
     mask_tokens,
     masked_softmax,
     read,
@@ -80,6 +81,7 @@ __all__ = [
     "low_rank_pairs",
     "low_rank_scores",
     "low_rank_tensor_fusion",
+    "mask_nonfinite",
     "mask_tokens",
     "masked_log_softmax",
     "masked_mean",

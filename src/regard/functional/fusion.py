@@ -34,9 +34,12 @@ def low_rank_scores(
 ) -> Float[Tensor, "B G T N"]:
     """`weight_g · low_rank_fusion(query_t, memory_n)`, in the order that never forms a vector for a pair.
 
+    In at least single precision, as `low_rank_pairs` are.
+
     Args:
         weight: one linear form a map of scores.
     """
+    query, memory, weight = (at_least_single(x) for x in (query, memory, weight))
     asking = (query[:, None] * weight[:, None, None]).flatten(3)  # (B, G, T, R·K)
     return asking @ memory.flatten(2).transpose(1, 2)[:, None]
 

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from regard.functional.precision import at_least_single
 from regard.functional.weights import masked_softmax
 
 
@@ -16,7 +17,8 @@ def line_weights(
         for each axis of length `L` a `(B, *spatial, L)`: the weights of the positions along it, of which all but the
         last hold a zero where `u` itself lies.
     """
-    rank = query.ndim - 2
+    dtype, rank = query.dtype, query.ndim - 2
+    query, key = at_least_single(query), at_least_single(key)  # half does not hold the products of large vectors
     scores, others = [], []
     for axis in range(1, rank + 1):
         along = query.movedim(axis, -2) @ key.movedim(axis, -2).transpose(-2, -1)  # (B, *rest, L, L)
@@ -26,7 +28,7 @@ def line_weights(
         if axis < rank:
             other = ~torch.eye(length, dtype=torch.bool, device=query.device)
         others.append(_between(other, axis, rank).expand(*query.shape[1:-1], length))
-    weights = masked_softmax(torch.cat(scores, -1), torch.cat(others, -1))  # (B, *spatial, ΣL)
+    weights = masked_softmax(torch.cat(scores, -1), torch.cat(others, -1)).to(dtype)  # (B, *spatial, ΣL)
     return weights.split([query.shape[axis] for axis in range(1, rank + 1)], -1)
 
 

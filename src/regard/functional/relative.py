@@ -6,11 +6,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from regard.functional.precision import at_least_single
+
 
 def relative_scores(
     query: Float[Tensor, "B h N d"], tables: Sequence[Float[Tensor, "..."]], spatial: Sequence[int]
 ) -> Float[Tensor, "B h N N"]:
     """`Σ_axis q_i · r^axis_{j - i}`: a table of vectors for the offsets along each axis of the map.
+
+    In at least single precision, as `dot_scores` are.
 
     Args:
         query: of the positions of the map, row by row.
@@ -19,6 +23,7 @@ def relative_scores(
         spatial: the sizes of the map.
     """
     rank = len(spatial)
+    query = at_least_single(query)
     position = torch.arange(query.shape[2], device=query.device)
     total = query.new_zeros(())
     for axis in reversed(range(rank)):  # the last axis runs fastest
@@ -28,7 +33,7 @@ def relative_scores(
         position = position // length
         offset = torch.arange(length, device=query.device) - coordinate[:, None]  # (N, L)
         row = offset.clamp(1 - reach, reach - 1) + reach - 1  # (N, L)
-        along = query @ tables[axis].transpose(-2, -1)  # (B, h, N, 2R - 1)
+        along = query @ at_least_single(tables[axis]).transpose(-2, -1)  # (B, h, N, 2R - 1)
         scores = along.gather(3, row.expand(*query.shape[:3], length))  # (B, h, N, L)
         total = total + scores.unflatten(3, [length if other == axis else 1 for other in range(rank)])
     return total.flatten(3)  # (B, h, N, N)

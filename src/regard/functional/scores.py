@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from regard.functional.precision import at_least_single
+
 
 def additive_scores(
     query: Float[Tensor, "B T A"], memory: Float[Tensor, "B N A"], vector: Float[Tensor, " A"]
@@ -17,7 +19,10 @@ def additive_scores(
 
 
 def dot_scores(
-    query: Float[Tensor, "B T D"], memory: Float[Tensor, "B N D"], scale: float = 1.0
-) -> Float[Tensor, "B T N"]:
-    """`e_tn = scale · q_tᵀ m_n` (Luong et al. 2015; with `scale = 1/√D` Vaswani et al. 2017)."""
-    return (query * scale) @ memory.transpose(-2, -1)  # (B, T, N)
+    query: Float[Tensor, "*#lead T D"], memory: Float[Tensor, "*#lead N D"], scale: float = 1.0
+) -> Float[Tensor, "*lead T N"]:
+    """`e_tn = scale · q_tᵀ m_n` (Luong et al. 2015; with `scale = 1/√D` Vaswani et al. 2017).
+
+    In at least single precision: half does not hold the products of large vectors.
+    """
+    return (at_least_single(query) * scale) @ at_least_single(memory).transpose(-2, -1)

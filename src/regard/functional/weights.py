@@ -5,6 +5,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from regard.functional.precision import at_least_single
+
 
 def masked_softmax(
     scores: Float[Tensor, "*shape"], mask: Bool[Tensor, "..."] | None = None, dim: int = -1
@@ -34,9 +36,22 @@ def mask_tokens(tokens: Float[Tensor, "B N D"], mask: Bool[Tensor, "B #T N"] | N
     return tokens if mask is None else tokens.masked_fill(~mask.any(1)[:, :, None], 0.0)
 
 
+def mask_nonfinite(
+    tokens: Float[Tensor, "B N D"], mask: Bool[Tensor, "B #T N"] | None = None
+) -> Float[Tensor, "B N D"]:
+    """Return the tokens with zeros for what is NaN or infinite in those that no query reads.
+
+    Where tokens are queries as well, those that nobody reads still ask, and keep whatever is finite.
+
+    Args:
+        mask: as of `mask_tokens`.
+    """
+    return tokens if mask is None else tokens.masked_fill(~mask.any(1)[:, :, None] & ~tokens.isfinite(), 0.0)
+
+
 def read(weights: Float[Tensor, "B T N"], memory: Float[Tensor, "B N D"]) -> Float[Tensor, "B T D"]:
-    """The expectation of the memory under the weights: `context_t = Σ_n weights_tn memory_n`."""
-    return torch.bmm(weights, memory)
+    """The expectation of the memory under the weights, in its type: `context_t = Σ_n weights_tn memory_n`."""
+    return torch.bmm(weights.to(memory.dtype), memory)
 
 
 def scaled_dot_product_weights(
@@ -52,7 +67,8 @@ def scaled_dot_product_weights(
         scale: `1/√d` unless given (Vaswani et al. 2017).
     """
     factor: float = query.shape[-1] ** -0.5 if scale is None else scale
-    return masked_softmax(query @ key.transpose(-2, -1) * factor, mask)  # (B, h, T, N)
+    scores = at_least_single(query) @ at_least_single(key).transpose(-2, -1) * factor  # (B, h, T, N)
+    return masked_softmax(scores, mask).to(query.dtype)
 
 
 def scaled_dot_product_attention(

@@ -74,7 +74,8 @@ def _with_arguments(makers: tuple[Any, ...]) -> bool:
     return len(makers) == 2 and isinstance(makers[1], Mapping)
 
 
-def _resolve(maker: Maker, arguments: Mapping[str, Any]) -> Maker:
+def _resolve(given: Maker, arguments: Mapping[str, Any]) -> Maker:
+    maker: Any = given
     if isinstance(maker, tuple):
         if not _with_arguments(maker):
             raise UserError(
@@ -94,7 +95,8 @@ def _resolve(maker: Maker, arguments: Mapping[str, Any]) -> Maker:
         raise UserError(
             f"{maker!r} is no mechanism: give a name, a class, or a function from the channel count to a module"
         )
-    kind = _kind(maker)
+    found = cast(Callable[[int], nn.Module], maker)
+    kind = _kind(found)
     if kind is not None:
         _require_insertable(kind)
     if arguments:
@@ -104,8 +106,8 @@ def _resolve(maker: Maker, arguments: Mapping[str, Any]) -> Maker:
                 "module itself: give the arguments there"
             )
         check_arguments(kind, arguments)
-        return partial(cast(Callable[..., nn.Module], maker), **arguments)
-    return maker
+        return partial(found, **arguments)
+    return found
 
 
 def _default(makers: Sequence[Maker], table: PlaceTable) -> str:

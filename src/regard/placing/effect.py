@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import OnTokens
-from regard.placing.placed import InOrder, Placed
+from regard.placing.placed import InOrder, Placed, standing_in
 from regard.running import Inputs, undisturbed
 
 
@@ -72,17 +72,13 @@ def _changes(
     model: nn.Module, inputs: Inputs, placed: Placed, sensors: Sequence[Placed], expected: Sequence[Tensor]
 ) -> bool:
     """Return whether NaN at one place comes to an output, or to one of the places from which it is known to come."""
-    own = {one: one.attention for one in (placed, *sensors)}
-    placed.attention = InOrder(_Unknown(_untouched(placed)))
-    for sensor in sensors:
-        sensor.attention = InOrder(_Sensor(_untouched(sensor)))
+    modules = {sensor: InOrder(_Sensor(_untouched(sensor))) for sensor in sensors}
+    modules[placed] = InOrder(_Unknown(_untouched(placed)))
     try:
-        found = list(_tensors(inputs.run(model)))
+        with standing_in(modules):
+            found = list(_tensors(inputs.run(model)))
     except Exception:  # `_Reached`, or something of the model that refuses NaN, which it must have read
         return True
-    finally:
-        for one, attention in own.items():
-            one.attention = attention
     return len(found) != len(expected) or not all(map(_equal, found, expected))
 
 

@@ -1,5 +1,6 @@
 """Putting attention into a model that is already there, and taking it out again."""
 
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -166,15 +167,16 @@ def _hosts(
 
 
 class _Probe(nn.Module):
-    """A child that notes whether it is called."""
+    """A child that notes whether it is called by the thread that made it."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.thread = threading.get_ident()
         self.called = False
 
     # `Any`: whatever a caller takes it for.
     def forward(self, *given: Any, **named: Any) -> Any:
-        self.called = True
+        self.called = self.called or threading.get_ident() == self.thread
         return given[0] if given else None
 
 
@@ -249,13 +251,13 @@ def remove(model: nn.Module) -> nn.Module:
     found = list(inserted(model).values()) + (record.placed if record is not None else [])
     if not found:
         raise UserError(f"{type(model).__name__} has no inserted attention: put some in with regard.insert")
+    if record is not None:  # first: a forward of another thread is not to miss what is being taken out
+        record.leave(model)
     hosts = list(model.modules())
     for placed in dict.fromkeys(found):
         for module in hosts:
             if placed.is_attached(module) or isinstance(module._modules.get(CONTAINER), Insertions):
                 placed.detach(module)
-    if record is not None:
-        record.leave(model)
     return model
 
 

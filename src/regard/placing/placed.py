@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, Literal, NoReturn
 from weakref import WeakKeyDictionary
 
@@ -32,6 +33,9 @@ fine-tuning: removing it then changes 0.1 to 0.5 % of the predictions, with this
 _off: ContextVar[frozenset[int]] = ContextVar("off", default=frozenset())
 """The inserted attention, by identity, that this context has switched off; see `switched_off`."""
 
+_stand_ins: ContextVar[Mapping[int, nn.Module]] = ContextVar("stand_ins", default=MappingProxyType({}))
+"""What this context runs in place of inserted attention, by the identity of its `Placed`; see `standing_in`."""
+
 
 @contextmanager
 def switched_off(model: nn.Module) -> Iterator[list["Placed"]]:
@@ -50,6 +54,17 @@ def switched_off(model: nn.Module) -> Iterator[list["Placed"]]:
     finally:
         with suppress(ValueError):  # another context closes it
             _off.reset(token)
+
+
+@contextmanager
+def standing_in(modules: Mapping["Placed", nn.Module]) -> Iterator[None]:
+    """Run other modules in place of inserted attention inside the block, in this context."""
+    token = _stand_ins.set({**_stand_ins.get(), **{id(placed): module for placed, module in modules.items()}})
+    try:
+        with offering.replacing(lambda offer: None):  # compiled models run eagerly
+            yield
+    finally:
+        _stand_ins.reset(token)
 
 
 class InOrder(nn.Sequential):
@@ -131,7 +146,8 @@ class Placed(nn.Module):
         taken = given or (y,)
         if self.channels_at_end:
             taken = tuple(x.movedim(-1, 1) for x in taken)
-        x = self.attention(*taken)
+        attention = _stand_ins.get().get(id(self), self.attention) if offering.listening() else self.attention
+        x = attention(*taken)
         x = (x.movedim(1, -1) if self.channels_at_end else x).to(y.dtype)
         strength = self.strength
         if strength is None:
@@ -140,8 +156,15 @@ class Placed(nn.Module):
         return y + strength * (x - y)
 
     # `Any`: the signatures of torch's hooks.
-    def after(self, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
-        """Forward hook of the host: refine its output."""
+    def after(self, module: nn.Module, given: tuple[Any, ...], *rest: Any) -> Any:
+        """Forward hook of the host: refine its output.
+
+        Args:
+            module, given: the host and its arguments.
+            rest: its named arguments and its output; the output alone, should another thread call the host at the
+                moment at which torch has registered the hook and has not yet noted that it takes named arguments.
+        """
+        named, output = rest if len(rest) == 2 else ({}, *rest)
         if not self._due():
             return output
         taken = [self._read(_at(given, named, source.key), source) for source in self.sources]
@@ -153,8 +176,11 @@ class Placed(nn.Module):
             )
         return _changed(output, self.spot.key, lambda y: self(y, *taken))
 
-    def before(self, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
-        """Forward pre-hook of the host: refine one of its inputs."""
+    def before(self, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any] | None = None) -> Any:
+        """Forward pre-hook of the host: refine one of its inputs; `named` may lack as in `after`."""
+        if named is None:
+            changed, _ = self.before(module, given, {})
+            return changed
         if not self._due():
             return given, named
         taken = [self._read(_at(given, named, source.key), source) for source in self.sources]
@@ -315,7 +341,8 @@ class Record:
         Raises:
             UserError: a module with attention was replaced by another one.
         """
-        for placed in self.placed:
+        everything = tuple(self.placed)
+        for placed in everything:
             if placed.turn is not None:
                 if torch.compiler.is_compiling():
                     placed.called = 0
@@ -323,7 +350,7 @@ class Record:
                     _counts()[placed] = 0
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return
-        lost = [placed.place for placed in self.placed if not self._find(model, placed)]
+        lost = [placed.place for placed in everything if not self._find(model, placed)]
         if lost:
             raise UserError(
                 f"{', '.join(map(repr, lost))} was replaced after attention was inserted there, which would no longer "

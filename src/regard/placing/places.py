@@ -9,7 +9,7 @@ from torch import nn
 
 from regard.placing.place import CONTAINER, LAYOUTS, Place, PlaceLayout, PlaceTable, Role, Slot
 from regard.placing.tracing import Call, Join, Key, Mark, Trace, trace
-from regard.running import Example, Inputs, inputs_of
+from regard.running import Example, Inputs, inputs_of, uncompiled
 
 _MOST_EXTRA_TOKENS = 16
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -33,6 +33,7 @@ def places(model: nn.Module, example: Example = None, *, layout: Literal["auto"]
     Raises:
         UserError: there is no example and the model knows no input size.
     """
+    model = uncompiled(model)
     return read_places(model, inputs_of(model, example), layout)
 
 

@@ -118,8 +118,8 @@ class AttentionAugmentedConvolution(Convolve):
         parts = map_to_tokens(projected).split((self.key_channels, self.key_channels, self.value_channels), 2)
         query, key, value = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)  # (B, h, N, d)
         query = query * query.shape[3] ** -0.5
-        scores = query @ key.transpose(2, 3) + functional.relative_scores(query, list(self.offsets), spatial)
-        weights = scores.softmax(3)  # (B, h, N, N)
+        scores = functional.dot_scores(query, key) + functional.relative_scores(query, list(self.offsets), spatial)
+        weights = scores.softmax(3).to(value.dtype)  # (B, h, N, N)
         if offering.listening():
             with offering.over_grid(spatial):
                 weights = self.offer("attention", weights)

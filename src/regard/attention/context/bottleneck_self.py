@@ -81,8 +81,8 @@ class BottleneckSelfAttention(Refine):
         projected = self.project(map_to_tokens(x).contiguous())  # (B, N, 3C)
         query, key, value = projected.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, N, d)
         query = query * self.head_width**-0.5
-        scores = query @ key.transpose(2, 3) + functional.relative_scores(query, list(self.offsets), spatial)
-        weights = scores.softmax(3)  # (B, h, N, N)
+        scores = functional.dot_scores(query, key) + functional.relative_scores(query, list(self.offsets), spatial)
+        weights = scores.softmax(3).to(value.dtype)  # (B, h, N, N)
         if offering.listening():
             with offering.over_grid(spatial):
                 weights = self.offer("attention", weights)

@@ -65,7 +65,7 @@ class ExternalAttention(Refine):
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N C"]:
         self.check(x)
         part = None if mask is None else self.check_mask(mask, x)[:, None]  # (B, 1, N)
-        x = functional.mask_tokens(x, part)
+        x = functional.mask_nonfinite(x, part)
         part = None if part is None else part.transpose(1, 2)  # (B, N, 1)
         logarithms = functional.masked_log_softmax(self.key(x), part, dim=1)  # (B, N, S)
         weights = functional.masked_softmax(logarithms, part)  # (B, N, S)

@@ -112,7 +112,7 @@ class GeneralizedAttention(Refine):
         self.check(x)
         spatial = tuple(x.shape[2:])
         tokens = map_to_tokens(x).contiguous()  # (B, N, C)
-        weights = self.scores(tokens, spatial).softmax(3)  # (B, h, N, N)
+        weights = self.scores(tokens, spatial).softmax(3).to(x.dtype)  # (B, h, N, N)
         if offering.listening():
             with offering.over_grid(spatial):
                 weights = self.offer("attention", weights)
@@ -130,7 +130,7 @@ class GeneralizedAttention(Refine):
             asking = query if self.query_key else nothing
             if self.key_vector is not None:
                 asking = asking + self.key_vector[:, None]
-            total = total + asking @ self.split(self.key(tokens)).transpose(2, 3)  # (B, h, N, N)
+            total = total + functional.dot_scores(asking, self.split(self.key(tokens)))  # (B, h, N, N)
         if self.offsets:
             asking = query if self.query_position else nothing
             if self.position_vector is not None:

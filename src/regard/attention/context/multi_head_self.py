@@ -94,10 +94,7 @@ class MultiHeadSelfAttention(Refine):
         spread = self.spread_mask(mask, x)
         if mask is None or spread is None:
             return x, spread
-        hidden = ~spread.any(2)[:, 0, :, None]  # (B, N, 1)
-        if mask.ndim == 3:  # a token that nobody reads still asks, unless it holds what is no number
-            hidden = hidden & ~x.isfinite()
-        return x.masked_fill(hidden, 0.0), spread
+        return functional.mask_nonfinite(x, spread[:, 0]), spread
 
     def spread_mask(self, mask: Tensor | None, x: Tensor) -> Bool[Tensor, "B 1 #N N"] | None:
         """Refuse a mask that is not boolean or does not fit; give it an axis for the heads, and one for the queries."""

@@ -88,7 +88,7 @@ class ObjectContext(Refine):
         regions = map_to_tokens(self.offer("region", tokens_to_map(logits.softmax(1), spatial)))  # (B, N, K)
         objects = functional.read(regions.transpose(1, 2), tokens)  # (B, K, C)
         scale = self.hidden_channels**-0.5 if self.scaled else 1.0
-        relation = functional.dot_scores(self.query(tokens), self.key(objects), scale).softmax(2)  # (B, N, K)
+        relation = functional.dot_scores(self.query(tokens), self.key(objects), scale).softmax(2).to(x.dtype)
         relation = map_to_tokens(self.offer("relation", tokens_to_map(relation, spatial)))
         context = self.context(functional.read(relation, self.value(objects)))  # (B, N, C)
         return tokens_to_map(self.fuse(torch.cat((tokens, context), dim=2)), spatial)  # (B, C, *spatial)

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regard import functional
 from regard.attention import offering
 from regard.attention.arguments import choose_heads
 from regard.attention.contract import Paper, Refine
@@ -107,12 +108,15 @@ class AgentAttention(Refine):
         agents = self.split(F.adaptive_avg_pool2d(query, self.grid))  # (B, h, n, d)
         q, k, v = (self.split(part) for part in projected.chunk(3, dim=1))  # (B, h, N, d)
         scale = q.shape[3] ** -0.5
-        gather = (agents * scale @ k.transpose(2, 3) + self.gather_bias(spatial)).softmax(3)  # (B, h, n, N)
-        spread = (q * scale @ agents.transpose(2, 3) + self.spread_bias(spatial).transpose(1, 2)).softmax(3)
+        gather = functional.dot_scores(agents, k, scale) + self.gather_bias(spatial)  # (B, h, n, N)
+        spread = functional.dot_scores(q, agents, scale) + self.spread_bias(spatial).transpose(1, 2)  # (B, h, N, n)
+        gather, spread = gather.softmax(3).to(v.dtype), spread.softmax(3).to(v.dtype)
+        replaced = None
         if offering.listening():
             with offering.over_grid(spatial):
-                gather, spread = self.offer("gather", gather), self.offer("spread", spread)
-        context = (spread @ (gather @ v)).transpose(1, 2).flatten(2)  # (B, N, C)
+                gather = self.offer("gather", gather)
+                replaced = self.offer("spread", lambda request: request.pick(spread, heads=1, queries=2))
+        context = ((spread if replaced is None else replaced) @ (gather @ v)).transpose(1, 2).flatten(2)  # (B, N, C)
         refined = self.output(context + map_to_tokens(self.local(value)))  # (B, N, C)
         return tokens_to_map(refined, spatial)  # (B, C, H, W)
 

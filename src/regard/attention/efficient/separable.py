@@ -66,7 +66,7 @@ class SeparableSelfAttention(Refine):
         self.check(x)
         self.check_mask(mask, x)
         if mask is not None:
-            x = functional.mask_tokens(x, mask[:, None])
+            x = functional.mask_nonfinite(x, mask[:, None])
         weights = functional.masked_softmax(self.score(x)[:, :, 0], mask)  # (B, N)
         weights = self.offer("context", weights)
         context = self.key(functional.read(weights[:, None], x))  # (B, 1, C)

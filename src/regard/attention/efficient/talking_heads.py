@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from regard import functional
 from regard.attention.context.multi_head_self import MultiHeadSelfAttention
@@ -64,8 +65,12 @@ class TalkingHeadsAttention(MultiHeadSelfAttention):
         self.check(x)
         x, mask = self.take_part(x, mask)  # (B, 1, 1 or N, N)
         query, key, value = self.project(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, N, d)
-        scores = query * query.shape[3] ** -0.5 @ key.transpose(2, 3)  # (B, h, N, N)
-        weights = functional.masked_softmax(self.mix_scores(scores), mask)  # (B, h, N, N)
+        scores = functional.dot_scores(query, key, query.shape[3] ** -0.5)  # (B, h, N, N)
+        weight, bias = self.mix_scores.weight, self.mix_scores.bias
+        mixed = F.conv2d(
+            scores, functional.at_least_single(weight), None if bias is None else functional.at_least_single(bias)
+        )
+        weights = functional.masked_softmax(mixed, mask).to(value.dtype)  # (B, h, N, N)
         weights = self.offer("attention", weights)
         mixed = self.mix_weights(weights)
         if mask is not None:

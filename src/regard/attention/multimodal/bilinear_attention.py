@@ -96,11 +96,13 @@ class BilinearAttention(Read):
     ) -> Float[Tensor, "B T Q"]:
         mask = self.check(query, memory, mask)
         memory = functional.mask_tokens(memory, mask)
-        asking = self.score_query(query).relu()[:, None] * self.score[:, None]  # (B, G, T, K)
-        scores = asking @ self.score_memory(memory).relu().transpose(1, 2)[:, None]  # (B, G, T, N)
+        asking = (
+            functional.at_least_single(self.score_query(query).relu()[:, None]) * self.score[:, None]
+        )  # (B, G, T, K)
+        scores = functional.dot_scores(asking, self.score_memory(memory).relu()[:, None])  # (B, G, T, N)
         pairs = None if mask is None else mask.expand(-1, query.shape[1], -1).flatten(1)[:, None]  # (B, 1, T·N)
         weights = functional.masked_softmax(scores.flatten(2), pairs).unflatten(2, scores.shape[2:])  # (B, G, T, N)
-        weights = self.offer("attention", weights)
+        weights = self.offer("attention", weights.to(memory.dtype))
         values = self.values(memory).relu().unflatten(2, (self.glimpses, -1)).transpose(1, 2)  # (B, G, N, K)
         # The attention looks at the query alone, so all glimpses read at once; only their residuals go one by one.
         reads = weights @ values  # (B, G, T, K)

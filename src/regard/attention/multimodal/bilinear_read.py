@@ -44,7 +44,7 @@ class BilinearRead(Read):
         memory = functional.mask_tokens(memory, mask)
         scores = self.scores(query, memory, mask)  # (B, G, T, N)
         weights = functional.masked_softmax(scores, None if mask is None else mask[:, None])  # (B, G, T, N)
-        weights = self.offer("attention", weights)
+        weights = self.offer("attention", weights.to(memory.dtype))
         return (weights @ memory[:, None]).transpose(1, 2).flatten(2)  # (B, T, G·M)
 
 

@@ -102,7 +102,7 @@ class CoAttentionalTransformer(Read):
     ) -> Float[Tensor, "B T D"]:
         mask = self.check(query, memory, mask)
         peers = self.check_mask(query_mask, query.shape[0], query.shape[1], query.shape[1])
-        query = functional.mask_tokens(query, peers)
+        query = functional.mask_nonfinite(query, peers)
         memory = functional.mask_tokens(memory, mask)
         read = self.attend(query, memory, mask, lambda weights: self.offer("attention", weights))  # (B, T, D)
         context = self.attend_norm(query + read)

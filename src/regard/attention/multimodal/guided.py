@@ -94,7 +94,7 @@ class GuidedAttention(Read):
     ) -> Float[Tensor, "B T D"]:
         mask = self.check(query, memory, mask)
         peers = self.check_mask(query_mask, query.shape[0], query.shape[1], query.shape[1])
-        query = functional.mask_tokens(query, peers)
+        query = functional.mask_nonfinite(query, peers)
         if mask is not None:  # whoever has no memory to attend to reads no peers either
             some = mask.any(-1, keepdim=True)  # (B, #T, 1)
             peers = some.expand(-1, -1, query.shape[1]) if peers is None else peers & some

@@ -92,8 +92,9 @@ class BiLevelRoutingAttention(Refine):
         query, key, value = self.project(regions).chunk(3, dim=3)  # (B, R, P, C)
         chosen = self.route(query, key, inside.to(x.dtype))  # (B, R, t)
         mask = inside[chosen].flatten(2)[:, :, None, None]  # (B, R, 1, 1, t·P)
-        scores = self.split(query) * (self.channels // self.heads) ** -0.5 @ self.gather(key, chosen).transpose(3, 4)
-        weights = functional.masked_softmax(scores, mask)  # (B, R, h, P, t·P)
+        scale = (self.channels // self.heads) ** -0.5
+        scores = functional.dot_scores(self.split(query), self.gather(key, chosen), scale)
+        weights = functional.masked_softmax(scores, mask).to(value.dtype)  # (B, R, h, P, t·P)
         replaced = None
         if offering.listening():
             keys = positions[chosen].flatten(2)[:, :, None]  # (B, R, 1, t·P)
@@ -113,7 +114,7 @@ class BiLevelRoutingAttention(Refine):
         """Of every region the regions that fit its mean best, `(B, R, t)`; regions without a position come last."""
         count = inside.sum(1)  # (R,)
         share = (inside / count.clamp_min(1)[:, None])[..., None]  # (R, P, 1)
-        affinity = (query * share).sum(2) @ (key * share).sum(2).transpose(1, 2)  # (B, R, R)
+        affinity = functional.dot_scores((query * share).sum(2), (key * share).sum(2))  # (B, R, R)
         return affinity.masked_fill(count == 0, torch.finfo(affinity.dtype).min).topk(self.top, dim=2).indices
 
     def gather(self, tokens: Float[Tensor, "B R P C"], chosen: Tensor) -> Float[Tensor, "B R h K d"]:

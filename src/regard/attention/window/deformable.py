@@ -136,8 +136,8 @@ class DeformableAttention(Refine):
         key, value = self.key_value(sampled).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, M, d)
         heads = query.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, h, N, d)
         points = points.flatten(1, 2)  # (B·G, M, 2)
-        scores = heads * key.shape[3] ** -0.5 @ key.transpose(2, 3)  # (B, h, N, M)
-        weights = (scores + self.position_bias(points, spatial).to(x.dtype)).softmax(3)
+        scores = functional.dot_scores(heads, key, key.shape[3] ** -0.5)  # (B, h, N, M)
+        weights = (scores + self.position_bias(points, spatial)).softmax(3).to(value.dtype)
         replaced = None
         if offering.listening():
             with offering.over_grid(spatial):

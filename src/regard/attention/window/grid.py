@@ -81,12 +81,12 @@ class GridAttention(Refine):
         groups = functional.cut_windows(x, self.size, strided=strided)  # (B, g, P, C)
         query, key, value = self.project(groups).unflatten(3, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)
         bias = self.bias[functional.relative_positions(self.size, x.device)].permute(2, 0, 1)  # (h, P, P)
-        scores = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1) + bias  # (B, g, h, P, P)
+        scores = functional.dot_scores(query, key, query.shape[-1] ** -0.5) + bias  # (B, g, h, P, P)
         mask = None
         if H % self.size or W % self.size:
             positions = functional.window_positions((H, W), self.size, strided=strided, device=x.device)  # (g, P)
             mask = (positions >= 0)[:, None, None]  # (g, 1, 1, P)
-        weights = functional.masked_softmax(scores, mask)  # (B, g, h, P, P)
+        weights = functional.masked_softmax(scores, mask).to(value.dtype)  # (B, g, h, P, P)
         if offering.listening():
             with offering.over_grid((H, W)):
                 positions = functional.window_positions((H, W), self.size, strided=strided, device=x.device)

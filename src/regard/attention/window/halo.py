@@ -84,10 +84,10 @@ class HaloAttention(Refine):
         query = query.unflatten(3, (self.heads, -1)).transpose(2, 3) * (self.channels // self.heads) ** -0.5
         memory = self.surroundings(memory, 0).unflatten(3, (2, self.heads, -1))  # (B, G, K, 2, h, d)
         key, value = memory.permute(3, 0, 1, 4, 2, 5)  # (B, G, h, K, d)
-        scores = query @ key.transpose(-2, -1) + self.position_scores(query)  # (B, G, h, P, K)
+        scores = functional.dot_scores(query, key) + self.position_scores(query)  # (B, G, h, P, K)
         positions = torch.arange(H * W, device=x.device).reshape(1, 1, H, W)
         keys = self.surroundings(positions, -1)[0, :, :, 0]  # (G, K)
-        weights = functional.masked_softmax(scores, (keys >= 0)[:, None, None])  # (B, G, h, P, K)
+        weights = functional.masked_softmax(scores, (keys >= 0)[:, None, None]).to(value.dtype)  # (B, G, h, P, K)
         if offering.listening():
             queries = functional.window_positions((H, W), self.block, device=x.device)  # (G, P)
             with offering.over_grid((H, W)):
@@ -115,7 +115,8 @@ class HaloAttention(Refine):
         place = torch.arange(self.block, device=query.device)
         around = torch.arange(self.block + 2 * self.halo, device=query.device)
         offset = around - place[:, None] + self.block - 1  # (b, size), from 0
-        query = query.unflatten(3, (self.block, self.block))  # (B, G, h, b, b, d)
-        rows = torch.einsum("bghyxd,yid->bghyxi", query, self.rows[offset])[..., None]
-        columns = torch.einsum("bghyxd,xjd->bghyxj", query, self.columns[offset])[..., None, :]
+        query = functional.at_least_single(query.unflatten(3, (self.block, self.block)))  # (B, G, h, b, b, d)
+        by_row, by_column = (functional.at_least_single(table[offset]) for table in (self.rows, self.columns))
+        rows = torch.einsum("bghyxd,yid->bghyxi", query, by_row)[..., None]
+        columns = torch.einsum("bghyxd,xjd->bghyxj", query, by_column)[..., None, :]
         return (rows + columns).flatten(5).flatten(3, 4)

@@ -85,10 +85,11 @@ class NeighbourhoodAttention(Refine):
         memory = memory.unflatten(2, (W, k)).unflatten(1, (H, k)).unflatten(5, (2, self.heads, -1))
         key, value = memory.unbind(5)  # (B, H, k, W, k, h, d)
         query = query.unflatten(3, (self.heads, -1)) * (self.channels // self.heads) ** -0.5  # (B, H, W, h, d)
-        scores = torch.einsum("byxhd,byixjhd->bhyxij", query, key)  # (B, h, H, W, k, k)
+        wide = functional.at_least_single(query), functional.at_least_single(key)  # half does not hold the products
+        scores = torch.einsum("byxhd,byixjhd->bhyxij", *wide)  # (B, h, H, W, k, k)
         scores = scores + self.bias[:, row_offset[:, None, :, None], column_offset[None, :, None]]
         mask = (row_inside[:, None, :, None] & column_inside[None, :, None]).flatten(2)  # (H, W, k·k)
-        weights = functional.masked_softmax(scores.flatten(4), mask)  # (B, h, H, W, k·k)
+        weights = functional.masked_softmax(scores.flatten(4), mask).to(value.dtype)  # (B, h, H, W, k·k)
         if offering.listening():
             keys = (rows[:, None, :, None] * W + columns[None, :, None]).flatten(2).flatten(0, 1)  # (N, k·k)
             queries = torch.arange(H * W, device=x.device)[None]  # (1, N)

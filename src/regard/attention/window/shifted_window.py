@@ -113,7 +113,7 @@ class ShiftedWindowAttention(Refine):
         if any(shift) or H % self.window or W % self.window:
             positions = functional.window_positions((H, W), self.window, shift, device=x.device)  # (G, P)
             mask = functional.shifted_window_mask(positions, W, self.window, shift)[:, None]  # (G, 1, P, P)
-        weights = functional.masked_softmax(scores, mask)  # (B, G, h, P, P)
+        weights = functional.masked_softmax(scores, mask).to(value.dtype)  # (B, G, h, P, P)
         if offering.listening():
             with offering.over_grid((H, W)):
                 positions = functional.window_positions((H, W), self.window, shift, device=x.device)
@@ -129,7 +129,7 @@ class ShiftedWindowAttention(Refine):
     def scores(self, query: Float[Tensor, "B G h P d"], key: Float[Tensor, "B G h P d"]) -> Float[Tensor, "B G h P P"]:
         """How well queries and keys fit, without their positions."""
         if self.version == "v1":
-            return query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)
+            return functional.dot_scores(query, key, query.shape[-1] ** -0.5)
         scale = self.log_scale.clamp(max=math.log(100)).exp()  # (h, 1, 1), at most 1 / 0.01
         return F.normalize(query, dim=-1) * scale @ F.normalize(key, dim=-1).transpose(-2, -1)
 

@@ -66,8 +66,8 @@ NOTES: Mapping[str, str] = {
     "none": "no attention: every question gets the mean of the picture's cells",
     "spatial": "weights of the picture alone, the same for every question (softmax_pool)",
     "additive": "one read, scored by a small network (Bahdanau et al. 2015)",
-    "general": "one read, scored by the product of a projected question and a cell, not scaled (Luong et al. 2015), for "
-    "which the learning rate that all variants share is too large: a third of it gives 0.96 of attributes",
+    "general": "one read, scored by the product of a projected question and a cell, not scaled (Luong et al. 2015), "
+    "for which the learning rate that all variants share is too large: a third of it gives 0.96 of attributes",
     "scaled_dot": "one read, scored by the product of question and cell over the root of their width "
     "(Vaswani et al. 2017)",
     "multi_head": "one read by four heads, each scored by a scaled product of projections (Vaswani et al. 2017)",
