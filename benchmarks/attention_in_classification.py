@@ -433,6 +433,8 @@ def verdict(groups: Mapping[str, Mapping[int, dict[str, Any]]]) -> str:
     Args:
         groups: the results of each row, by seed.
     """
+    if all(len(group) < 2 for group in groups.values()):
+        return "One seed a row says nothing of the spread."
     better, worse, used, fixed = [], [], [], []
     for name, group in groups.items():
         paired = [

@@ -149,6 +149,9 @@ def test_the_verdict_follows_from_the_intervals(benchmark: ModuleType) -> None:
         "cbam.",
         "The gain of eca does not come from weights that depend on the picture.",
     ]
+    assert benchmark.verdict({"none": group(0.8), "se": group(0.9, mean=-0.1)}) == (
+        "One seed a row says nothing of the spread."
+    )
 
 
 def test_without_the_package_it_says_which_to_install(benchmark: ModuleType, tmp_path: Path) -> None:
