@@ -32,6 +32,7 @@ def write(folder: Path) -> None:
         "placing": own["placing"],
         "questions": pages.questions(own["questions"]),
         "sort_of_clevr": own["sort_of_clevr"],
+        "attention_in_classification": own["attention_in_classification"],
         "fusion": pages.fusion(own["fusion"]),
         "mechanisms/index": pages.table(),
     }

@@ -109,7 +109,12 @@ def navigation() -> list[dict[str, object]]:
         {"Mechanisms": ["mechanisms/index.md", *families]},
         {"Questions": ["questions.md", {"sort-of-CLEVR": "sort_of_clevr.md"}]},
         {"Fusion": "fusion.md"},
-        {"Models": ["placing.md", {"Recipes": "recipes.md"}]},
+        {
+            "Models": [
+                "placing.md",
+                {"Recipes": "recipes.md", "attention in a classifier": "attention_in_classification.md"},
+            ]
+        },
         {"Contributing": "contributing.md"},
         {"Changelog": "changelog.md"},
     ]
