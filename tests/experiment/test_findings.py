@@ -62,7 +62,7 @@ def test_one_model_alone_is_not_compared() -> None:
 def test_a_difference_that_chance_can_make_is_no_finding() -> None:
     results = [result("none", 0.6), result("cbam", 0.6)]
     said = " ".join(say(results, [entry("cbam", 0.0, (-0.03, 0.03), 1.0)]))
-    assert "No difference to no attention could be shown (cbam differs by +0.0 percentage points" in said
+    assert "No difference to no attention could be shown (cbam differs by 0.0 percentage points" in said
     assert "95 % interval \N{MINUS SIGN}3.0 to +3.0, 5 paired seeds, p = 1.000" in said
     assert "A difference below about 3.0 points could not be seen here." in said
 

@@ -294,7 +294,7 @@ def test_notes_stand_in_terminal_and_report_and_an_earlier_run_is_not_taken_up(
     for shown in (said, page):
         assert shown.count(told) == 1
         assert "no attention: every question gets the mean of the picture's cells" in shown.replace("&#39;", "'")
-    assert "Shortcut: the most frequent answer to a question: attribute 0." in said
+    assert "Baseline: the most frequent answer to a question: attribute 0." in said
     # What was compared before questions changed has other settings.
     kept = files.read_json(run.folder / "settings.json")
     files.write_json(run.folder / "settings.json", {**kept, "families": [*kept["families"], "comparison"]})

@@ -101,7 +101,8 @@ class Cost(Counts):
 
     def __str__(self) -> str:
         return (
-            f"{counted(self.parameters)} parameters ({counted(self.trainable_parameters)} trainable), {scaled(self.macs, digits=4)} MACs, "
+            f"{counted(self.parameters)} parameters ({counted(self.trainable_parameters)} trainable), "
+            f"{scaled(self.macs, digits=4)} MACs, "
             f"{scaled(self.bytes_moved, 'B', 4)} moved, {scaled(self.activation_bytes, 'B', 4)} kept for backward, "
             f"{milliseconds(self.milliseconds, self.spread)} (median and interquartile range of {self.repeats})"
         )
