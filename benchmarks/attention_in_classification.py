@@ -445,9 +445,13 @@ def verdict(groups: Mapping[str, Mapping[int, dict[str, Any]]]) -> str:
         if ends := mean_interval(paired):
             better += [name] * (ends[0] > 0)
             worse += [name] * (ends[1] < 0)
-        ablations = [one["ablations"]["mean"] for one in group.values() if "mean" in one.get("ablations", {})]
-        pairs = zip(group.values(), ablations, strict=False)
-        ends = mean_interval([other["accuracy"] - one["accuracy"] for one, other in pairs])
+        ends = mean_interval(
+            [
+                one["ablations"]["mean"]["accuracy"] - one["accuracy"]
+                for one in group.values()
+                if "mean" in one.get("ablations", {})
+            ]
+        )
         if ends:
             (used if ends[1] < 0 else fixed).append(name)
     lines = [
@@ -457,7 +461,7 @@ def verdict(groups: Mapping[str, Mapping[int, dict[str, Any]]]) -> str:
     ]
     gains = [name for name in better if name in fixed]
     if gains:
-        lines.append(f"The gain of {_listed(gains)} does not come from weights that depend on the picture.")
+        lines.append(f"That the gain of {_listed(gains)} comes from weights that depend on the picture was not shown.")
     return "\n".join(lines)
 
 
@@ -487,13 +491,13 @@ def signed(values: Sequence[float]) -> str:
 
 
 def probability(removed: Sequence[dict[str, Any]]) -> str:
-    """Return the exact p of McNemar's test of the pictures that removal loses and gains, all seeds together."""
+    """Return the largest of the seeds' exact p of McNemar's test of the pictures that removal loses and gains."""
     from scipy.stats import binomtest
 
-    lost, gained = (sum(one[side] for one in removed) for side in ("lost", "gained"))
     if not removed:
         return ""
-    p = float(binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
+    sides = [(one["lost"], one["lost"] + one["gained"]) for one in removed]
+    p = max(float(binomtest(lost, both).pvalue) if both else 1.0 for lost, both in sides)
     return f"{p:.2g}" if p >= 0.001 else "< 0.001"
 
 

@@ -236,14 +236,16 @@ def test_the_strength_takes_over_from_a_gain_of_zero(mechanism: str) -> None:
     insert(model, mechanism, "1", example=SHAPE)
     (placed,) = attention_of(model)
     assert torch.equal(model(image()), expected)
-    gain = placed.attention[0]
-    gain = getattr(gain, "refine", gain).get_parameter(mechanisms[mechanism].zero_start)
-    assert gain.all()
+    inner = placed.attention[0]
+    inner = getattr(inner, "refine", inner)
+    assert all(inner.get_parameter(zero).all() for zero in inner.zero_start)
     strengthen(model, 0.5)
     assert not torch.allclose(model(image()), expected)
     insert(remove(model), mechanism, "1", start="paper", example=SHAPE)
-    assert torch.equal(model(image()), expected)
-    assert attention_of(model)[0].strength is None
+    (placed,) = attention_of(model)
+    inner = getattr(placed.attention[0], "refine", placed.attention[0])
+    assert not any(inner.get_parameter(zero).any() for zero in inner.zero_start)
+    assert placed.strength is None
 
 
 def test_the_strength_moves_32_times_as_far_as_other_parameters_under_every_optimizer() -> None:
@@ -280,6 +282,38 @@ def test_parts_of_a_model_take_their_attention_with_them() -> None:
     torch.testing.assert_close(
         part(image()), nn.Sequential(*list(build("torchvision_resnet18").children())[:-2])(image())
     )
+
+
+def test_modules_that_pass_their_input_in_evaluation_alone_keep_their_side() -> None:
+    """What is the identity in evaluation (stochastic depth, augmentation) may change its tensor in training."""
+
+    class Twice(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * x if self.training else x
+
+    model = nn.Sequential(nn.Conv2d(3, 5, 1), nn.ReLU())
+    model = nn.ModuleDict({"before": Twice(), "body": model, "after": Twice()})
+
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.parts["after"](self.parts["body"](self.parts["before"](x)))
+
+    whole = insert(Whole().eval(), {"input": "simam", "output": "simam"}, start="paper", example=SHAPE).train()
+    simam = mechanisms["simam"]
+    first, last = simam(3), simam(5)
+    torch.testing.assert_close(whole(image()), last(2 * copy.deepcopy(model["body"])(2 * first(image()))))
+
+
+def test_an_empty_container_is_no_host() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 5, 1), nn.Sequential(), nn.ReLU()).eval()
+    expected = model(image())
+    with pytest.raises(UserError, match="goes through its children"):
+        insert(model, "se", "1", example=SHAPE)
+    assert torch.equal(model(image()), expected)
 
 
 @pytest.mark.parametrize("start", ["identity", "paper"])

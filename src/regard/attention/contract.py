@@ -194,14 +194,14 @@ class Refine(Attention):
         layout: `"map"` for `(B, C, *spatial)` or `"tokens"` for `(B, N, C)`.
         spatial_ranks: of a map, how many spatial axes it may have.
         place: where in a network its paper puts it, as the role of a place; what `placement` says in words.
-        zero_start: of a mechanism that its paper's initial values make the identity, the parameter whose zeros do so.
+        zero_start: the parameters that the paper starts at zero, so that what the mechanism adds is nothing at first.
     """
 
     contract: ClassVar[str] = "Refine"
     layout: ClassVar[Layout]
     spatial_ranks: ClassVar[tuple[int, ...]] = (1, 2, 3)
     place: ClassVar[DefaultPlace]
-    zero_start: ClassVar[str] = ""
+    zero_start: ClassVar[tuple[str, ...]] = ()
     channels: int
 
     def check(self, x: Tensor) -> None:

@@ -149,6 +149,11 @@ def _pictures(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
     from regard.tasks.pictures import PicturesTask
 
     asked.refuse("pictures in folders, a class each", *_of_questions)
+    if asked.frozen and not asked.pretrained:
+        raise UserError(
+            "--frozen leaves the backbone as it is, and without --pretrained that has learned nothing: add "
+            "--pretrained, or leave --frozen out"
+        )
     data, size = _own(asked), 128 if asked.size is None else asked.size
     given = ("at", "start", "augmentation", "learning_rate", "weight_decay", "label_smoothing")
     options: dict[str, Any] = {

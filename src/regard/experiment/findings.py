@@ -282,7 +282,17 @@ def _shown(row: Row, comparisons: int) -> str:
         f"{_points(ablation.difference, True)}"
     )
     if not row.undone:
+        if difference < 0:
+            return f"{text} Removing what the attention computes at test time does not undo that: {effect}."
         return f"{text} The difference does not come from what the attention computes at test time: {effect}."
+    fixed = row.ablations.get("mean")
+    if kind == "removed" and fixed is not None:
+        sign = 1 if difference > 0 else -1
+        if -fixed.difference * sign < abs(difference) / 2:
+            return (
+                f"{text} The model relies on it ({effect}), but not on what it computes from each picture: with its "
+                f"weights at their mean over the test set accuracy changes by {_points(fixed.difference, True)}."
+            )
     return f"{text} It goes with the attention: {effect}."
 
 

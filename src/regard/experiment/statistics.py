@@ -43,7 +43,7 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval | No
     """Student's interval for the mean of a few measurements; None for a single one, which says nothing of spread."""
     from scipy.stats import t
 
-    if len(values) < 2:
+    if len(values) < 2 or _alike(values):
         return None
     mean = float(np.mean(values))
     half = float(t.ppf(0.5 + level / 2, len(values) - 1)) * float(np.std(values, ddof=1)) / np.sqrt(len(values))
@@ -57,7 +57,7 @@ def paired_p(differences: Sequence[float]) -> float | None:
     """
     from scipy.stats import ttest_1samp
 
-    if len(differences) < 2 or np.ptp(differences) == 0:
+    if len(differences) < 2 or _alike(differences):
         return None
     return float(np.asarray(ttest_1samp(differences, 0.0))[1])
 
@@ -127,6 +127,11 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         largest = max(largest, min(1.0, (len(known) - rank) * p))
         adjusted[place] = largest
     return adjusted
+
+
+def _alike(values: Sequence[float]) -> bool:
+    """Return whether values differ by rounding at most."""
+    return float(np.ptp(values)) < 1e-9
 
 
 def _by_group(

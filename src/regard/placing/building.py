@@ -165,8 +165,9 @@ def build(place: Place, makers: Sequence[Maker], host: nn.Module, start: Start, 
                     "model gives there: put it first in the list"
                 )
             sources = _sources(place, inner)
-        if start == "identity" and isinstance(inner, Refine) and inner.zero_start:
-            _wake(inner, inner.zero_start)
+        if start == "identity" and isinstance(inner, Refine):
+            for zero in inner.zero_start:
+                _wake(inner, zero)
         attention.add_module(unique(inner.name, taken), _fit(inner, place) if isinstance(inner, Refine) else inner)
     if start == "identity" and not sources and _gives_its_input(attention, place):
         start = "paper"
@@ -178,7 +179,7 @@ def build(place: Place, makers: Sequence[Maker], host: nn.Module, start: Start, 
 
 
 def _wake(attention: Refine, zero: str) -> None:
-    """Give other values to the parameter that makes a mechanism the identity; its strength takes over from it.
+    """Give other values to a parameter that starts at zero; the strength takes over from it.
 
     Behind a strength of zero a gain of zero would never move: each would wait for the other.
     """

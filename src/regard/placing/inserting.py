@@ -45,8 +45,8 @@ def insert(
         insert(unet, "attention_gate", example=image)
         insert(model, "dynamic_convolution", at="layer4.*.conv2", start="paper", example=image)
 
-    With `start="identity"` attention enters as `y + strength · (attention(y) - y)`, one number a place that starts at
-    0: right after insertion the model gives exactly what it gave before. The strength is 32 times its parameter
+    With `start="identity"` attention enters as `y + strength · (attention(y) - y)`, one strength a channel that starts
+    at 0: right after insertion the model gives exactly what it gave before. The strength is 32 times its parameter
     (`raw_strength`), so that it grows within an epoch of fine-tuning. In the first step the strengths alone have a
     gradient, from then on all new parameters. This is the start for models that are trained already; a network that is
     trained from scratch starts with `start="paper"`.
@@ -185,7 +185,8 @@ def _iterating(model: nn.Module, inputs: Inputs, hosts: Mapping[str, nn.Module])
     probes = {
         path: _Probe()
         for path, host in hosts.items()
-        if any(True for _ in host.children()) and not isinstance(host._modules.get(CONTAINER), Insertions)
+        if (isinstance(host, CONTAINERS) or any(True for _ in host.children()))
+        and not isinstance(host._modules.get(CONTAINER), Insertions)
     }
     if not probes:
         return []

@@ -114,6 +114,7 @@ class Placed(nn.Module):
         self.slot = place.slot
         self.host, self.spot = place.path, place.slot
         self.frozen: tuple[str, ...] = ()
+        self.patched: Any = None  # a forward of the host's own, which another library put there
         self.sources = tuple(sources)
         self.extra_tokens = place.extra_tokens
         self.grid = place.grid
@@ -230,6 +231,7 @@ class Placed(nn.Module):
         if spot.side == "input":
             host.register_forward_pre_hook(self.before, with_kwargs=True)
         elif self.takes_over:
+            self.patched = vars(host).get("forward")
             host.forward = self.instead
             self.frozen = tuple(name for name, value in host.named_parameters(recurse=False) if value.requires_grad)
             for name in self.frozen:
@@ -239,7 +241,7 @@ class Placed(nn.Module):
             # What the host itself gives comes before what a Sequential gives, whose last child it is.
             hooks = host._forward_hooks
             ours = {key: owner for key, hook in hooks.items() if isinstance(owner := _owner(hook), Placed)}
-            inner_first = sorted(ours, key=lambda key: -ours[key].place.count("."))
+            inner_first = sorted(ours, key=lambda key: -len(ours[key].place.split(".") if ours[key].place else ()))
             hooks.update(zip(ours, [hooks[key] for key in inner_first], strict=True))
 
     def detach(self, host: nn.Module) -> None:
@@ -247,6 +249,8 @@ class Placed(nn.Module):
         _unhook(host, self)
         if _owner(vars(host).get("forward")) is self:
             del host.forward
+            if self.patched is not None:
+                host.forward = self.patched
             for name in self.frozen:
                 host.get_parameter(name).requires_grad_(True)
         container = host._modules.get(CONTAINER)

@@ -228,8 +228,11 @@ class _Reader:
 
     def _producers(self, mark: Mark, uses: int) -> list[tuple[str, Slot]]:
         """Return the modules that give this very tensor, the innermost first, if nothing has taken it before `uses`."""
+        after = max((call.began for call in self._passing(mark)), default=-1)
         makers = [
-            call for call in self.calls if call.path and call.output is mark and len(self.by_path[call.path]) == 1
+            call
+            for call in self.calls
+            if call.path and call.output is mark and len(self.by_path[call.path]) == 1 and call.ended > after
         ]
         return [(call.path, Slot("output", call.output_key or ())) for call in makers if call.uses == uses]
 
@@ -237,11 +240,22 @@ class _Reader:
         """Return the modules that are given this very tensor, the innermost first, if it is used only once."""
         if mark.uses != 1:
             return []
+        before = min((call.ended for call in self._passing(mark)), default=inf)
         return [
             (call.path, Slot("input", key, slot.span))
             for call in sorted(self.calls, key=lambda call: -call.began)
             for key, other in call.arguments.items()
-            if other is mark and call.path and len(key) == 1 and len(self.by_path[call.path]) == 1
+            if other is mark
+            and call.path
+            and len(key) == 1
+            and len(self.by_path[call.path]) == 1
+            and call.began < before
+        ]
+
+    def _passing(self, mark: Mark) -> list[Call]:
+        """Return the calls that give back the very tensor that they are given: in training they may change it."""
+        return [
+            call for call in self.calls if call.output is mark and any(one is mark for one in call.arguments.values())
         ]
 
     def _first_child(self, path: str, mark: Mark) -> str:

@@ -139,7 +139,7 @@ def ablations(
     left: dict[Kind, set[str]] = {kind: set() for kind in kinds}
     possible = dict.fromkeys(kinds, False)
     alone = heard = False
-    inserted = any(isinstance(module, Placed) for module in model.modules())
+    inserted = any(isinstance(module, Placed) and not module.takes_over for module in model.modules())
 
     def run(batch: Batch, kind: Kind, choose: Substitute, switch: bool = False) -> None:
         with substituted(model, choose) as report, switched_off(model) if switch else nullcontext():

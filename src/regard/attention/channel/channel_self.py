@@ -53,7 +53,7 @@ class ChannelSelfAttention(Refine):
     )
     placement: ClassVar[str] = "after the last stage of a dilated backbone, beside an attention over positions"
     place = "last_stage"
-    zero_start = "gain"
+    zero_start = ("gain",)
 
     def __init__(self, channels: int, variant: Variant = "similar") -> None:
         super().__init__()

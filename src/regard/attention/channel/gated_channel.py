@@ -56,7 +56,7 @@ class GatedChannelTransformation(Refine):
     )
     placement: ClassVar[str] = "before every convolution"
     place = "branch"
-    zero_start = "gain"
+    zero_start = ("gain",)
 
     def __init__(self, channels: int, norm: Norm = "l2") -> None:
         super().__init__()

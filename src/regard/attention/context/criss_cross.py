@@ -57,7 +57,7 @@ class CrissCrossAttention(Refine):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     placement: ClassVar[str] = "after the last stage of a segmentation network"
     place = "last_stage"
-    zero_start = "gain"
+    zero_start = ("gain",)
 
     def __init__(self, channels: int, reduction: int = 8, recurrence: int = 2) -> None:
         super().__init__()

@@ -60,7 +60,7 @@ class DisentangledNonLocal(Refine):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     placement: ClassVar[str] = "after the last stage of a segmentation network, or between residual blocks"
     place = "last_stage"
-    zero_start = "norm.weight"
+    zero_start = ("norm.weight",)
 
     def __init__(self, channels: int, reduction: int = 2) -> None:
         super().__init__()

@@ -68,6 +68,7 @@ class DualAttention(Refine):
     )
     placement: ClassVar[str] = "after the last stage of a segmentation network"
     place = "last_stage"
+    zero_start = ("position_gain", "channel_gain")
 
     def __init__(
         self, channels: int, reduction: int = 8, variant: Variant = "similar", shared_residual: bool = False

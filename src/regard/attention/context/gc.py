@@ -61,7 +61,7 @@ class GlobalContext(Refine):
     )
     placement: ClassVar[str] = "in every residual block of the last three stages, before the addition"
     place = "branch"
-    zero_start = "excite.weight"
+    zero_start = ("excite.weight",)
 
     def __init__(self, channels: int, reduction: int = 16, fusion: Fusion = "add") -> None:
         super().__init__()

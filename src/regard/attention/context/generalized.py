@@ -72,7 +72,7 @@ class GeneralizedAttention(Refine):
     }
     placement: ClassVar[str] = "in the residual blocks of the last stages, after the 3x3 convolution"
     place = "branch"
-    zero_start = "gain"
+    zero_start = ("gain",)
 
     def __init__(
         self,

@@ -58,7 +58,7 @@ class NonLocal(Refine):
     letters: ClassVar[dict[str, str]] = {"C": "channels", "d": "hidden_channels"}
     placement: ClassVar[str] = "between residual blocks of the middle stages"
     place = "block"
-    zero_start = "norm.weight"
+    zero_start = ("norm.weight",)
 
     def __init__(self, channels: int, reduction: int = 2, mode: Mode = "embedded_gaussian") -> None:
         super().__init__()
