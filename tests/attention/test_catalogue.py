@@ -1,5 +1,8 @@
 """The catalogue says what the classes say."""
 
+import ast
+import re
+
 import pytest
 
 from regard.attention import Refine, SqueezeExcitation, catalogue, mechanisms
@@ -61,7 +64,7 @@ NAMES_OF_PAPERS = {
     "neighbourhood": "NATTEN",
     "latent": "MLA",
     "multi_head_self": "MHA MHSA",
-    "grouped_query": "MQA GQA",
+    "grouped_query": "GQA",
     "gc": "GCNet",
     "sk": "SKNet",
     "criss_cross": "CCNet",
@@ -186,3 +189,22 @@ def test_a_word_for_several_mechanisms_is_answered_with_them() -> None:
 def test_what_is_no_string_is_no_name(asked: object) -> None:
     with pytest.raises(catalogue.UnknownMechanismError, match="give a string"):
         catalogue.get(asked)
+
+
+@pytest.mark.parametrize(
+    ("word", "mechanism", "argument"), [(word, *variant) for word, variant in catalogue.VARIANTS.items()]
+)
+def test_a_word_for_a_mechanism_with_another_argument_says_which(word: str, mechanism: str, argument: str) -> None:
+    """Built by that name alone it would have another formula than the one that is meant."""
+    with pytest.raises(catalogue.UnknownMechanismError, match=re.escape(f"{mechanism!r} with {argument}")):
+        catalogue.get(word)
+    name, value = argument.split("=")
+    assert catalogue.get(mechanism)(**{**WIDTHS[mechanism], name: ast.literal_eval(value)}) is not None
+
+
+WIDTHS = {
+    "co_attentional": {"query_width": 16, "memory_width": 16},
+    "entmax": {"channels": 16},
+    "grouped_query": {"channels": 16},
+    "shifted_window": {"channels": 16},
+}

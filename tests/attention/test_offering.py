@@ -115,3 +115,19 @@ def test_replaced_weights_are_used_and_heard():
     assert torch.equal(heard[0].weights, weights)
     assert torch.equal(heard[1].weights, torch.tensor([7.0, 11.0]))
     assert not offering.listening()
+
+
+def test_blocks_may_be_closed_in_the_order_in_which_they_were_opened():
+    module, fact = nn.Identity(), MapFact("gate", ("batch",))
+    first, second = [], []
+    one, other = offering.listen(first.append), offering.listen(second.append)
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    offering.announce(module, fact, torch.ones(2))
+    other.__exit__(None, None, None)
+    assert (len(first), len(second)) == (0, 1)
+    assert not offering.listening()
+    with offering.listen(second.append):
+        offering.announce(module, fact, torch.ones(2))
+    assert (len(first), len(second)) == (0, 2)

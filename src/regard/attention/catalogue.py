@@ -17,7 +17,9 @@ AMBIGUOUS: Mapping[str, tuple[str, ...]] = {
     "bottleneck": ("bottleneck_self", "bam"),
     "bottleneck_attn": ("bottleneck_self", "bam"),
     "ca": ("coordinate", "multi_head_cross"),
+    "cam": ("channel_self", "se"),
     "channel_attention": ("se", "eca", "channel_self"),
+    "channel_attention_module": ("channel_self", "se"),
     "efficientvit": ("cascaded_group", "multi_scale_linear"),
     "flamingo": ("perceiver_resampler", "multi_head_gated_cross"),
     "gct": ("gated_channel", "gaussian_context"),
@@ -29,6 +31,16 @@ AMBIGUOUS: Mapping[str, tuple[str, ...]] = {
     "window": ("shifted_window", "halo", "neighbourhood"),
 }
 """Words that people use for several mechanisms, or for something that only resembles some."""
+
+VARIANTS: Mapping[str, tuple[str, str]] = {
+    "lxmert": ("co_attentional", 'variant="lxmert"'),
+    "mqa": ("grouped_query", "groups=1"),
+    "multi_query": ("grouped_query", "groups=1"),
+    "multi_query_attention": ("grouped_query", "groups=1"),
+    "sparsemax": ("entmax", "alpha=2"),
+    "swin_v2": ("shifted_window", 'version="v2"'),
+}
+"""Words for a mechanism with another argument than its default: the mechanism and the argument."""
 
 
 class UnknownMechanismError(UserError, ValueError):
@@ -101,11 +113,14 @@ def get(name: str) -> type[Attention]:
     known, plain = _known(), _plain(name)
     if plain in known:
         return mechanisms[known[plain]]
+    variant = next((found for word, found in VARIANTS.items() if _plain(word) == plain), None)
+    if variant:
+        raise UnknownMechanismError(f"{name!r} is {variant[0]!r} with {variant[1]}: give both")
     several = next((names for word, names in AMBIGUOUS.items() if _plain(word) == plain), None)
     if several:
         meant = ", ".join(f"{each} ({_source(mechanisms[each])})" for each in several)
         raise UnknownMechanismError(f"{name!r} is no one mechanism: choose among {meant}")
-    near = get_close_matches(plain, known, n=1, cutoff=0.6)
+    near = get_close_matches(plain, known, n=1, cutoff=0.7)
     hint = f"did you mean {known[near[0]]!r}? " if near else ""
     raise UnknownMechanismError(f"unknown mechanism {name!r}: {hint}the choices are {', '.join(sorted(mechanisms))}")
 

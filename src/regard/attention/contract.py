@@ -158,7 +158,7 @@ class Attention(nn.Module):
             return result
         with torch.no_grad():
             for buffer, before in zip(self.buffers(), kept, strict=True):
-                buffer.copy_(before)
+                buffer.data.copy_(before)
         return run(replaced.unbind(1))[0]
 
     def __prepare_scriptable__(self) -> NoReturn:

@@ -125,7 +125,9 @@ class Flag(Domain):
     """True or False, and nothing that is as good as one of them."""
 
     def take(self, value: object) -> object:
-        return value if isinstance(value, bool) else _REFUSED
+        if type(value).__name__ in ("bool", "bool_") and type(value).__module__ in ("builtins", "numpy"):
+            return bool(value)
+        return _REFUSED
 
     def __str__(self) -> str:
         return "True or False"
@@ -147,22 +149,24 @@ class Several(Domain):
     Attributes:
         item: the domain of each item.
         count: how many items there are; None for one or more.
+        empty: whether there may be none.
     """
 
-    def __init__(self, item: Domain, count: int | None = None) -> None:
+    def __init__(self, item: Domain, count: int | None = None, empty: bool = False) -> None:
         self.item = item
         self.count = count
+        self.empty = empty
 
     def take(self, value: object) -> object:
         if isinstance(value, str) or not isinstance(value, Sequence):
             return _REFUSED
-        if len(value) != self.count if self.count else not value:
+        if len(value) != self.count if self.count else not (value or self.empty):
             return _REFUSED
         taken = tuple(self.item.take(each) for each in value)
         return _REFUSED if any(each is _REFUSED for each in taken) else taken
 
     def __str__(self) -> str:
-        return f"a tuple of {self.count or 'one or more'}, each {self.item}"
+        return f"a tuple of {self.count or ('any number' if self.empty else 'one or more')}, each {self.item}"
 
 
 class Either(Domain):
@@ -310,6 +314,9 @@ EXCEPTIONS: Mapping[tuple[str, str], Numbers] = {
 }
 """Domains of arguments that mean something else in one mechanism, by mechanism and argument."""
 
+MAY_BE_EMPTY = {("multi_scale_convolutional", "strip_sizes"), ("multi_scale_linear", "scales")}
+"""Tuples of which none of the items has to be there, by mechanism and argument."""
+
 
 def domain_of(mechanism: str, parameter: Parameter) -> Domain | None:
     """The domain of an argument, from its annotation and the table.
@@ -322,7 +329,10 @@ def domain_of(mechanism: str, parameter: Parameter) -> Domain | None:
         None if the annotation says nothing, or something that has no domain here, such as a module.
     """
     name = parameter.name
-    return _read(parameter.annotation, EXCEPTIONS.get((mechanism, name), DOMAINS.get(name)))
+    found = _read(parameter.annotation, EXCEPTIONS.get((mechanism, name), DOMAINS.get(name)))
+    if isinstance(found, Several) and (mechanism, name) in MAY_BE_EMPTY:
+        found.empty = True
+    return found
 
 
 def check_names(mechanism: type, given: Mapping[str, Any]) -> None:

@@ -53,9 +53,13 @@ class BatchNorm(_BatchNorm):
         mean, variance = self.running_mean.float(), self.running_var.float()  # (C,) each, of the size of parameters
         weight, bias = (None if x is None else at_least_single(x) for x in (self.weight, self.bias))
         single = at_least_single(input)  # (B, C, *spatial)
-        output = F.batch_norm(single, mean, variance, weight, bias, training, self.momentum or 0.0, self.eps)
+        factor = self.momentum
         if training:
             self.num_batches_tracked.add_(1)
+            if factor is None:  # the plain mean of all batches, as PyTorch has it
+                factor = 1 / int(self.num_batches_tracked)
+        output = F.batch_norm(single, mean, variance, weight, bias, training, factor or 0.0, self.eps)
+        if training:
             self.running_mean.copy_(mean)
             self.running_var.copy_(variance.clamp_max(torch.finfo(self.running_var.dtype).max))
         return output.to(input.dtype)

@@ -11,7 +11,7 @@ one list of the process, says whether anybody listens anywhere, and only then is
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -129,6 +129,9 @@ _recorders: ContextVar[tuple[Choices, ...]] = ContextVar("recorders", default=()
 
 def listening() -> bool:
     """Return whether somebody listens to the maps of this context, or replaces them."""
+    # Not a guard of a compiled graph: it would change while another thread opens a watch.
+    if torch.compiler.is_dynamo_compiling():
+        return False
     return len(_open) > 0 and len(_listeners.get()) + len(_replacements.get()) > 0
 
 
@@ -229,13 +232,15 @@ def _run_again() -> bool:
 @contextmanager
 def _added(variable: ContextVar[tuple[Item, ...]], item: Item) -> Iterator[None]:
     """Add one item to a context's tuple inside the block."""
-    token = variable.set((*variable.get(), item))
+    variable.set((*variable.get(), item))
     try:
         yield
     finally:
-        # A block that another context closes (a generator that another thread ends) leaves nothing to reset there.
-        with suppress(ValueError):
-            variable.reset(token)
+        # The last one of its kind, wherever it stands: blocks may be closed in another order than they were opened in.
+        items = variable.get()
+        at = next((index for index in reversed(range(len(items))) if items[index] is item), None)
+        if at is not None:
+            variable.set(items[:at] + items[at + 1 :])
 
 
 @contextmanager

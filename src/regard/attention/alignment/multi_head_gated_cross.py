@@ -74,7 +74,7 @@ class GatedCrossAttention(Read):
         self.heads = choose_heads(self.width, heads, 16)
         self.norm = nn.LayerNorm(query_width)
         self.attention = MultiHead(query_width, memory_width, self.width, self.heads, bias)
-        self.gate = nn.Parameter(torch.zeros(()))
+        self.gate = nn.Parameter(torch.zeros(1))  # not a scalar, which sharding refuses
 
     @property
     def context_width(self) -> int:

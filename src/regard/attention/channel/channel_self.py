@@ -41,7 +41,6 @@ class ChannelSelfAttention(Refine):
     """
 
     name: ClassVar[str] = "channel_self"
-    aliases: ClassVar[tuple[str, ...]] = ("cam", "channel_attention_module")
     paper: ClassVar[Paper] = Paper("Dual Attention Network for Scene Segmentation", "Fu et al.", "CVPR", 2019)
     formula: ClassVar[str] = "y = x + β softmax(x xᵀ) x"
     layout = "map"

@@ -55,7 +55,7 @@ class GaussianContextTransformer(Refine):
     def __init__(self, channels: int, deviation: float = 2.0, learned: bool = False) -> None:
         super().__init__()
         self.channels = channels
-        self.deviation = nn.Parameter(torch.tensor(float(deviation))) if learned else deviation
+        self.deviation = nn.Parameter(torch.tensor([float(deviation)])) if learned else deviation
 
     def forward(self, x: Float[Tensor, "B C *spatial"]) -> Float[Tensor, "B C *spatial"]:
         self.check(x)

@@ -44,7 +44,7 @@ class MultiHeadSelfAttention(Refine):
     """
 
     name: ClassVar[str] = "multi_head_self"
-    aliases: ClassVar[tuple[str, ...]] = ("mha", "mhsa", "self_attention", "multihead_attention", "sa_block")
+    aliases: ClassVar[tuple[str, ...]] = ("mha", "mhsa", "self_attention", "multihead_attention", "sa_block", "sdpa")
     paper: ClassVar[Paper] = Paper("Attention Is All You Need", "Vaswani et al.", "NeurIPS", 2017)
     formula: ClassVar[str] = "y = Wo concat_h(softmax(q_h k_hᵀ / √d) v_h) + bo"
     layout = "tokens"

@@ -41,7 +41,7 @@ class EntmaxSelfAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "entmax"
-    aliases: ClassVar[tuple[str, ...]] = ("entmax_attention", "sparsemax", "adaptively_sparse")
+    aliases: ClassVar[tuple[str, ...]] = ("entmax_attention", "adaptively_sparse")
     paper: ClassVar[Paper] = Paper("Adaptively Sparse Transformers", "Correia et al.", "EMNLP", 2019)
     formula: ClassVar[str] = "y = Wo concat_h(α-entmax(q_h k_hᵀ / √d) v_h) + bo"
     maps: ClassVar[tuple[MapFact, ...]] = (MapFact("attention", ("batch", "heads", "query", "key"), ("key",)),)

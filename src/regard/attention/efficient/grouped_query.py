@@ -43,7 +43,7 @@ class GroupedQueryAttention(MultiHeadSelfAttention):
     """
 
     name: ClassVar[str] = "grouped_query"
-    aliases: ClassVar[tuple[str, ...]] = ("gqa", "mqa", "group_query_attention", "multi_query", "multi_query_attention")
+    aliases: ClassVar[tuple[str, ...]] = ("gqa", "group_query_attention")
     paper: ClassVar[Paper] = Paper(
         "GQA: Training Generalized Multi-Query Transformer Models from Multi-Head Checkpoints",
         "Ainslie et al.",

@@ -51,7 +51,7 @@ class CoAttentionalTransformer(Read):
     """
 
     name: ClassVar[str] = "co_attentional"
-    aliases: ClassVar[tuple[str, ...]] = ("vilbert", "lxmert")
+    aliases: ClassVar[tuple[str, ...]] = ("vilbert",)
     paper: ClassVar[Paper] = Paper(
         "ViLBERT: Pretraining Task-Agnostic Visiolinguistic Representations for Vision-and-Language Tasks",
         "Lu et al.",

@@ -61,7 +61,6 @@ class ShiftedWindowAttention(Refine):
     aliases: ClassVar[tuple[str, ...]] = (
         "swin",
         "swin_transformer",
-        "swin_v2",
         "window_attention",
         "shifted_window_msa",
     )
