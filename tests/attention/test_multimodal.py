@@ -269,5 +269,5 @@ def test_crossmodal(which, variant):
 
 @pytest.mark.usefixtures("unchecked_shapes")
 def test_crossmodal_has_two_variants():
-    with pytest.raises(ValueError, match="no variant 'author'"):
+    with pytest.raises(ValueError, match="variant='author', expected 'paper' or 'code'"):
         CrossmodalAttention(Q, M, heads=2, variant="author")

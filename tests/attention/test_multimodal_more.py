@@ -489,7 +489,7 @@ def test_divided_space_time_sizes():
     assert count(DividedSpaceTimeAttention(768)) == 2 * (4 * 768**2 + 4 * 768) + 2 * 2 * 768
     assert count(DividedSpaceTimeAttention(768, temporal_layer=True)) == 9 * 768**2 + 13 * 768
     assert [DividedSpaceTimeAttention(channels).heads for channels in (768, 64, 67, 5)] == [12, 8, 1, 5]
-    with pytest.raises(ValueError, match="less than one"):
+    with pytest.raises(ValueError, match="heads=0, expected a whole number"):
         DividedSpaceTimeAttention(6, heads=0)
 
 

@@ -315,7 +315,7 @@ EXCEPTIONS: Mapping[tuple[str, str], Numbers] = {
 """Domains of arguments that mean something else in one mechanism, by mechanism and argument."""
 
 MAY_BE_EMPTY = {("multi_scale_convolutional", "strip_sizes"), ("multi_scale_linear", "scales")}
-"""Tuples of which none of the items has to be there, by mechanism and argument."""
+"""Tuples of which none of the items has to be there, by mechanism and argument, beside those that are empty by default."""
 
 
 def domain_of(mechanism: str, parameter: Parameter) -> Domain | None:
@@ -330,7 +330,7 @@ def domain_of(mechanism: str, parameter: Parameter) -> Domain | None:
     """
     name = parameter.name
     found = _read(parameter.annotation, EXCEPTIONS.get((mechanism, name), DOMAINS.get(name)))
-    if isinstance(found, Several) and (mechanism, name) in MAY_BE_EMPTY:
+    if isinstance(found, Several) and (parameter.default == () or (mechanism, name) in MAY_BE_EMPTY):
         found.empty = True
     return found
 

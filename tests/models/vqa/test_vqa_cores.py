@@ -1057,7 +1057,7 @@ def test_parameters_at_the_papers_sizes_are_as_many_as_the_layers_have() -> None
         ("dual_attention", {"steps": 0}, "at least once"),
         ("mac", {"stem": "dense"}, "'convolution' or 'linear'"),
         ("entity_stream", {"key_width": 24, "token_width": 24}, "give both some"),
-        ("hard_entity_stream", {"temperature": 0.0}, "positive number"),
+        ("hard_entity_stream", {"temperature": 0.0}, "expected a number above 0"),
     ],
 )
 @pytest.mark.usefixtures("unchecked_shapes")

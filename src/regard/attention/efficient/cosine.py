@@ -81,8 +81,9 @@ class CosineAttention(MultiHeadSelfAttention):
         self.check(x)
         x, mask = self.take_part(x, mask)  # (B, 1, 1 or N, N)
         query, key, value = self.project(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, N, d)
-        query = F.normalize(query, dim=3) * self.factor()
-        key = F.normalize(key, dim=3)
+        # In single precision: the least norm that is divided by, 1e-12, is zero in a half.
+        query = F.normalize(functional.at_least_single(query), dim=3).to(query.dtype) * self.factor()
+        key = F.normalize(functional.at_least_single(key), dim=3).to(key.dtype)
 
         def attention(request: Request) -> Float[Tensor, "B H T N"]:
             return functional.scaled_dot_product_weights(

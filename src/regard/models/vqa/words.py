@@ -226,15 +226,26 @@ class Recurrent(nn.Module):
         x = ends = take(tokens, order)  # (M, L, E)
         for layer in self.layers:
             forwards, *reverse = cast(nn.ModuleList, layer)
-            states = [forwards(x)[0]]
+            states = [run_recurrent(forwards, x)]
             last = [states[0]]
             for network in reverse:
-                read = network(take(x, backwards))[0]
+                read = run_recurrent(network, take(x, backwards))
                 states.append(take(read, backwards))
                 last.append(read)
             x, ends = torch.cat(states, 2), torch.cat(last, 2)  # (M, L, D)
         summary = take(ends, (length - 1).clamp(min=0))[:, 0].masked_fill(length == 0, 0.0)  # (M, D)
         return take(x, back).masked_fill(~mask[..., None], 0.0), summary
+
+
+def run_recurrent(network: nn.Module, x: Float[Tensor, "M L E"]) -> Float[Tensor, "M L D"]:
+    """Return the states of a recurrent network; on a CPU in single precision, whatever autocast says.
+
+    oneDNN has no LSTM in bfloat16 for processors without AVX-512, and torch does not do without it there.
+    """
+    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        with torch.autocast("cpu", enabled=False):
+            return network(x.float())[0]
+    return network(x)[0]
 
 
 def side_by_side(mask: Bool[Tensor, "M L"]) -> tuple[Int[Tensor, "M L"], Int[Tensor, "M L"]]:
