@@ -315,7 +315,7 @@ EXCEPTIONS: Mapping[tuple[str, str], Numbers] = {
 """Domains of arguments that mean something else in one mechanism, by mechanism and argument."""
 
 MAY_BE_EMPTY = {("multi_scale_convolutional", "strip_sizes"), ("multi_scale_linear", "scales")}
-"""Tuples of which none of the items has to be there, by mechanism and argument, beside those that are empty by default."""
+"""Tuples that may hold no item, by mechanism and argument, beside those that are empty by default."""
 
 
 def domain_of(mechanism: str, parameter: Parameter) -> Domain | None:
