@@ -12,7 +12,6 @@ checks = {
     "without attention at most 0.45 of attributes": none["accuracy"]["attribute"] <= 0.45,
     "additive attention at least 0.95 of attributes": additive["accuracy"]["attribute"] >= 0.95,
     "its largest weight on the right digit at least 0.95 of the time": additive["pointing"] >= 0.95,
-    "additive attention at least 0.90 of counts": additive["accuracy"]["count"] >= 0.90,
     "scaled dot products at least 0.95 of attributes": scaled_dot["accuracy"]["attribute"] >= 0.95,
     "one read below 0.60 of relations": additive["accuracy"]["relation"] < 0.60,
     "two hops at least 0.85 of relations": moved["accuracy"]["relation"] >= 0.85,

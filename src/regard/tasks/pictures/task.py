@@ -135,7 +135,7 @@ class PicturesTask:
         self._backbone = find_backbone(backbone, pretrained)
         self._at = at
         own = "identity" if pretrained else "paper"
-        self.start = cast(Literal["identity", "paper"], start or own)
+        self.start: Literal["identity", "paper"] = cast(Literal["identity", "paper"], start or own)
         self.augmentation = augmentation
         self.weight_decay = weight_decay
         self.label_smoothing = label_smoothing
