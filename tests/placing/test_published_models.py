@@ -428,7 +428,7 @@ def translated(state: dict[str, Tensor], part: str, path: str, model: nn.Module)
         if found:
             layer, _, kind = rest.rpartition(".")
             name, parts = next((name, parts) for name, parts in PARTS.items() if layer in parts)
-            key = f"regard.{block.replace('.', '_')}_{path}.attention.{name}.{parts[layer]}.{kind}"
+            key = f"{block}.{path}.regard.output.attention.{name}.{parts[layer]}.{kind}"
         renamed[key] = value.reshape(shapes[key])
     return renamed
 
@@ -481,7 +481,7 @@ def test_timm_s_selective_kernel_network_is_its_plain_one_with_another_convoluti
         block, number, rest = key.partition(".")[0], *key.partition(".")[2].partition(".")[::2]
         layer, _, kind = rest.rpartition(".")
         if layer.startswith("conv2."):
-            key = f"regard.{block}_{number}_conv2.attention.sk.{SELECTIVE[layer]}.{kind}"
+            key = f"{block}.{number}.conv2.regard.output.attention.sk.{SELECTIVE[layer]}.{kind}"
         elif layer in SELECTIVE:
             key = f"{block}.{number}.{SELECTIVE[layer]}.{kind}"
         state[key] = value.reshape(shapes[key])
