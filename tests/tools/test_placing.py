@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import placing
 from placing import Report, Trial, distance, examine, holds, learn, page, row, rows, versions_of
-from regard.placing import insert
+from regard.placing import insert, inserted
 from regard.running import inputs_of
 from zoo import sequential
 from zoo_inputs import image
@@ -99,11 +99,11 @@ def test_a_trace_that_is_left_is_told(monkeypatch: pytest.MonkeyPatch):
     assert "taken out: the model has other attributes than before" in examine(residual(), INPUT).problems[0]
 
 
-def test_one_step_changes_the_new_parameters_and_no_others():
+def test_two_steps_change_the_new_parameters_and_no_others():
     model = residual()
     plain = {name: value.clone() for name, value in model.state_dict().items()}
     insert(model, "se", at="block", example=INPUT)
-    new = list(model.get_submodule("regard").parameters())
+    new = [value for placed in inserted(model).values() for value in placed.parameters()]
     fresh = [value.clone() for value in new]
     assert 0 < learn(model, inputs_of(model, INPUT), training=False) <= 1
     assert not all(map(torch.equal, fresh, new))
