@@ -22,6 +22,12 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def without_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands print alike under `uv run pytest` and `pytest`."""
+    monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
+
+
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Tiny models of `transformers`, see `small_checkpoints`."""

@@ -17,11 +17,6 @@ from typed import typed
 SOURCE = Path(__file__).parents[1] / "src" / "regard"
 
 
-@pytest.fixture(autouse=True)
-def started_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
-
-
 @pytest.mark.parametrize(
     ("word", "quoted"),
     [
