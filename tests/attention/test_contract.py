@@ -18,6 +18,7 @@ What a mechanism does not take (a mask, another number of axes, channels) it mus
     sums of weights               test_offers_what_it_declares
     masks, fully masked rows      test_what_is_masked_has_no_influence, test_what_is_masked_has_no_weight,
                                   test_what_is_masked_may_hold_anything, test_a_token_that_nobody_reads_may_still_ask,
+                                  test_what_a_query_may_not_read_may_hold_anything,
                                   test_a_mask_of_true_changes_nothing, test_a_mask_is_refused_where_none_is_taken,
                                   test_nothing_to_attend_to_is_finite_forward_and_backward
     identity at the start         test_starts_as_the_identity_where_it_says_so
@@ -690,6 +691,60 @@ def test_what_is_masked_may_hold_anything(case: Case, junk: float, per_query: bo
             torch.testing.assert_close(gradient, wanted, rtol=1e-5, atol=1e-6 * _magnitude(wanted), msg=name)
     own = gradients[memory]
     assert own is None or not own[~part].any(), "a gradient reaches what is masked"
+
+
+TOGETHER = {"bilinear_attention", "co_attention"}
+"""Reads whose every query depends on all that any query reads."""
+
+
+@every_masked
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("junk", [torch.nan, torch.inf, -torch.inf], ids=str)
+def test_what_a_query_may_not_read_may_hold_anything(case: Case, junk: float, training: bool) -> None:
+    """A token that late queries read and early ones do not: what no ordinary number there changes, none else does.
+
+    What such a number changes is NaN: of the queries that read it, and of those that depend on them. Outputs of all
+    others and the gradients of a loss over them are those of ordinary numbers.
+    """
+    if not make.takes_mask_per_query(case.mechanism):
+        return  # that such a mask is refused is tested with the wrong shapes
+    module = stir(case.build()).train(training)
+    inputs = case.inputs(module)
+    if isinstance(module, Read) and "query" not in inputs:
+        return  # its own queries have one mask
+    memory = "memory" if isinstance(module, Read) else "x"
+    (B, N), T = inputs[memory].shape[:2], _queries(inputs)
+    at = 3
+    mask = torch.ones(B, T, N, dtype=torch.bool).tril(1)
+    mask[:, 1, 0] = mask[:, T - 1, at] = False  # the last query depends on others at most
+    outcomes = []
+    for held in (torch.randn(()), 5 * torch.randn(()), torch.tensor(junk)):
+        tokens = inputs[memory].clone()
+        tokens[:2, at, 1] = held  # one number of one token, in all inputs but the last
+        given = {name: x.clone().requires_grad_() for name, x in {**inputs, memory: tokens}.items()}
+        torch.manual_seed(1)
+        outcomes.append((given, run(module, {**given, "mask": mask})[0]))
+    (given, one), (_, two), (given_junk, found) = outcomes
+    changed = (one != two).any(2)  # (B, T)
+    reads = mask[:, :, at] & (torch.arange(B) < 2)[:, None]  # a hard choice may still be of another token
+    undefined = found.isnan().all(2)
+    assert undefined[changed].all()
+    assert changed[reads].any()
+    clean = ~(changed | reads)
+    assert clean[2].all()
+    assert clean[0].any() == (case.mechanism.name not in TOGETHER)
+    assert torch.equal(found[clean], one[clean])
+    gradients = []
+    for leaves, output in ((given, one), (given_junk, found)):
+        leaves = {**leaves, **dict(module.named_parameters())}
+        slopes = torch.autograd.grad(output[clean].square().sum(), list(leaves.values()), allow_unused=True)
+        gradients.append(dict(zip(leaves, slopes, strict=True)))
+    expected, slopes = gradients
+    for name, slope in slopes.items():
+        wanted = expected[name]
+        if slope is not None and wanted is not None:
+            torch.testing.assert_close(slope, wanted, rtol=1e-5, atol=1e-6 * _magnitude(wanted), msg=name)
+    assert any(slope is not None and slope.any() for slope in slopes.values())
 
 
 @every_masked

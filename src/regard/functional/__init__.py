@@ -33,10 +33,13 @@ from regard.functional.scores import additive_scores, dot_scores
 from regard.functional.simplex import entmax
 from regard.functional.weights import (
     doubly_stochastic_penalty,
+    exclude_nonfinite,
+    mark_undefined,
     mask_nonfinite,
     mask_tokens,
     masked_softmax,
     read,
+    reads_some,
     scaled_dot_product_attention,
     scaled_dot_product_weights,
 )
@@ -67,6 +70,7 @@ __all__ = [
     "elu_features",
     "energy_gate",
     "entmax",
+    "exclude_nonfinite",
     "feature_read",
     "feature_weights",
     "footprint",
@@ -81,6 +85,7 @@ __all__ = [
     "low_rank_pairs",
     "low_rank_scores",
     "low_rank_tensor_fusion",
+    "mark_undefined",
     "mask_nonfinite",
     "mask_tokens",
     "masked_log_softmax",
@@ -96,6 +101,7 @@ __all__ = [
     "position_scores",
     "position_sum",
     "read",
+    "reads_some",
     "relative_positions",
     "relative_scores",
     "scaled_dot_product_attention",

@@ -71,7 +71,7 @@ class AdditiveRead(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T Dm"]:
         mask = self.check(query, memory, mask)
-        memory = functional.mask_tokens(memory, mask)
+        memory, undefined = functional.exclude_nonfinite(memory, mask)
         weights = functional.masked_softmax(self.score(query, memory), mask)  # (B, T, N)
         weights = self.offer("attention", weights)
-        return functional.read(weights, memory)  # (B, T, Dm)
+        return functional.mark_undefined(functional.read(weights, memory), undefined)  # (B, T, Dm)

@@ -99,7 +99,7 @@ class AttentionOnAttention(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T E"]:
         mask = self.check(query, memory, mask)
-        memory = functional.mask_tokens(memory, mask)
+        memory, undefined = functional.exclude_nonfinite(memory, mask)
         asked = self.query(query)  # (B, T, E)
         key, value = self.key(memory), self.value(memory)  # (B, N, E)
         read = attend(asked, key, value, self.heads, lambda weights: self.offer("attention", weights), mask)
@@ -109,4 +109,4 @@ class AttentionOnAttention(Read):
         if mask is not None:
             gate = gate.masked_fill(~mask.any(-1, keepdim=True), 0.0)
         gate = self.offer("gate", gate)
-        return gate * information  # (B, T, E)
+        return functional.mark_undefined(gate * information, undefined)  # (B, T, E)

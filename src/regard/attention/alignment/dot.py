@@ -71,7 +71,7 @@ class DotRead(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T Dm"]:
         mask = self.check(query, memory, mask)
-        memory = functional.mask_tokens(memory, mask)
+        memory, undefined = functional.exclude_nonfinite(memory, mask)
         projected = self.score.query(query)[:, None]  # (B, 1, T, Dm)
         tokens = memory[:, None]  # (B, 1, N, Dm)
         heads = None if mask is None else mask[:, None]  # (B, 1, #T, N)
@@ -83,8 +83,8 @@ class DotRead(Read):
             return functional.scaled_dot_product_weights(rows, tokens, some, scale)[:, 0]  # (B, T, N)
 
         replaced = self.offer("attention", weights)
-        if replaced is not None:
-            return functional.read(replaced, memory)
-        return functional.scaled_dot_product_attention(projected, tokens, tokens, heads, scale=scale)[
-            :, 0
-        ]  # (B, T, Dm)
+        if replaced is None:
+            context = functional.scaled_dot_product_attention(projected, tokens, tokens, heads, scale=scale)[:, 0]
+        else:
+            context = functional.read(replaced, memory)
+        return functional.mark_undefined(context, undefined)  # (B, T, Dm)

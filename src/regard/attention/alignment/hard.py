@@ -121,7 +121,7 @@ class HardRead(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T Dm"]:
         mask = self.check(query, memory, mask)
-        memory = functional.mask_tokens(memory, mask)
+        memory, undefined = functional.exclude_nonfinite(memory, mask)
         scores = self.score(query, memory)  # (B, T, N)
         own = functional.masked_softmax(scores, mask)  # (B, T, N)
         weights = self.offer("attention", own)
@@ -150,7 +150,8 @@ class HardRead(Read):
         if self.estimator != "score_function":
             through = soft - soft.detach()  # (B, T, N), zeros with a gradient; the mean has its own
             through = through if averaged is None else through.masked_fill(averaged, 0.0)
-            return functional.read((choose() if replaced is None else replaced) + through, memory)  # (B, T, Dm)
+            context = functional.read((choose() if replaced is None else replaced) + through, memory)  # (B, T, Dm)
+            return functional.mark_undefined(context, undefined)
         if self.training and offering.recording():
             log_weights = functional.masked_log_softmax(scores, mask)  # (B, T, N)
             # Of a query with nothing to attend to, every log-probability and so both of these are 0.
@@ -159,7 +160,8 @@ class HardRead(Read):
                 log_probability = log_probability.masked_fill(averaged[..., 0], 0.0)
             offering.record_choice(log_probability, -(weights * log_weights).sum(-1))
         if replaced is not None:
-            return functional.read(replaced, memory)
+            return functional.mark_undefined(functional.read(replaced, memory), undefined)
         context = memory.gather(1, index[..., None].expand(-1, -1, memory.shape[2]))  # (B, T, Dm)
         context = context if some is None else context.masked_fill(~some, 0.0)
-        return context if averaged is None else torch.where(averaged, functional.read(weights, memory), context)
+        context = context if averaged is None else torch.where(averaged, functional.read(weights, memory), context)
+        return functional.mark_undefined(context, undefined)

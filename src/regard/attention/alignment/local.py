@@ -98,7 +98,7 @@ class LocalRead(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T Dm"]:
         mask = self.check(query, memory, mask)
-        memory = functional.mask_tokens(memory, mask)
+        memory, undefined = functional.exclude_nonfinite(memory, mask)
         places = torch.arange(1, memory.shape[1] + 1, device=query.device)  # (N,)
         distance = places - self.centre(query, places, mask)  # (B, T, N)
         window = distance.abs() <= self.radius  # (B, T, N)
@@ -106,7 +106,7 @@ class LocalRead(Read):
         if self.position == "predictive":
             weights = weights * torch.exp(-2 * (distance / self.radius).square()).to(weights.dtype)  # (B, T, N)
         weights = self.offer("attention", weights)
-        return functional.read(weights, memory)  # (B, T, Dm)
+        return functional.mark_undefined(functional.read(weights, memory), undefined)  # (B, T, Dm)
 
     def centre(
         self, query: Float[Tensor, "B T Dq"], places: Tensor, mask: Bool[Tensor, "B #T N"] | None

@@ -93,9 +93,9 @@ class LocationAwareRead(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T Dm"]:
         part = self.check(query, memory, mask)
-        memory = functional.mask_tokens(memory, part)
+        memory, undefined = functional.exclude_nonfinite(memory, part)
         weights = self.offer("attention", self.weigh(query, memory, mask))  # (B, T, N)
-        return functional.read(weights, memory)  # (B, T, Dm)
+        return functional.mark_undefined(functional.read(weights, memory), _ever(undefined))  # (B, T, Dm)
 
     def weigh(
         self,
@@ -106,7 +106,7 @@ class LocationAwareRead(Read):
     ) -> Float[Tensor, "B T N"]:
         """The weights of every query; `before` are those of the query before the first."""
         mask = self.check(query, memory, mask)
-        memory = functional.mask_tokens(memory, mask)
+        memory, undefined = functional.exclude_nonfinite(memory, mask)
         asked = self.score.query(query)  # (B, T, A)
         tokens = self.score.memory(memory)  # (B, N, A)
         row = memory.new_zeros(memory.shape[:2]) if before is None else before  # (B, N)
@@ -117,4 +117,9 @@ class LocationAwareRead(Read):
             part = mask if mask is None or mask.shape[1] == 1 else mask[:, t : t + 1]  # (B, 1, N)
             row = functional.masked_softmax(scores, part)[:, 0]  # (B, N)
             rows.append(row)
-        return torch.stack(rows, 1)
+        return functional.mark_undefined(torch.stack(rows, 1), _ever(undefined))
+
+
+def _ever(undefined: Bool[Tensor, "B T 1"] | None) -> Bool[Tensor, "B T 1"] | None:
+    """Those from the first one on: every query looks from where the one before it looked."""
+    return None if undefined is None else undefined.cumsum(1) > 0

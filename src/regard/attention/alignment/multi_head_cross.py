@@ -90,7 +90,7 @@ class MultiHeadCrossAttention(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T E"]:
         mask = self.check(query, memory, mask)
-        memory = functional.mask_tokens(memory, mask)
+        memory, undefined = functional.exclude_nonfinite(memory, mask)
         heads = None if mask is None else mask[:, None]  # (B, 1, #T, N)
         q = self.split(self.query(query))  # (B, h, T, d)
         k = self.split(self.key(memory))  # (B, h, N, d)
@@ -108,6 +108,7 @@ class MultiHeadCrossAttention(Read):
         else:
             read = F.dropout(replaced, dropout) @ v
         context = self.output(read.transpose(1, 2).flatten(2))  # (B, T, E)
+        context = functional.mark_undefined(context, undefined)
         return context if mask is None else context.masked_fill(~mask.any(-1, keepdim=True), 0.0)
 
     def split(self, tokens: Float[Tensor, "B N E"]) -> Float[Tensor, "B h N d"]:

@@ -87,9 +87,10 @@ class GatedCrossAttention(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T Dq"]:
         mask = self.check(query, memory, mask)
-        memory = functional.mask_tokens(memory, mask)
+        memory, undefined = functional.exclude_nonfinite(memory, mask)
         read = self.attention(
             self.norm(query), memory, mask, lambda weights: self.offer("attention", weights)
         )  # (B, T, Dq)
         context = self.gate.tanh() * read  # (B, T, Dq)
+        context = functional.mark_undefined(context, undefined)
         return context if mask is None else context.masked_fill(~mask.any(-1, keepdim=True), 0.0)

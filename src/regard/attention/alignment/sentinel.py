@@ -81,7 +81,7 @@ class AdaptiveRead(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T Dm"]:
         mask = self.check(query, memory, mask)
-        memory = functional.mask_tokens(memory, mask)
+        memory, undefined = functional.exclude_nonfinite(memory, mask)
         sentinel = self.sentinel_gate(query).sigmoid() * self.sentinel_content(query).tanh()  # (B, T, Dm)
         asked = self.score.query(query)  # (B, T, A)
         scores = functional.additive_scores(asked, self.score.memory(memory), self.score.vector.weight[0])  # (B, T, N)
@@ -101,4 +101,5 @@ class AdaptiveRead(Read):
             of_memory = weights[:, :, :-1]  # (B, T, N)
         else:
             of_memory = (1 - share)[:, :, None] * (attention(Request()) if replaced is None else replaced)
-        return functional.read(of_memory, memory) + share[:, :, None] * sentinel  # (B, T, Dm)
+        context = functional.read(of_memory, memory) + share[:, :, None] * sentinel  # (B, T, Dm)
+        return functional.mark_undefined(context, undefined)

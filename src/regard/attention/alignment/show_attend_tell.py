@@ -96,7 +96,7 @@ class ShowAttendTell(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T Dm"]:
         mask = self.check(query, memory, mask)
-        memory = functional.mask_tokens(memory, mask)
+        memory, undefined = functional.exclude_nonfinite(memory, mask)
         weights = functional.masked_softmax(self.score(query, memory), mask)  # (B, T, N)
         gate = self.gate(query).sigmoid()  # (B, T, 1 or Dm)
         if mask is not None:
@@ -106,4 +106,4 @@ class ShowAttendTell(Read):
             gate = self.offer("gate", gate[:, :, 0])[:, :, None]
         else:
             gate = self.offer("gate", gate)
-        return gate * functional.read(weights, memory)  # (B, T, Dm)
+        return functional.mark_undefined(gate * functional.read(weights, memory), undefined)  # (B, T, Dm)

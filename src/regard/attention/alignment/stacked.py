@@ -91,7 +91,7 @@ class StackedRead(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T Dm"]:
         mask = self.check(query, memory, mask)
-        memory = functional.mask_tokens(memory, mask)
+        memory, undefined = functional.exclude_nonfinite(memory, mask)
 
         def run(steps: Sequence[Tensor | None]) -> tuple[Tensor, Callable[[Request], Tensor]]:
             refined = self.query(query)  # (B, T, Dm)
@@ -106,5 +106,5 @@ class StackedRead(Read):
 
             return refined, stack
 
-        refined = self.offer_steps("attention", self.hops, run)
+        refined = functional.mark_undefined(self.offer_steps("attention", self.hops, run), undefined)
         return refined if mask is None else refined.masked_fill(~mask.any(-1, keepdim=True), 0.0)

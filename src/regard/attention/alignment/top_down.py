@@ -75,10 +75,10 @@ class TopDownRead(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T Dm"]:
         mask = self.check(query, memory, mask)
-        memory = functional.mask_tokens(memory, mask)
+        memory, undefined = functional.exclude_nonfinite(memory, mask)
         pairs = self.query(query)[:, :, None] + self.memory(memory)[:, None]  # (B, T, N, 2A)
         content, gate = pairs.chunk(2, -1)  # (B, T, N, A) each
         scores = self.vector(content.tanh() * gate.sigmoid())[..., 0]  # (B, T, N)
         weights = functional.masked_softmax(scores, mask)  # (B, T, N)
         weights = self.offer("attention", weights)
-        return functional.read(weights, memory)  # (B, T, Dm)
+        return functional.mark_undefined(functional.read(weights, memory), undefined)  # (B, T, Dm)

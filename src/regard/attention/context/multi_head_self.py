@@ -69,7 +69,7 @@ class MultiHeadSelfAttention(Refine):
 
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B *T N"] | None = None) -> Float[Tensor, "B N C"]:
         self.check(x)
-        x, mask = self.take_part(x, mask)  # (B, 1, 1 or N, N)
+        x, mask, undefined = self.take_part(x, mask)  # (B, 1, 1 or N, N)
         query, key, value = self.project(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, N, d)
 
         def attention(request: Request) -> Float[Tensor, "B h T N"]:
@@ -85,16 +85,16 @@ class MultiHeadSelfAttention(Refine):
             context = functional.scaled_dot_product_attention(query, key, value, mask, dropout)  # (B, h, N, d)
         else:
             context = F.dropout(replaced, dropout) @ value
-        return self.output(context.transpose(1, 2).flatten(2))  # (B, N, C)
+        return functional.mark_undefined(self.output(context.transpose(1, 2).flatten(2)), undefined)  # (B, N, C)
 
     def take_part(
         self, x: Float[Tensor, "B N C"], mask: Tensor | None
-    ) -> tuple[Float[Tensor, "B N C"], Bool[Tensor, "B 1 #N N"] | None]:
-        """Give the tokens that the mask leaves out nothing to pass on, and the mask an axis for the heads."""
+    ) -> tuple[Float[Tensor, "B N C"], Bool[Tensor, "B 1 #N N"] | None, Bool[Tensor, "B N 1"] | None]:
+        """Give tokens of which those left out have nothing to pass on, the mask with an axis for the heads, and the
+        tokens whose result is undefined (`functional.exclude_nonfinite`)."""
         spread = self.spread_mask(mask, x)
-        if mask is None or spread is None:
-            return x, spread
-        return functional.mask_nonfinite(x, spread[:, 0]), spread
+        x, undefined = functional.exclude_nonfinite(x, None if spread is None else spread[:, 0], queries=True)
+        return x, spread, undefined
 
     def spread_mask(self, mask: Tensor | None, x: Tensor) -> Bool[Tensor, "B 1 #N N"] | None:
         """Refuse a mask that is not boolean or does not fit; give it an axis for the heads, and one for the queries."""

@@ -79,7 +79,7 @@ class CosineAttention(MultiHeadSelfAttention):
 
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B *T N"] | None = None) -> Float[Tensor, "B N C"]:
         self.check(x)
-        x, mask = self.take_part(x, mask)  # (B, 1, 1 or N, N)
+        x, mask, undefined = self.take_part(x, mask)  # (B, 1, 1 or N, N)
         query, key, value = self.project(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, N, d)
         # In single precision: the least norm that is divided by, 1e-12, is zero in a half.
         query = F.normalize(functional.at_least_single(query), dim=3).to(query.dtype) * self.factor()
@@ -98,7 +98,7 @@ class CosineAttention(MultiHeadSelfAttention):
             context = functional.scaled_dot_product_attention(query, key, value, mask, scale=1.0)  # (B, h, N, d)
         else:
             context = replaced @ value
-        return self.output(context.transpose(1, 2).flatten(2))  # (B, N, C)
+        return functional.mark_undefined(self.output(context.transpose(1, 2).flatten(2)), undefined)  # (B, N, C)
 
     def factor(self) -> Float[Tensor, "#h 1 1"]:
         """`g`, the largest score that there can be."""

@@ -71,7 +71,7 @@ class DifferentialAttention(MultiHeadSelfAttention):
 
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B *T N"] | None = None) -> Float[Tensor, "B N C"]:
         self.check(x)
-        x, mask = self.take_part(x, mask)  # (B, 1, 1 or N, N)
+        x, mask, undefined = self.take_part(x, mask)  # (B, 1, 1 or N, N)
         query, key, value = self.project(x).chunk(3, dim=2)
         query, key = (part.unflatten(2, (2 * self.heads, -1)).transpose(1, 2) for part in (query, key))  # (B, 2h, N, d)
         value = value.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, h, N, 2d)
@@ -91,7 +91,7 @@ class DifferentialAttention(MultiHeadSelfAttention):
         else:
             context = replaced @ value
         context = self.norm(context) * (1 - self.base)
-        return self.output(context.transpose(1, 2).flatten(2))  # (B, N, C)
+        return functional.mark_undefined(self.output(context.transpose(1, 2).flatten(2)), undefined)  # (B, N, C)
 
     def factor(self) -> Float[Tensor, ""]:
         """λ, how much of the second softmax is taken away."""

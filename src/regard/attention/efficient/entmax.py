@@ -58,9 +58,10 @@ class EntmaxSelfAttention(MultiHeadSelfAttention):
 
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B *T N"] | None = None) -> Float[Tensor, "B N C"]:
         self.check(x)
-        x, mask = self.take_part(x, mask)  # (B, 1, 1 or N, N)
+        x, mask, undefined = self.take_part(x, mask)  # (B, 1, 1 or N, N)
         query, key, value = self.project(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, N, d)
         scores = functional.dot_scores(query, key, query.shape[3] ** -0.5)  # (B, h, N, N)
         weights = functional.entmax(scores, self.alpha, mask).to(value.dtype)
         weights = self.offer("attention", weights)
-        return self.output((weights @ value).transpose(1, 2).flatten(2))  # (B, N, C)
+        context = self.output((weights @ value).transpose(1, 2).flatten(2))  # (B, N, C)
+        return functional.mark_undefined(context, undefined)

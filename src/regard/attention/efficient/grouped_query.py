@@ -73,7 +73,7 @@ class GroupedQueryAttention(MultiHeadSelfAttention):
 
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B *T N"] | None = None) -> Float[Tensor, "B N C"]:
         self.check(x)
-        x, mask = self.take_part(x, mask)  # (B, 1, 1 or N, N)
+        x, mask, undefined = self.take_part(x, mask)  # (B, 1, 1 or N, N)
         projected = self.project(x).unflatten(2, (self.heads + 2 * self.groups, -1)).transpose(1, 2)
         query, key, value = projected.split([self.heads, self.groups, self.groups], dim=1)  # (B, h or G, N, d)
         key, value = (part.repeat_interleave(self.heads // self.groups, dim=1) for part in (key, value))
@@ -90,4 +90,4 @@ class GroupedQueryAttention(MultiHeadSelfAttention):
             context = functional.scaled_dot_product_attention(query, key, value, mask)  # (B, h, N, d)
         else:
             context = replaced @ value
-        return self.output(context.transpose(1, 2).flatten(2))  # (B, N, C)
+        return functional.mark_undefined(self.output(context.transpose(1, 2).flatten(2)), undefined)  # (B, N, C)

@@ -107,7 +107,7 @@ class MultiHeadLatentAttention(MultiHeadSelfAttention):
 
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B *T N"] | None = None) -> Float[Tensor, "B N C"]:
         self.check(x)
-        x, mask = self.take_part(x, mask)  # (B, 1, 1 or N, N)
+        x, mask, undefined = self.take_part(x, mask)  # (B, 1, 1 or N, N)
         widths = [self.key_rank, self.rotary_width, self.query_rank]
         latent, placed, asked = self.project(x).split(widths, dim=2)  # (B, N, p), (B, N, r), (B, N, s)
         key, value = (
@@ -130,7 +130,7 @@ class MultiHeadLatentAttention(MultiHeadSelfAttention):
             context = functional.scaled_dot_product_attention(query, key, value, mask)  # (B, h, N, d)
         else:
             context = replaced @ value
-        return self.output(context.transpose(1, 2).flatten(2))  # (B, N, C)
+        return functional.mark_undefined(self.output(context.transpose(1, 2).flatten(2)), undefined)  # (B, N, C)
 
     def spread_mask(self, mask: Tensor | None, x: Tensor) -> Bool[Tensor, "B 1 #N N"] | None:
         """The mask, less the tokens after each token if it is causal."""

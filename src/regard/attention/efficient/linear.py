@@ -107,5 +107,5 @@ def take_part(
             f"({x.shape[0]}, {x.shape[1]})",
             "give one boolean for each token; pairs are never formed and so cannot be masked",
         )
-    x, spread = module.take_part(x, mask)  # (B, 1, 1, N)
+    x, spread, _ = module.take_part(x, mask)  # (B, 1, 1, N)
     return x, None if spread is None else spread.transpose(2, 3)

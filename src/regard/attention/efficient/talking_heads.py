@@ -63,7 +63,7 @@ class TalkingHeadsAttention(MultiHeadSelfAttention):
 
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B *T N"] | None = None) -> Float[Tensor, "B N C"]:
         self.check(x)
-        x, mask = self.take_part(x, mask)  # (B, 1, 1 or N, N)
+        x, mask, undefined = self.take_part(x, mask)  # (B, 1, 1 or N, N)
         query, key, value = self.project(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, N, d)
         scores = functional.dot_scores(query, key, query.shape[3] ** -0.5)  # (B, h, N, N)
         weight, bias = self.mix_scores.weight, self.mix_scores.bias
@@ -75,4 +75,5 @@ class TalkingHeadsAttention(MultiHeadSelfAttention):
         mixed = self.mix_weights(weights)
         if mask is not None:
             mixed = mixed.masked_fill(~mask, 0.0)  # what a bias of the mixture gave to tokens that take no part
-        return self.output((mixed @ value).transpose(1, 2).flatten(2))  # (B, N, C)
+        context = self.output((mixed @ value).transpose(1, 2).flatten(2))  # (B, N, C)
+        return functional.mark_undefined(context, undefined)

@@ -95,7 +95,7 @@ class BilinearAttention(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T Q"]:
         mask = self.check(query, memory, mask)
-        memory = functional.mask_tokens(memory, mask)
+        memory, undefined = functional.exclude_nonfinite(memory, mask)
         asking = (
             functional.at_least_single(self.score_query(query).relu()[:, None]) * self.score[:, None]
         )  # (B, G, T, K)
@@ -110,4 +110,7 @@ class BilinearAttention(Read):
         for project, output, read in zip(self.queries, self.outputs, reads.unbind(1), strict=True):
             joint = (project(refined).relu() * read).sum(1, keepdim=True)  # (B, 1, K)
             refined = refined + output(joint)  # (B, T, Q)
+        if undefined is not None:  # the weights are of all pairs together
+            undefined = undefined.any(1, keepdim=True)
+        refined = functional.mark_undefined(refined, undefined)
         return refined if mask is None else refined.masked_fill(~mask.any(-1, keepdim=True), 0.0)

@@ -41,11 +41,12 @@ class BilinearRead(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T D"]:
         mask = self.check(query, memory, mask)
-        memory = functional.mask_tokens(memory, mask)
+        memory, undefined = functional.exclude_nonfinite(memory, mask)
         scores = self.scores(query, memory, mask)  # (B, G, T, N)
         weights = functional.masked_softmax(scores, None if mask is None else mask[:, None])  # (B, G, T, N)
         weights = self.offer("attention", weights.to(memory.dtype))
-        return (weights @ memory[:, None]).transpose(1, 2).flatten(2)  # (B, T, G·M)
+        context = (weights @ memory[:, None]).transpose(1, 2).flatten(2)  # (B, T, G·M)
+        return functional.mark_undefined(context, undefined)
 
 
 def require_positive(**numbers: int) -> None:

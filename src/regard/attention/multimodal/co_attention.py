@@ -85,7 +85,7 @@ class ParallelCoAttention(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T D"]:
         mask = self.check(query, memory, mask)
-        memory = functional.mask_tokens(memory, mask)
+        memory, undefined = functional.exclude_nonfinite(memory, mask)
         affinity = torch.bmm(query, self.affinity(memory).transpose(1, 2)).tanh()  # (B, T, N)
         if mask is not None:
             affinity = affinity.masked_fill(~mask, 0.0)
@@ -97,5 +97,8 @@ class ParallelCoAttention(Read):
         memory_weights = self.offer("memory", memory_weights)
         query_weights = self.offer("query", query_weights)
         both = (functional.read(query_weights[:, None], query), functional.read(memory_weights[:, None], memory))
-        context = torch.cat(both, dim=2).expand(-1, query.shape[1], -1)  # (B, T, Q + M)
+        context = torch.cat(both, dim=2)  # (B, 1, Q + M)
+        if undefined is not None:  # all queries have one context
+            context = functional.mark_undefined(context, undefined.any(1, keepdim=True))
+        context = context.expand(-1, query.shape[1], -1)  # (B, T, Q + M)
         return context.contiguous() if mask is None else context.masked_fill(~mask.any(-1, keepdim=True), 0.0)

@@ -102,15 +102,20 @@ class CoAttentionalTransformer(Read):
     ) -> Float[Tensor, "B T D"]:
         mask = self.check(query, memory, mask)
         peers = self.check_mask(query_mask, query.shape[0], query.shape[1], query.shape[1])
-        query = functional.mask_nonfinite(query, peers)
-        memory = functional.mask_tokens(memory, mask)
+        some = None if mask is None else mask.any(-1, keepdim=True)  # (B, #T, 1)
+        if some is not None and self.variant == "lxmert":  # whoever has no memory to attend to reads no peers either
+            peers = some.expand(-1, -1, query.shape[1]) if peers is None else peers & some
+        query, undefined = functional.exclude_nonfinite(query, peers, queries=True)
+        memory, reading = functional.exclude_nonfinite(memory, mask)
         read = self.attend(query, memory, mask, lambda weights: self.offer("attention", weights))  # (B, T, D)
         context = self.attend_norm(query + read)
-        some = None if mask is None else mask.any(-1, keepdim=True)  # (B, #T, 1)
         if self.variant == "lxmert":
-            if some is not None:  # whoever has no memory to attend to reads no peers either
-                peers = some.expand(-1, -1, query.shape[1]) if peers is None else peers & some
             read = self.among(context, context, peers, lambda weights: self.offer("self", weights))  # (B, T, D)
             context = self.among_norm(context + read)
         context = self.norm(context + self.feed_forward(context))
+        if reading is not None:
+            if self.variant == "lxmert" and peers is not None:  # an undefined query makes those undefined that read it
+                reading = reading | functional.reads_some(reading[:, :, 0], peers)
+            undefined = reading if undefined is None else undefined | reading
+        context = functional.mark_undefined(context, undefined)
         return context if some is None else context.masked_fill(~some, 0.0)

@@ -87,9 +87,10 @@ class CrossmodalAttention(Read):
     ) -> Float[Tensor, "B T D"]:
         mask = self.check(query, memory, mask)
         normal = self.query_norm(query)  # (B, T, D)
-        memory = self.memory_norm(functional.mask_tokens(memory, mask))  # (B, N, M)
-        read = self.attend(normal, memory, mask, lambda weights: self.offer("attention", weights))  # (B, T, D)
+        memory, undefined = functional.exclude_nonfinite(memory, mask)
+        read = self.attend(normal, self.memory_norm(memory), mask, lambda weights: self.offer("attention", weights))  # (B, T, D)
         context = read + (query if self.variant == "code" else normal)
         normal = self.norm(context)
         context = self.feed_forward(normal) + (context if self.variant == "code" else normal)  # (B, T, D)
+        context = functional.mark_undefined(context, undefined)
         return context if mask is None else context.masked_fill(~mask.any(-1, keepdim=True), 0.0)

@@ -94,15 +94,18 @@ class GuidedAttention(Read):
     ) -> Float[Tensor, "B T D"]:
         mask = self.check(query, memory, mask)
         peers = self.check_mask(query_mask, query.shape[0], query.shape[1], query.shape[1])
-        query = functional.mask_nonfinite(query, peers)
         if mask is not None:  # whoever has no memory to attend to reads no peers either
             some = mask.any(-1, keepdim=True)  # (B, #T, 1)
             peers = some.expand(-1, -1, query.shape[1]) if peers is None else peers & some
         first, second, third = self.norms
-        memory = functional.mask_tokens(memory, mask)
+        query, undefined = functional.exclude_nonfinite(query, peers, queries=True)
+        memory, guided = functional.exclude_nonfinite(memory, mask)
+        if guided is not None:
+            undefined = guided if undefined is None else undefined | guided
         read = self.among(query, query, peers, lambda weights: self.offer("self", weights))  # (B, T, D)
         context = first(query + self.dropout(read))
         read = self.guide(context, memory, mask, lambda weights: self.offer("guided", weights))  # (B, T, D)
         context = second(context + self.dropout(read))
         context = third(context + self.dropout(self.feed_forward(context)))
+        context = functional.mark_undefined(context, undefined)
         return context if mask is None else context.masked_fill(~mask.any(-1, keepdim=True), 0.0)

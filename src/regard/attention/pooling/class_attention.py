@@ -90,7 +90,7 @@ class ClassAttention(Read):
         query = self.token.expand(memory.shape[0], -1, -1) if query is None and self.token is not None else query
         assert query is not None
         mask = self.check(query, memory, mask)
-        memory = functional.mask_tokens(memory, mask)
+        memory, undefined = functional.exclude_nonfinite(memory, mask)
         token = self.embed(query)  # (B, T, D)
         q, own_key, own_value = (self.split(layer(token)) for layer in (self.query, self.key, self.value))
         k, v = self.split(self.key(memory)), self.split(self.value(memory))  # (B, h, N, d)
@@ -98,6 +98,7 @@ class ClassAttention(Read):
         weights = self.offer("attention", weights)
         read = weights @ v + own * own_value  # (B, h, T, d)
         context = self.output(read.transpose(1, 2).flatten(2))  # (B, T, D)
+        context = functional.mark_undefined(context, undefined)
         return context if mask is None else context.masked_fill(~mask.any(-1, keepdim=True), 0.0)
 
     def split(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B h N d"]:

@@ -97,7 +97,7 @@ class ClassResidualPooling(Read):
         if query is None:
             query = memory.new_empty(memory.shape[0], 1, self.query_width)
         mask = self.check(query, memory, mask)
-        memory = functional.mask_tokens(memory, mask)
+        memory, undefined = functional.exclude_nonfinite(memory, mask)
         T = query.shape[1]
         weight = F.normalize(self.weight, dim=-1) if self.normalized else self.weight
         scores = F.linear(memory, weight.flatten(0, 1))  # (B, N, H·K)
@@ -112,7 +112,7 @@ class ClassResidualPooling(Read):
             "attention", lambda request: request.pick(weights.expand(-1, T, -1, -1, -1), heads=2, queries=1)
         )
         read = ((weights if replaced is None else replaced) * scores).sum(-1)  # (B, #T, H, K)
-        logits = (mean + self.residual * read).sum(2)  # (B, #T, K)
+        logits = functional.mark_undefined((mean + self.residual * read).sum(2), undefined)  # (B, #T, K)
         return logits.expand(-1, T, -1).contiguous()  # (B, T, K)
 
     def weigh(

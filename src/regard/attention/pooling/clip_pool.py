@@ -100,7 +100,7 @@ class CLIPAttentionPooling(Read):
         if query is None:
             query = memory.new_empty(memory.shape[0], 1, self.query_width)
         mask = self.check(query, memory, mask)
-        memory = functional.mask_tokens(memory, mask)
+        memory, undefined = functional.exclude_nonfinite(memory, mask)
         T = query.shape[1]
         mean = functional.masked_mean(memory, mask) + self.mean_embedding  # (B, #T, C)
         tokens = memory + self.embed(memory.shape[1], grid)  # (B, N, C)
@@ -113,6 +113,7 @@ class CLIPAttentionPooling(Read):
         )
         read = (weights if replaced is None else replaced) @ v + own * own_value  # (B, h, #T, d)
         context = self.output(read.transpose(1, 2).flatten(2))  # (B, #T, D)
+        context = functional.mark_undefined(context, undefined)
         if mask is not None:
             context = context.masked_fill(~mask.any(-1, keepdim=True), 0.0)
         return context.expand(-1, T, -1).contiguous()  # (B, T, D)

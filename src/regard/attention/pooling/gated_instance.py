@@ -82,7 +82,7 @@ class GatedInstancePooling(Read):
         if query is None:
             query = memory.new_empty(memory.shape[0], 1, self.query_width)
         mask = self.check(query, memory, mask)
-        memory = functional.mask_tokens(memory, mask)
+        memory, undefined = functional.exclude_nonfinite(memory, mask)
         T = query.shape[1]
         hidden = self.hidden(memory).tanh()  # (B, N, L)
         if self.gate is not None:
@@ -94,4 +94,5 @@ class GatedInstancePooling(Read):
         # Read once for all queries, unless others give each of them weights of its own.
         replaced = self.offer("attention", lambda request: request.pick(weights.expand(-1, T, -1), queries=1))
         context = functional.read(weights if replaced is None else replaced, memory)  # (B, #T, M)
+        context = functional.mark_undefined(context, undefined)
         return context.expand(-1, T, -1).contiguous()  # (B, T, M)

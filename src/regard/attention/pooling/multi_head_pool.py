@@ -105,7 +105,7 @@ class MultiHeadAttentionPooling(Read):
         if query is None:
             query = memory.new_empty(memory.shape[0], self.seeds, self.query_width)
         mask = self.check(query, memory, mask)
-        memory = functional.mask_tokens(memory, mask)
+        memory, undefined = functional.exclude_nonfinite(memory, mask)
         T = query.shape[1]
         if self.seeds not in (1, T):
             raise self.refuse(f"{T} queries", f"{self.seeds}", "give one a seed, or None")
@@ -126,6 +126,7 @@ class MultiHeadAttentionPooling(Read):
         context = self.output(read.transpose(1, 2).flatten(2))  # (B, R, D)
         if self.mlp is not None:
             context = context + self.mlp(context)
+        context = functional.mark_undefined(context, undefined)
         if mask is not None:
             context = context.masked_fill(~mask.any(-1, keepdim=True), 0.0)
         return context.expand(-1, T, -1).contiguous()  # (B, T, D)

@@ -39,16 +39,23 @@ class Sight:
     """A picture, encoded once for all of its questions.
 
     Attributes:
-        tokens: its cells, row by row, or its regions.
+        tokens: its cells, row by row, or its regions; zero where none takes part, whatever is given there.
         mask: True = takes part; None: all do.
         grid: `(height, width)` of the cells; None for regions.
-        boxes: of regions, left, top, right and bottom in shares of the picture's width and height.
+        boxes: of regions, left, top, right and bottom in shares of the picture's width and height; zero as the tokens.
     """
 
     tokens: Float[Tensor, "B N D"]
     mask: Bool[Tensor, "B N"] | None = None
     grid: tuple[int, int] | None = None
     boxes: Float[Tensor, "B N 4"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.mask is not None:  # here once for every core: what fills up a picture may hold NaN
+            nothing = ~self.mask[..., None]
+            object.__setattr__(self, "tokens", self.tokens.masked_fill(nothing, 0.0))
+            if self.boxes is not None:
+                object.__setattr__(self, "boxes", self.boxes.masked_fill(nothing, 0.0))
 
     def repeated(self, questions: int) -> "Sight":
         """The picture once for each of its questions, `(B·Q, N, D)`: for what cannot read for several at once."""

@@ -19,7 +19,7 @@ class Words:
     """All questions about a batch of pictures, `Q` a picture.
 
     Attributes:
-        tokens: one vector a word, zero where there is none.
+        tokens: one vector a word, zero where there is none, whatever is given there.
         mask: True = a word.
         summary: one vector a question.
         numbers: the words' numbers; None where a question is no words.
@@ -29,6 +29,10 @@ class Words:
     mask: Bool[Tensor, "B Q L"]
     summary: Float[Tensor, "B Q D"]
     numbers: Int[Tensor, "B Q L"] | None = None
+
+    def __post_init__(self) -> None:
+        # Here once for every encoder and core: what fills up a question may hold NaN.
+        object.__setattr__(self, "tokens", self.tokens.masked_fill(~self.mask[..., None], 0.0))
 
     def flat(self) -> tuple[Float[Tensor, "M L D"], Bool[Tensor, "M L"]]:
         """The words of every question as a sequence of its own, and which of them are words."""
@@ -330,7 +334,7 @@ class QuestionVector(nn.Module):
         if mask is None:
             mask = questions.new_ones(1, 1, 1, dtype=torch.bool).expand(*questions.shape[:2], 1)
         summary = self.mix(questions)
-        return Words(summary[:, :, None].masked_fill(~mask[..., None], 0.0), mask, summary)
+        return Words(summary[:, :, None], mask, summary)
 
 
 class HuggingFaceQuestion(nn.Module):

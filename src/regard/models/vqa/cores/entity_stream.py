@@ -57,6 +57,10 @@ class EntityRead(Attention):
         mask: Bool[Tensor, "B #T N"] | None = None,
     ) -> tuple[Float[Tensor, "B T V"], Float[Tensor, "B T N"]]:
         """What is read, and the weights it is read with."""
+        keys, undefined = functional.exclude_nonfinite(keys, mask)
+        values, of_values = functional.exclude_nonfinite(values, mask)
+        if undefined is not None and of_values is not None:
+            undefined = undefined | of_values
         scores = torch.cat((query @ keys.transpose(1, 2), (query @ self.blank)[..., None]), 2)  # (B, T, N + 1)
         there = None if mask is None else F.pad(mask, (0, 1), value=True)
         weights = functional.masked_softmax(scores, there)
@@ -73,7 +77,7 @@ class EntityRead(Attention):
             weights = choice + soft - soft.detach()
         else:
             weights = weights[..., :-1]
-        return functional.read(weights, values), weights
+        return functional.mark_undefined(functional.read(weights, values), undefined), weights
 
 
 class EntityStream(Core):

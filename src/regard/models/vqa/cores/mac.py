@@ -46,7 +46,9 @@ class ControlRead(Read):
         keys: Float[Tensor, "B N D"] | None = None,
     ) -> Float[Tensor, "B T D"]:
         mask = self.check(query, memory, mask)
-        scores = (query * self.score.weight[0]) @ (memory if keys is None else keys).transpose(1, 2)  # (B, T, N)
+        memory = functional.mask_tokens(memory, mask)
+        keys = memory if keys is None else functional.mask_tokens(keys, mask)
+        scores = (query * self.score.weight[0]) @ keys.transpose(1, 2)  # (B, T, N)
         weights = functional.masked_softmax(scores, mask)
         weights = self.offer("attention", weights)
         return functional.read(weights, memory)
@@ -94,7 +96,7 @@ class KnowledgeRead(Read):
         mask: Bool[Tensor, "B N"] | None = None,
     ) -> Float[Tensor, "B T D"]:
         mask = self.check(query, memory, mask)
-        projected, alone = prepared
+        memory, projected, alone = (functional.mask_tokens(tokens, mask) for tokens in (memory, *prepared))
         # wᵀ (c ∘ (W_I I + W'_k k)), with what weighs the second factor first: no vector I' for a pair.
         asking = control * self.score.weight[0]  # (B, T, D)
         weighed = (asking @ self.interaction.weight) * self.query(query)  # (B, T, D)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from regard import functional
 from regard.attention import Read, mechanisms
 from regard.attention.contract import Paper
 from regard.attention.offering import MapFact
@@ -51,9 +52,10 @@ class MeanRead(Read):
         mask = self.check(query, memory, mask)
         if mask is None:
             return memory.mean(1, keepdim=True).expand(-1, query.shape[1], -1)  # (B, T, Dm)
+        memory, undefined = functional.exclude_nonfinite(memory, mask)
         share = mask.to(memory.dtype)
         share = share / share.sum(-1, keepdim=True).clamp(min=1)  # (B, #T, N)
-        return (share @ memory).expand(-1, query.shape[1], -1)  # (B, T, Dm)
+        return functional.mark_undefined(share @ memory, undefined).expand(-1, query.shape[1], -1)  # (B, T, Dm)
 
 
 class Reader(Core):

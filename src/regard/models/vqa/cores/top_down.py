@@ -89,11 +89,11 @@ class ProductRead(Read):
         mask: Bool[Tensor, "B *T N"] | None = None,
     ) -> Float[Tensor, "B T Dm"]:
         mask = self.check(query, memory, mask)
-        memory = functional.mask_tokens(memory, mask)
+        memory, undefined = functional.exclude_nonfinite(memory, mask)
         pairs = self.query(query).relu()[:, :, None] * self.memory(memory).relu()[:, None]  # (B, T, N, H)
         weights = functional.masked_softmax(self.score(self.dropout(pairs))[..., 0], mask)  # (B, T, N)
         weights = self.offer("attention", weights)
-        return functional.read(weights, memory)
+        return functional.mark_undefined(functional.read(weights, memory), undefined)
 
 
 class TopDownProduct(Core):
