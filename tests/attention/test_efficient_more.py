@@ -36,6 +36,21 @@ SETS = {
 }
 
 
+@pytest.mark.parametrize("build", [PatternedAttention, MultiHeadLatentAttention], ids=["patterned", "latent"])
+def test_what_comes_later_may_hold_anything(build):
+    """Without a mask too: what a causal pattern leaves out reaches no earlier token, by no NaN either."""
+    module = build(8, heads=2)
+    outcomes = []
+    x = torch.randn(2, 5, 8)
+    for held in (1.0, math.nan):
+        x[0, 3, 1] = held
+        y = module(x)
+        slopes = torch.autograd.grad(y[:, :3].square().sum(), list(module.parameters()))
+        outcomes.append((y[:, :3], slopes))
+        assert y[0, 3:].isnan().all() == math.isnan(held)
+    torch.testing.assert_close(outcomes[1], outcomes[0])
+
+
 def slow_patterned(module, x, pairs):
     """Self-attention among the pairs `(example, query, key)` for which `pairs` is true."""
     B, N, C = x.shape

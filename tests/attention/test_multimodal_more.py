@@ -32,6 +32,7 @@ from regard.attention import (
     CompactBilinearRead,
     DividedSpaceTimeAttention,
     FactorizedBilinearRead,
+    GuidedAttention,
     LowRankBilinearRead,
     ResidualAttention,
     ShapeError,
@@ -393,6 +394,48 @@ def test_a_stream_that_reads_itself_is_torch_s_encoder_layer():
         part.load_state_dict(same.state_dict())
     x = draw((B, T, Q))
     torch.testing.assert_close(ours(x, x), theirs(x))
+
+
+PEERS = {
+    "guided": lambda: GuidedAttention(8, M, heads=2),
+    "vilbert": lambda: CoAttentionalTransformer(8, M, heads=2),
+    "lxmert": lambda: CoAttentionalTransformer(8, M, heads=2, variant="lxmert"),
+}
+
+
+@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("where", ["memory", "unread query", "query"])
+@pytest.mark.parametrize("late_are_read", [False, True])
+def test_what_is_not_finite_reaches_whom_an_ordinary_number_there_would(late_are_read, where, bad, name):
+    """Queries 2 and 3 of five read memory token 2; the others may read queries 0, 1 and 4, or 2 and 3 too."""
+    if where == "query" and name == "vilbert":
+        return  # it masks no peers
+    module = PEERS[name]()
+    query, memory = torch.randn(2, 5, 8), torch.randn(2, N, M)
+    mask = torch.ones(2, 5, N, dtype=torch.bool)
+    mask[:, [0, 1, 4], 2] = False
+    peers = torch.tensor([True, True, late_are_read, late_are_read, where != "unread query"]).expand(2, 5)
+    outcomes = []
+    for held in (0.5, 1.5, bad):
+        q, m = query.clone(), memory.clone()
+        if where == "memory":
+            m[0, 2, 1] = held
+        else:
+            q[0, 4, 1] = held
+        outcomes.append(module(q, m, mask, query_mask=peers))
+    one, two, found = outcomes
+    changed = (one != two).any(2)  # (2, 5)
+    if where == "unread query":  # a query that nobody reads asks with zero in place of what is not finite
+        assert changed.nonzero().tolist() == [[0, 4]]
+        assert found.isfinite().all()
+    else:
+        assert torch.equal(found.isnan().all(2), changed)
+    assert torch.equal(found[~changed], one[~changed])
+    gradients = [
+        torch.autograd.grad(output[~changed].square().sum(), list(module.parameters())) for output in (one, found)
+    ]
+    torch.testing.assert_close(gradients[1], gradients[0])
 
 
 def test_vilbert_reads_no_peers():

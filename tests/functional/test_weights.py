@@ -198,3 +198,46 @@ def test_the_likeliest_of_a_gumbel_softmax_is_a_draw():
     found = functional.gumbel_softmax(weights.log().expand(draws, 5), temperature=0.5).argmax(-1)
     shares = found.bincount(minlength=5) / draws
     torch.testing.assert_close(shares, weights, rtol=0, atol=5 * math.sqrt(0.25 / draws))
+
+
+@pytest.mark.parametrize("queries", [False, True], ids=["of a memory", "of the queries"])
+@pytest.mark.parametrize("junk", [math.nan, math.inf, -math.inf])
+def test_nonfinite_tokens_are_kept_from_those_that_do_not_read_them(junk, queries):
+    count = N if queries else T
+    tokens, mask = torch.randn(B, N, D), partly(B, count, N)
+    tokens[0, 2, 3] = tokens[1, 4, 0] = tokens[1, 5, 1] = junk
+    mask[1, :, 5], mask[1, 1, 4], mask[1, 2, 4] = False, True, False  # the one nobody reads, the other some
+    given, undefined = functional.exclude_nonfinite(tokens, mask, queries)
+    context = functional.mark_undefined(torch.ones(B, count, D), undefined)
+    bad = [[not all(map(math.isfinite, token)) for token in row] for row in tokens.tolist()]
+    for b in range(B):
+        for n in range(N):
+            kept = [number if math.isfinite(number) else 0.0 for number in tokens[b, n].tolist()]
+            if not queries and (bad[b][n] or not mask[b, :, n].any()):
+                kept = [0.0] * D
+            assert given[b, n].tolist() == kept
+        for t in range(count):
+            wanted = any(bad[b][n] and mask[b, t, n] for n in range(N))
+            wanted = wanted or (queries and bad[b][t] and bool(mask[b, :, t].any()))
+            assert context[b, t].isnan().tolist() == [wanted] * D
+            assert wanted or context[b, t].tolist() == [1.0] * D
+
+
+def test_one_mask_for_all_leaves_what_is_read_to_itself():
+    tokens = torch.full((1, 2, D), math.nan)
+    mask = torch.tensor([[[True, False]]])
+    for queries in (False, True):
+        given, undefined = functional.exclude_nonfinite(tokens, mask, queries)
+        assert given.isnan().all(2).tolist() == [[True, False]]
+        assert undefined is None
+        context = torch.ones(1, T, D)
+        assert functional.mark_undefined(context, undefined) is context
+    assert functional.exclude_nonfinite(tokens)[0] is tokens
+
+
+def test_a_loss_over_an_undefined_result_has_no_defined_gradient():
+    """Or a step with it would pass for one that is fine."""
+    context = torch.ones(1, 2, D, requires_grad=True)
+    marked = functional.mark_undefined(context, torch.tensor([[[True], [False]]]))
+    marked.square().sum().backward()
+    assert context.grad.isnan().all(2).tolist() == [[True, False]]

@@ -76,6 +76,7 @@ def outcome(name: str, arguments: dict[str, object]) -> list[Tensor] | None:
     classifier = core.classifier(ANSWERS)
     torch.manual_seed(2)
     sight, words = seen_and_asked()
+    words.tokens.retain_grad()  # not what was given: zero where no word is
     try:
         answers = classifier(core(sight, words))
     except ShapeError:

@@ -26,7 +26,7 @@ from regard import watch
 from regard.attention import offering
 from regard.attention.offering import Offer, Request
 from regard.errors import UserError
-from regard.models.vqa import Regions, cores, create
+from regard.models.vqa import Regions, Words, cores, create
 from regard.models.vqa.core import Loss
 from regard.watching import NoMapError
 
@@ -104,8 +104,32 @@ def test_regions_that_fill_up_a_picture_change_nothing(name: str) -> None:
     mask = torch.ones(2, 6, dtype=torch.bool)
     mask[:, [1, 5]] = False
     kept = [0, 2, 3, 4]
-    fewer = Regions(features[:, kept], None, boxes[:, kept])
-    torch.testing.assert_close(model(Regions(features, mask, boxes), asked), model(fewer, asked))
+    expected = model(Regions(features[:, kept], None, boxes[:, kept]), asked)
+    slopes = torch.autograd.grad(expected.square().sum(), list(model.parameters()), allow_unused=True)
+    for junk in (2.0, torch.nan, torch.inf):
+        filled = (x.masked_fill(~mask[..., None], junk) for x in (features, boxes))
+        found = model(Regions(next(filled), mask, next(filled)), asked)
+        torch.testing.assert_close(found, expected)
+        gradients = torch.autograd.grad(found.square().sum(), list(model.parameters()), allow_unused=True)
+        torch.testing.assert_close(gradients, slopes)
+
+
+@pytest.mark.parametrize("name", cores)
+def test_what_fills_up_a_question_may_hold_anything(name: str) -> None:
+    core = small_core(name).eval()
+    sight, asked = seen_and_asked()
+    mask = torch.tensor([True, True, False, True]).expand(asked.mask.shape)
+    outcomes = []
+    for junk in (2.0, torch.nan, torch.inf):
+        core.zero_grad()
+        tokens = asked.tokens.detach().masked_fill(~mask[..., None], junk)
+        joint = core(sight, Words(tokens, mask, asked.summary, asked.numbers))
+        joint.square().sum().backward()
+        outcomes.append([joint, *(p.grad for p in core.parameters() if p.grad is not None)])
+    plain, *others = outcomes
+    assert all(x.isfinite().all() for x in plain)
+    for found in others:
+        assert all(map(torch.equal, found, plain))
 
 
 @pytest.mark.parametrize("name", ON_REGIONS)

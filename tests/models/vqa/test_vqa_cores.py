@@ -1,6 +1,7 @@
 """Every core against its paper's equations, written slowly, one question and one pair at a time."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from inspect import signature
 
@@ -15,8 +16,11 @@ from regard.attention import Read, ShapeError, mechanisms, offering
 from regard.errors import UserError
 from regard.models.vqa import Core, Sight, Words, cores
 from regard.models.vqa.cores import relation
+from regard.models.vqa.cores.entity_stream import EntityRead
 from regard.models.vqa.cores.find_then_move import BLOCK, REACH, FindThenMoveRead
+from regard.models.vqa.cores.mac import ControlRead, KnowledgeRead
 from regard.models.vqa.cores.reader import SEE_EACH_OTHER, MeanRead
+from regard.models.vqa.cores.top_down import ProductRead
 from regard.models.vqa.layers import GlimpseLinear, QuestionAttention, SelfAttentiveRead, WeightNormLinear
 
 GRID = (2, 3)
@@ -909,6 +913,49 @@ def test_the_mean_read_against_loops(mask_shape: str | None) -> None:
                 if mask is None or (mask[b, n] if mask_shape == "BN" else mask[b, t, n]):
                     total, count = total + memory[b, n], count + 1
             torch.testing.assert_close(given[b, t], total / max(count, 1))
+
+
+def masked_reads() -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
+    """From query, memory and mask `(B, N)` or `(B, T, N)` to what is read."""
+    control, knowledge, entity = ControlRead(5), KnowledgeRead(5), EntityRead(5)
+    return {
+        "mean": MeanRead(5, 5),
+        "product": ProductRead(5, 5, 11, 0.0),
+        "entity": lambda query, memory, mask: entity(
+            query, memory, memory.flip(2), mask if mask.ndim == 3 else mask[:, None]
+        )[0],
+        "control": control,
+        "control by keys": lambda query, memory, mask: control(query, memory, mask, memory.flip(2)),
+        "knowledge": lambda query, memory, mask: knowledge(query, memory, query, knowledge.prepare(memory), mask),
+    }
+
+
+@pytest.mark.parametrize("name", masked_reads())
+@pytest.mark.parametrize("junk", [torch.nan, torch.inf])
+@pytest.mark.parametrize("per_query", [False, True], ids=["mask for all", "mask per query"])
+def test_what_a_read_of_a_core_may_not_see_may_hold_anything(name: str, junk: float, per_query: bool) -> None:
+    """Of ordinary numbers in its place outputs and gradients are the same."""
+    if per_query and name.split()[0] in ("control", "knowledge"):
+        return  # they take one mask for all
+    read = masked_reads()[name]
+    query, memory = torch.randn(2, 3, 5), torch.randn(2, 7, 5)
+    mask = torch.ones(2, 1, 7, dtype=torch.bool) if not per_query else torch.ones(2, 3, 7, dtype=torch.bool)
+    mask[:, :2, 4] = False  # with a row a query, the last one reads it
+    outcomes = []
+    for held in (1.0, junk):
+        leaves = [query.clone().requires_grad_(), memory.clone().requires_grad_()]
+        tokens = leaves[1] * torch.ones(7, 1)
+        tokens[:, 4, 1] = held
+        given = read(leaves[0], tokens, mask if per_query else mask[:, 0])
+        clean = given[:, : 2 if per_query else 3]
+        outcomes.append((clean, given[:, 2:], torch.autograd.grad(clean.square().sum(), leaves, allow_unused=True)))
+    (expected, _, slopes), (found, last, gradients) = outcomes
+    assert torch.equal(found, expected)
+    assert last.isnan().all() == per_query
+    for slope, gradient in zip(slopes, gradients, strict=True):
+        assert (slope is None) == (gradient is None)
+        if slope is not None:
+            torch.testing.assert_close(gradient, slope)
 
 
 def test_the_mean_read_ignores_the_query_and_has_no_parameters() -> None:

@@ -36,7 +36,8 @@ class LocationAwareRead(Read):
 
     Shapes:
         query `(B, T, Dq)`, memory `(B, N, Dm)`, mask `(B, N)` or `(B, T, N)` with True = takes part.
-        Gives the context `(B, T, Dm)`.
+        Gives the context `(B, T, Dm)`. Where a query may read a token that is not finite, the contexts of all queries
+        after it are NaN as its own is, for each looks from where the one before it looked.
 
     Maps:
         attention: `(batch, query, key)`, sums to one over the keys.

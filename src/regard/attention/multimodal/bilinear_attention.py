@@ -33,7 +33,8 @@ class BilinearAttention(Read):
 
     Shapes:
         query `(B, T, Q)`, memory `(B, N, M)`, mask `(B, N)` or `(B, T, N)` with True = the pair takes part.
-        Gives the context `(B, T, Q)`; where a query has no pair, it is zero.
+        Gives the context `(B, T, Q)`; where a query has no pair, it is zero. A token that is not finite makes it NaN
+        for all other queries if any may read it, since the weights are of all pairs together.
 
     Maps:
         attention: `(batch, glimpse, query, key)`, sums to one over all pairs of query and key.

@@ -33,7 +33,7 @@ class ParallelCoAttention(Read):
     Shapes:
         query `(B, T, Q)`, memory `(B, N, M)`, mask `(B, N)` or `(B, T, N)` with True = the pair takes part; a query or
         token without any pair is not read. Gives the context `(B, T, Q + M)`, the same for all queries, but zero where
-        a query has no pair.
+        a query has no pair. A token that is not finite makes it NaN for all of them if any query may read it.
 
     Maps:
         memory: `(batch, key)`, sums to one over the keys.

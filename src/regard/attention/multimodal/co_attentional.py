@@ -38,7 +38,8 @@ class CoAttentionalTransformer(Read):
     Shapes:
         query `(B, T, D)`, memory `(B, N, M)`, mask `(B, N)` or `(B, T, N)` with True = takes part; query_mask `(B, T)`,
         the queries that others may read, which only `"lxmert"` does. Gives the context `(B, T, D)`; where there is
-        nothing to attend to, it is zero.
+        nothing to attend to, it is zero. With `"lxmert"`, what a query may read that is not finite reaches those that
+        may read this query too.
 
     Maps:
         attention: of the other stream, `(batch, heads, query, key)`, sums to one over the keys.
