@@ -253,9 +253,9 @@ class Read(Attention):
 
     The first arguments are the widths of query and memory. `context_width` is the `D` of what it gives.
 
-    What the mask leaves out of a query has no influence on its context, whatever it holds. A query that may read a
-    token with NaN or infinity has no defined context: with a mask of a row for each query it is NaN, and so is that of
-    every query that depends on this one.
+    What the mask leaves out of a query has no influence on its context, NaN and infinity included. A query that may
+    read a token with NaN or infinity has no defined context: with a mask of a row for each query it is NaN, and so is
+    that of every query that depends on this one.
 
     Class attributes:
         stepwise: whether its queries are steps in time, so that their order matters.

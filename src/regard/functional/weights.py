@@ -53,12 +53,14 @@ def mask_nonfinite(
 def exclude_nonfinite(
     tokens: Float[Tensor, "B N D"], mask: Bool[Tensor, "B #T N"] | None = None, queries: bool = False
 ) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B T 1"] | None]:
-    """Return tokens that may be read under the mask whatever they hold, and the queries whose result is undefined.
+    """Return the tokens to read under the mask, and the queries whose result is undefined.
 
     With a mask of a row for each query, what is NaN or infinite is zero in all tokens, and a query that reads such a
     token has no defined result: `mark_undefined` makes it NaN, and leaves those of all other queries as they are. With
     one row for all, the queries read the same tokens: only those that nobody reads are changed, and NaN that is read
     reaches every result by itself.
+
+    A finite number so large that a projection of it overflows is not recognised, where some query reads it.
 
     Args:
         mask: as of `mask_tokens`.

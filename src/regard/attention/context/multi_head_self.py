@@ -34,8 +34,8 @@ class MultiHeadSelfAttention(Refine):
 
     Shapes:
         x: `(B, N, C)`, mask `(B, N)` or `(B, N, N)` (query, key) with True = takes part. Gives the same shape as `x`.
-            What the mask leaves out has no influence, whatever it holds. With a mask of pairs, the result of a token
-            that may read one with NaN or infinity is NaN; so is that of such a token itself if any may read it.
+            What the mask leaves out has no influence, NaN and infinity included. With a mask of pairs, the result of a
+            token that may read one with NaN or infinity is NaN; so is that of such a token itself if any may read it.
 
     Maps:
         attention: `(batch, heads, query, key)`, sums to one over the keys; before dropout.
