@@ -5,6 +5,7 @@ The references take the projections apart by hand and compute in double precisio
 
 import cmath
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -17,10 +18,12 @@ from timm.models.efficientvit_msra import CascadedGroupAttention as TimmCascaded
 from regard.attention import (
     AgentAttention,
     CascadedGroupAttention,
+    LinearAttention,
     MultiHeadLatentAttention,
     MultiHeadSelfAttention,
     NystromAttention,
     PatternedAttention,
+    PerformerAttention,
     TalkingHeadsAttention,
 )
 from regard.attention.offering import Request
@@ -36,7 +39,15 @@ SETS = {
 }
 
 
-@pytest.mark.parametrize("build", [PatternedAttention, MultiHeadLatentAttention], ids=["patterned", "latent"])
+CAUSAL = {
+    "patterned": PatternedAttention,
+    "latent": MultiHeadLatentAttention,
+    "linear": partial(LinearAttention, causal=True),
+    "performer": partial(PerformerAttention, causal=True),
+}
+
+
+@pytest.mark.parametrize("build", CAUSAL.values(), ids=CAUSAL)
 def test_what_comes_later_may_hold_anything(build):
     """Without a mask too: what a causal pattern leaves out reaches no earlier token, by no NaN either."""
     module = build(8, heads=2)

@@ -34,6 +34,7 @@ from regard.functional.simplex import entmax
 from regard.functional.weights import (
     doubly_stochastic_penalty,
     exclude_nonfinite,
+    exclude_nonfinite_causal,
     mark_undefined,
     mask_nonfinite,
     mask_tokens,
@@ -71,6 +72,7 @@ __all__ = [
     "energy_gate",
     "entmax",
     "exclude_nonfinite",
+    "exclude_nonfinite_causal",
     "feature_read",
     "feature_weights",
     "footprint",

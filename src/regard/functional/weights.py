@@ -77,6 +77,19 @@ def exclude_nonfinite(
     return tokens.masked_fill((nonfinite | ~read)[:, :, None], 0.0), undefined
 
 
+def exclude_nonfinite_causal(
+    tokens: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None
+) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N 1"]]:
+    """Return what `exclude_nonfinite` does where a token reads itself and those before it; no pairs are formed.
+
+    Args:
+        mask: True = takes part.
+    """
+    nonfinite = (tokens.detach() * 0).sum(-1).isnan()  # (B, N)
+    read = nonfinite if mask is None else nonfinite & mask
+    return tokens.masked_fill(~tokens.isfinite(), 0.0), read.cumsum(1)[:, :, None] > 0
+
+
 def reads_some(chosen: Bool[Tensor, "B N"], mask: Bool[Tensor, "B #T N"]) -> Bool[Tensor, "B #T 1"]:
     """Whether a query reads at least one of the chosen tokens.
 

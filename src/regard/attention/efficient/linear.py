@@ -65,6 +65,9 @@ class LinearAttention(MultiHeadSelfAttention):
     def forward(self, x: Float[Tensor, "B N C"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N C"]:
         self.check(x)
         x, taking_part = take_part(self, x, mask)  # (B, 1, N, 1)
+        undefined = None
+        if self.causal:
+            x, undefined = functional.exclude_nonfinite_causal(x, mask)
         query, key, value = self.project(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, N, d)
         query, key = self.features(query, key, taking_part)  # (B, h, N, f)
 
@@ -73,7 +76,7 @@ class LinearAttention(MultiHeadSelfAttention):
 
         replaced = self.offer("attention", attention)
         read = functional.feature_read(query, key, value, self.causal) if replaced is None else replaced @ value
-        return self.output(read.transpose(1, 2).flatten(2))  # (B, N, C)
+        return functional.mark_undefined(self.output(read.transpose(1, 2).flatten(2)), undefined)  # (B, N, C)
 
     def features(
         self, query: Float[Tensor, "B h N d"], key: Float[Tensor, "B h N d"], mask: Bool[Tensor, "B 1 N 1"] | None
