@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from residual import Residual
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
@@ -15,20 +16,10 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from regard.placing import insert
 
 
-class Residual(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm = nn.GroupNorm(4, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x + self.norm(self.conv(x)))
-
-
 def attended(attention: str) -> nn.Sequential:
     """A small residual network with attention, the same in every process."""
     torch.manual_seed(0)
-    blocks = nn.Conv2d(3, 20, 3, stride=2), Residual(20), Residual(20)
+    blocks = nn.Conv2d(3, 20, 3, stride=2), *(Residual(20, nn.GroupNorm(4, 20)) for _ in range(2))
     model = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(20, 7))
     return insert(model, attention, "block", start="identity", example=images())  # pyright: ignore[reportReturnType]
 

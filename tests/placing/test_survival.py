@@ -15,6 +15,7 @@ import timm.layers
 import timm.utils
 import torch
 from inserting import attention_of, is_inserted
+from residual import Residual
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.utils import parametrizations
@@ -28,18 +29,6 @@ from regard.placing.placed import SCALE
 
 HEIGHT, WIDTH = 33, 44
 """Of every image, if nothing else is said: 3 by 4 of the patches that the vision transformer takes."""
-
-
-class Residual(nn.Module):
-    """A block with an addition; `checkpointed` says how it runs its two convolutions."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm = nn.BatchNorm2d(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x + self.norm(self.conv(x)))
 
 
 class Residuals(nn.Module):

@@ -24,7 +24,7 @@ from regard.attention import Attention, Refine, offering
 from regard.attention.offering import SPATIAL_NAMES, MapFact, Offer, Request
 from regard.errors import UserError
 from regard.placing.placed import Placed, switched_off
-from regard.running import undisturbed
+from regard.running import tensors, undisturbed
 
 Kind = Literal["removed", "mean", "resampled"]
 
@@ -515,18 +515,7 @@ def _sum(one: Tensor, other: Tensor) -> Tensor:
 
 def _rows(batch: object) -> Tensor:
     """A number for each row of a batch: of its first tensor."""
-    first = next(_tensors(batch), None)
+    first = next(tensors(batch), None)
     if first is None:
         raise UserError("a batch without a tensor: say with items= what its items are")
     return torch.arange(first.shape[0])
-
-
-def _tensors(value: object) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from _tensors(one)
-    elif isinstance(value, (list, tuple)):
-        for one in value:
-            yield from _tensors(one)
