@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from regard.attention import Attention, Refine, offering
 from regard.attention.offering import SPATIAL_NAMES, MapFact, Offer, Request
 from regard.errors import UserError
-from regard.placing.placed import Placed, switched_off
+from regard.placing.placed import Placed, inserted, switched_off
 from regard.running import tensors, undisturbed
 
 Kind = Literal["removed", "mean", "resampled"]
@@ -131,7 +131,8 @@ def ablations(
         seed: of the draw of other items.
 
     Raises:
-        UserError: there is no batch, or `batches` can be gone through only once.
+        UserError: there is no batch, `batches` can be gone through only once, or inserted attention is no longer run
+            since its module was replaced.
     """
     generator = torch.Generator().manual_seed(seed)
     means = Means()
@@ -139,13 +140,13 @@ def ablations(
     left: dict[Kind, set[str]] = {kind: set() for kind in kinds}
     possible = dict.fromkeys(kinds, False)
     alone = heard = False
-    inserted = any(isinstance(module, Placed) and not module.takes_over for module in model.modules())
+    has_inserted = any(not placed.takes_over for placed in inserted(model).values())
 
     def run(batch: Batch, kind: Kind, choose: Substitute, switch: bool = False) -> None:
         with substituted(model, choose) as report, switched_off(model) if switch else nullcontext():
             found[kind].append(predict(batch).detach().cpu())
         left[kind] |= set(report.left)
-        possible[kind] |= bool(report.replaced) or (switch and inserted)
+        possible[kind] |= bool(report.replaced) or (switch and has_inserted)
 
     with undisturbed(model):
         for batch in batches:
@@ -405,9 +406,11 @@ def strengths(model: nn.Module) -> dict[str, Tensor]:
     """Return the factor of what each inserted attention changes, a number or one a channel, by its path.
 
     Attention that starts as its paper has it has none.
+
+    Raises:
+        UserError: inserted attention is no longer run, since its module was replaced.
     """
-    placed = {path: module for path, module in model.named_modules() if isinstance(module, Placed)}
-    values = {path: module.strength for path, module in placed.items()}
+    values = {path: placed.strength for path, placed in inserted(model).items()}
     return {path: value.detach().float().cpu().flatten() for path, value in values.items() if value is not None}
 
 
