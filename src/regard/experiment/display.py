@@ -175,6 +175,7 @@ class Display:
                     lines.append(f"Baseline: {name}: {shares}")
         if several:
             lines.append(findings.EXPLANATION)
+        lines += findings.not_ablated(rows)
         lines += ["", *findings.sentences(self.run.settings.task, rows, findings.baselines(results))]
         self.console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
