@@ -206,6 +206,8 @@ class Substituted:
 def substituted(model: nn.Module, choose: Substitute) -> Iterator[Substituted]:
     """Give the mechanisms of a model other weights in one forward pass inside the block.
 
+    A backward pass through modules under gradient checkpointing runs them again, and must be inside the block, too.
+
     What `choose` gives is brought to the form of the map: entries that do not take part are zero, and where the weights
     sum to one they do so again over those that do.
 
