@@ -8,7 +8,7 @@ from residual import residual_network
 from torch import nn
 
 from regard.errors import UserError
-from regard.placing import insert, places
+from regard.placing import insert, inserted, places
 
 SHAPE = (2, 3, 17, 13)
 
@@ -61,6 +61,7 @@ def test_torchscript_is_refused(use: Callable[..., object], at: str | None) -> N
         model, message = nn.Sequential(model[0], torch.jit.script(model[1])), "'1' in the model is TorchScript"
     with pytest.raises(UserError, match=message):
         use(model, SHAPE)
+    assert inserted(model) == {}
 
 
 @pytest.mark.parametrize(

@@ -411,6 +411,8 @@ def inserted(model: nn.Module) -> dict[str, Placed]:
     """
     lost: list[Placed] = []
     for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # takes no hooks
         container, record = module._modules.get(CONTAINER), vars(module).get(RECORD)
         if isinstance(container, Insertions):
             lost += [placed for placed in container.placed() if not placed.is_attached(module)]
