@@ -6,8 +6,8 @@
 
 Data: Fashion-MNIST, read from where the Debian package `dataset-fashion-mnist` puts it. The model is a residual network
 of three blocks. Everything takes about 25 minutes on one core; the result of each row and seed is written to
-`benchmarks/attention_in_classification.json` when it is there, so that an interrupted run continues, and a row whose
-training was changed is measured anew.
+`benchmarks/attention_in_classification.json` when it is there, so that an interrupted run continues. Results are kept
+apart by their training: a row whose training was changed is measured anew, and a trial with `--epochs 1` replaces none.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from regard import files
 from regard.attention import mechanisms
 from regard.costing import costs
 from regard.errors import UserError
-from regard.experiment.statistics import mean_interval
+from regard.experiment.statistics import holm, mean_interval, paired_p
 from regard.tasks.idx import read_labelled
 from regard.watching.ablation import ablations, strengths
 
@@ -396,7 +396,6 @@ def table(settings: Settings, part: Part, results: Sequence[dict[str, Any]], tim
     """Return what the rows of one part reach, as Markdown."""
     groups = {name: {one["seed"]: one for one in results if one["row"] == name} for name in settings[part][1]}
     groups = {name: group for name, group in groups.items() if group}
-    base = groups.get("none", {})
     heads = ["", "seeds", "parameters", "accuracy", "difference to none"]
     heads += [
         f"difference with attention {said}" if kind == "removed" else f"with {said}" for kind, said in ABLATIONS.items()
@@ -407,16 +406,19 @@ def table(settings: Settings, part: Part, results: Sequence[dict[str, Any]], tim
     heads += ["time of a forward"]
     lines = [heads, ["---"] * len(heads)]
     times = {one["row"]: one for one in timings}
+    columns = [to_none(groups), *(by_ablation(groups, kind) for kind in ABLATIONS)]
+    bold = [shown(column) for column in columns]
+    removed = {
+        name: [one["ablations"]["removed"] for one in group.values() if "removed" in one.get("ablations", {})]
+        for name, group in groups.items()
+    }
+    p_values = dict(zip(removed, holm([probability(known) for known in removed.values()]), strict=True))
     for name, group in groups.items():
         ones = list(group.values())
-        paired = [100 * (one["accuracy"] - base[seed]["accuracy"]) for seed, one in group.items() if seed in base]
         row = [name, str(len(ones)), f"{ones[0]['parameters']:,}", share([100 * one["accuracy"] for one in ones])]
-        row += ["" if name == "none" else signed(paired)]
-        for kind in ABLATIONS:
-            known = [one for one in ones if kind in one.get("ablations", {})]
-            row += [signed([100 * (one["ablations"][kind]["accuracy"] - one["accuracy"]) for one in known])]
-        known = [one["ablations"]["removed"] for one in ones if "removed" in one.get("ablations", {})]
-        row += [share([100 * one["changed"] for one in known], unit=" %"), probability(known)]
+        for column, names in zip(columns, bold, strict=True):
+            row += [signed([100 * value for value in column.get(name, [])], bold=name in names)]
+        row += [share([100 * one["changed"] for one in removed[name]], unit=" %"), as_text(p_values[name])]
         if part == "fine_tuning":
             sizes = [one["strength"].values() for one in ones if one.get("strength")]
             row += [f"{min(map(min, sizes)):.2f} to {max(map(max, sizes)):.2f}" if sizes else ""]
@@ -427,42 +429,61 @@ def table(settings: Settings, part: Part, results: Sequence[dict[str, Any]], tim
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + f"\n\n{verdict(groups)}"
 
 
-def verdict(groups: Mapping[str, Mapping[int, dict[str, Any]]]) -> str:
-    """Return what the intervals say: which rows differ from none, and whether their attention is at work.
+Groups = Mapping[str, Mapping[int, dict[str, Any]]]
+"""The results of each row, by seed."""
 
-    Args:
-        groups: the results of each row, by seed.
-    """
+
+def verdict(groups: Groups) -> str:
+    """Return what the differences say: which rows differ from none, and whether their attention is at work."""
     if all(len(group) < 2 for group in groups.values()):
         return "One seed a row says nothing of the spread."
-    better, worse, used, fixed = [], [], [], []
-    for name, group in groups.items():
-        paired = [
-            one["accuracy"] - groups["none"][seed]["accuracy"]
-            for seed, one in group.items()
-            if seed in groups.get("none", {})
-        ]
-        if ends := mean_interval(paired):
-            better += [name] * (ends[0] > 0)
-            worse += [name] * (ends[1] < 0)
-        ends = mean_interval(
-            [
-                one["ablations"]["mean"]["accuracy"] - one["accuracy"]
-                for one in group.values()
-                if "mean" in one.get("ablations", {})
-            ]
-        )
-        if ends:
-            (used if ends[1] < 0 else fixed).append(name)
+    differences, fixed = to_none(groups), by_ablation(groups, "mean")
+    beyond, used = shown(differences), {name for name in shown(fixed) if statistics.fmean(fixed[name]) < 0}
+    better = [name for name in differences if name in beyond and statistics.fmean(differences[name]) > 0]
+    worse = [name for name in differences if name in beyond and name not in better]
+    unused = [name for name in fixed if len(fixed[name]) > 1 and name not in used]
     lines = [
         f"More accurate than *none* beyond the spread of the seeds: {_listed(better)}; less: {_listed(worse)}.",
-        f"Less accurate with their weights at the mean, so that what depends on the picture is used: {_listed(used)}; "
-        f"not so: {_listed(fixed)}.",
+        "Less accurate with their weights at the mean, so that what depends on the picture is used: "
+        f"{_listed([name for name in fixed if name in used])}; not so: {_listed(unused)}.",
     ]
-    gains = [name for name in better if name in fixed]
+    gains = [name for name in better if name in unused]
     if gains:
         lines.append(f"That the gain of {_listed(gains)} comes from weights that depend on the picture was not shown.")
     return "\n".join(lines)
+
+
+def to_none(groups: Groups) -> dict[str, list[float]]:
+    """Return how much more accurate than *none* each other row is, of each seed that both have."""
+    base = groups.get("none", {})
+    return {
+        name: [one["accuracy"] - base[seed]["accuracy"] for seed, one in group.items() if seed in base]
+        for name, group in groups.items()
+        if name != "none"
+    }
+
+
+def by_ablation(groups: Groups, kind: str) -> dict[str, list[float]]:
+    """Return how much more accurate each row with attention is under an ablation, of each seed."""
+    found = {
+        name: [
+            one["ablations"][kind]["accuracy"] - one["accuracy"]
+            for one in group.values()
+            if kind in one.get("ablations", {})
+        ]
+        for name, group in groups.items()
+    }
+    return {name: values for name, values in found.items() if values}
+
+
+def shown(differences: Mapping[str, Sequence[float]]) -> set[str]:
+    """Return the rows whose difference is shown: its p, adjusted by Holm's method for their number, is below 0.05."""
+    adjusted = holm([paired_p(values) for values in differences.values()])
+    return {name for name, p in zip(differences, adjusted, strict=True) if p is not None and p < LEVEL}
+
+
+LEVEL = 0.05
+"""Below it an adjusted p-value counts as shown."""
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -478,26 +499,28 @@ def share(values: Sequence[float], unit: str = "") -> str:
     return f"{statistics.fmean(values):.2f}{unit}{between}"
 
 
-def signed(values: Sequence[float]) -> str:
-    """Return the mean of paired differences with Student's interval, in percentage points; bold if it excludes zero."""
+def signed(values: Sequence[float], bold: bool = False) -> str:
+    """Return the mean of paired differences with Student's interval, in percentage points."""
     if not values:
         return ""
     ends = mean_interval(values)
     mean = f"{statistics.fmean(values):+.2f}"
-    if ends is None:
-        return mean
-    mean = f"**{mean}**" if ends[0] > 0 or ends[1] < 0 else mean
-    return f"{mean} ({ends[0]:+.2f} to {ends[1]:+.2f})"
+    mean = f"**{mean}**" if bold else mean
+    return mean if ends is None else f"{mean} ({ends[0]:+.2f} to {ends[1]:+.2f})"
 
 
-def probability(removed: Sequence[dict[str, Any]]) -> str:
+def probability(removed: Sequence[dict[str, Any]]) -> float | None:
     """Return the largest of the seeds' exact p of McNemar's test of the pictures that removal loses and gains."""
     from scipy.stats import binomtest
 
-    if not removed:
-        return ""
     sides = [(one["lost"], one["lost"] + one["gained"]) for one in removed]
-    p = max(float(binomtest(lost, both).pvalue) if both else 1.0 for lost, both in sides)
+    return max((float(binomtest(lost, both).pvalue) if both else 1.0 for lost, both in sides), default=None)
+
+
+def as_text(p: float | None) -> str:
+    """Return a p-value as the table has it."""
+    if p is None:
+        return ""
     return f"{p:.2g}" if p >= 0.001 else "< 0.001"
 
 
@@ -555,12 +578,12 @@ def main(arguments: Sequence[str] | None = None) -> str:
                     (one["part"], one["row"], one["seed"]) == (part, name, seed) for one in known(settings)["results"]
                 ):
                     found = measured(part, name, seed, training, data)
-                    keep("results", found, ("part", "row", "seed"))
+                    keep("results", found)
                     print(f"{part} {name} {seed}: {found['accuracy']:.2%}", flush=True)
     if given.rounds:
         for part, (training, names, _) in settings.items():
             for found in timed(part, names, training, given.rounds):
-                keep("timings", found, ("part", "row"))
+                keep("timings", found)
     entries = known(settings)
     text = page(settings, entries["results"], entries["timings"])
     print(f"\n{text}")
@@ -596,12 +619,17 @@ def known(settings: Settings) -> dict[str, list[dict[str, Any]]]:
     }  # fmt: skip
 
 
-def keep(kind: str, found: dict[str, Any], by: tuple[str, ...]) -> None:
-    """Write what was measured, in place of what was measured before of the same row."""
+def keep(kind: str, found: dict[str, Any]) -> None:
+    """Write what was measured, in place of what was measured before of the same row, seed and training."""
     entries = written()  # read again: another process may have written meanwhile
-    entries[kind] = [one for one in entries[kind] if any(one[name] != found[name] for name in by)] + [found]
-    entries[kind].sort(key=lambda one: [one[name] for name in by])
+    entries[kind] = [one for one in entries[kind] if _key(one) != _key(found)] + [found]
+    entries[kind].sort(key=_key)
     files.write_json(RESULTS, entries)
+
+
+def _key(one: dict[str, Any]) -> tuple[str, str, int, str]:
+    """Return what tells a stored result or timing from others."""
+    return one["part"], one["row"], one.get("seed", 0), json.dumps(one["training"], sort_keys=True)
 
 
 if __name__ == "__main__":

@@ -81,6 +81,21 @@ def test_it_runs_from_the_files_to_the_tables_and_resumes(
     assert len(json.loads(benchmark.RESULTS.read_text())["results"]) == 12
 
 
+def test_a_trial_with_another_training_replaces_nothing(benchmark: ModuleType, data: Path) -> None:
+    few = ("--parts", "scratch", "--rows", "none", "--seeds", "1")
+    first = benchmark.main(small(data, *few))
+    before = json.loads(benchmark.RESULTS.read_text())
+    benchmark.main(small(data, *few, "--test", "10"))
+    after = json.loads(benchmark.RESULTS.read_text())
+    for kind, count in (("results", 1), ("timings", 5)):
+        assert len(before[kind]) == count
+        assert len(after[kind]) == 2 * count
+        assert all(one in after[kind] for one in before[kind])
+    assert benchmark.main(small(data, *few, "--rounds", "0")) == first
+    benchmark.main(small(data, *few))  # the same training: timed again, in place of the first timing
+    assert len(json.loads(benchmark.RESULTS.read_text())["timings"]) == 10
+
+
 def test_rows_share_their_first_values_and_the_wider_one_has_as_many_parameters(benchmark: ModuleType) -> None:
     training, names, _ = benchmark.PARTS["scratch"]
     models = {name: benchmark.build(name, training, 3) for name in names}
@@ -110,19 +125,55 @@ def test_pictures_are_drawn_by_the_seed_as_many_of_each_class_and_apart_from_the
         benchmark.drawn(pictures, 40, 5, after=40)
 
 
-def test_intervals_are_those_of_student_and_bold_where_they_exclude_zero(benchmark: ModuleType) -> None:
+def test_intervals_are_those_of_student_and_p_that_of_mcnemar(benchmark: ModuleType) -> None:
     # Three values with mean 2 and standard deviation 1: t(0.975, 2) = 4.3027, half width 4.3027 / sqrt(3) = 2.4842.
     assert benchmark.signed([1.0, 2.0, 3.0]) == "+2.00 (-0.48 to +4.48)"
-    assert benchmark.signed([11.0, 12.0, 13.0]) == "**+12.00** (+9.52 to +14.48)"
+    assert benchmark.signed([11.0, 12.0, 13.0], bold=True) == "**+12.00** (+9.52 to +14.48)"
     assert benchmark.signed([-3.0]) == "-3.00"
     assert benchmark.share([98.0, 99.0, 100.0]) == "99.00 (96.52 to 100.00)"
     # McNemar, exact: none of 3 pictures one way, twice 1 / 8; 1 of 5, twice (1 + 5) / 32, the larger.
-    assert benchmark.probability([{"lost": 3, "gained": 0}, {"lost": 4, "gained": 1}]) == "0.38"
-    assert benchmark.probability([{"lost": 0, "gained": 0}]) == "1"
-    assert benchmark.probability([{"lost": 50, "gained": 1}]) == "< 0.001"
+    assert benchmark.probability([{"lost": 3, "gained": 0}, {"lost": 4, "gained": 1}]) == pytest.approx(0.375)
+    assert benchmark.probability([{"lost": 0, "gained": 0}]) == 1
+    assert benchmark.probability([]) is None
+    assert [benchmark.as_text(p) for p in (0.375, 1.0, 0.0009, None)] == ["0.38", "1", "< 0.001", ""]
 
 
-def test_the_verdict_follows_from_the_intervals(benchmark: ModuleType) -> None:
+def test_a_difference_is_shown_only_if_it_stands_among_all_rows(benchmark: ModuleType) -> None:
+    # Three values with standard deviation 1 and mean m: t is m times the root of 3, and with two degrees of freedom the
+    # two-sided p is 1 - t / sqrt(2 + t * t), here 0.03; twice that is not below 0.05.
+    m = 3.258
+    t = m * 3**0.5
+    assert 1 - t / (2 + t * t) ** 0.5 == pytest.approx(0.03, abs=1e-4)
+    values = [m - 1, m, m + 1]
+    assert benchmark.shown({"se": values}) == {"se"}
+    assert benchmark.shown({"se": values, "eca": values}) == set()
+    assert benchmark.shown({"se": values, "eca": [-100.0, -101.0, -102.0]}) == {"se", "eca"}
+    assert benchmark.shown({"se": values, "eca": [1.0], "cbam": [2.0, 2.0]}) == {"se"}  # no test, so no comparison
+
+    groups = {
+        "none": {seed: {"accuracy": 0.5, "parameters": 1} for seed in range(3)},
+        "se": {seed: {"accuracy": 0.5 + value / 100, "parameters": 1} for seed, value in enumerate(values)},
+    }
+    results = [{"row": name, "seed": seed, **one} for name, group in groups.items() for seed, one in group.items()]
+    assert "**+3.26** (+0.77 to +5.74)" in benchmark.table(benchmark.PARTS, "scratch", results, [])
+    results += [one | {"row": "eca"} for one in results if one["row"] == "se"]
+    text = benchmark.table(benchmark.PARTS, "scratch", results, [])
+    assert text.count("| +3.26 (+0.77 to +5.74)") == 2
+    assert "**" not in text
+    assert "beyond the spread of the seeds: none of them; less: none of them." in text
+
+
+def test_removal_p_are_adjusted_for_the_number_of_rows(benchmark: ModuleType) -> None:
+    # One of 10 pictures the other way: p is 2 (1 + 10) / 1024 = 0.0215; of three alike Holm makes three times that.
+    one = {"accuracy": 0.5, "lost": 9, "gained": 1, "changed": 0.1}
+    results = [
+        {"row": name, "seed": 0, "accuracy": 0.6, "parameters": 1, "ablations": {"removed": one}}
+        for name in ("se", "cbam", "eca")
+    ]
+    assert benchmark.table(benchmark.PARTS, "scratch", results, []).count("| 0.064 |") == 3
+
+
+def test_the_verdict_follows_from_the_differences(benchmark: ModuleType) -> None:
     def group(*shares: float, mean: float | None = None) -> dict[int, dict[str, object]]:
         return {
             seed: {

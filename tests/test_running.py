@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from regard.running import uncompiled, undisturbed
+from regard.running import tensors, uncompiled, undisturbed
 
 
 class Drawing(nn.Module):
@@ -34,6 +34,14 @@ def threads(count: int) -> Iterator[list[ThreadPoolExecutor]]:
     """Threads of which each does what it is told, one thing after the other."""
     with ExitStack() as stack:
         yield [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(count)]
+
+
+def test_tensors_are_found_in_what_a_model_takes_or_gives() -> None:
+    one, two, three, four = (torch.full((2,), float(value)) for value in range(4))
+    given = {"a": one, "b": [two, None, "text", (three, 5)], "c": {"d": {"e": four}}}
+    assert [value.tolist() for value in tensors(given)] == [[0, 0], [1, 1], [2, 2], [3, 3]]
+    assert [value is one for value in tensors(one)] == [True]
+    assert list(tensors("text")) == list(tensors(None)) == list(tensors([])) == []
 
 
 def test_modes_and_random_state_are_afterwards_as_before() -> None:

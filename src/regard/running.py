@@ -1,7 +1,7 @@
 """Running somebody's model on an example without leaving a trace in it."""
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +29,7 @@ class Inputs:
 
     def tensors(self) -> list[Tensor]:
         """The tensors among the arguments, and in the lists and mappings among them."""
-        return list(_tensors([*self.positional, *self.named.values()]))
+        return list(tensors([*self.positional, *self.named.values()]))
 
 
 def inputs_of(model: nn.Module, example: Example) -> Inputs:
@@ -72,6 +72,18 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     devices = {tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}
     with torch.no_grad(), _random_state_kept([torch.device("cpu"), *devices]), _evaluation_mode(model):
         yield
+
+
+def tensors(value: object) -> Iterator[Tensor]:
+    """Yield the tensors in what a model takes or gives: itself, or in the lists, tuples and mappings that it holds."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from tensors(one)
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from tensors(one)
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
@@ -122,16 +134,6 @@ def _random_state_kept(devices: Sequence[torch.device]) -> Iterator[None]:
 
 def _random_state(device: torch.device) -> Tensor:
     return torch.get_rng_state() if device.type == "cpu" else torch.cuda.get_rng_state(device)
-
-
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, Mapping):
-            yield from _tensors(value.values())
-        elif isinstance(value, (list, tuple)):
-            yield from _tensors(value)
 
 
 def _known_size(model: nn.Module) -> tuple[int, ...]:

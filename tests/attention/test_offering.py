@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from regard.attention import offering
+from regard.attention.alignment import HardRead
 from regard.attention.offering import SPATIAL, MapFact, Request
 
 
@@ -82,6 +83,23 @@ def test_threads_hear_themselves_alone():
     assert told == [([n + 0.5], [(n, 1)], [float(n)], n + 0.5) for n in range(5)]
     assert not offering.listening()
     assert not offering.recording()
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_a_compiled_read_records_its_choices_for_whoever_records_them():
+    """Each block has its own, and a thread that records none adds none to those of another."""
+    torch.compiler.reset()
+    read = torch.compile(HardRead(5, 7).train(), backend="eager", fullgraph=True)
+    given = torch.randn(2, 3, 5), torch.randn(2, 11, 7)
+    read(*given)
+    for _ in range(2):
+        with offering.recording_choices() as choices:
+            read(*given)
+            with ThreadPoolExecutor(1) as other:
+                other.submit(read, *given).result()
+        assert [one.shape for one in choices.log_probabilities] == [(2, 3)]
+        assert choices.log_probabilities[0].requires_grad
+    torch.compiler.reset()
 
 
 def test_overlapping_blocks_of_threads_give_the_compiler_back_its_stance():

@@ -166,6 +166,13 @@ def test_every_mechanism_runs_on_its_own_inputs(name: str) -> None:
         inputs.run(module)
 
 
+def test_mechanisms_are_found_by_any_of_their_names() -> None:
+    given = found("test_resnet", *QUICK, "--attention", "CBAM,squeeze excitation+Eca,cbam", "--at", "stage4")
+    assert [one["name"] for one in given["attention"]] == ["cbam", "se+eca"]
+    assert found("CBAM", "--size", "7", "--repeats", "1")["name"] == "cbam"
+    one_line(regard("CBAM Module", "--attention", "se"), "'cbam' is a mechanism")
+
+
 BAD: dict[str, tuple[list[str], list[str]]] = {
     "name": (["resnet5O"], ["'resnet5O'", "resnet50"]),
     "mechanism's name": (["cbma"], ["did you mean cbam"]),

@@ -187,3 +187,12 @@ READERS: dict[str, tuple[str, str, str]] = {
 def test_what_reads_the_questions_is_told_for_each_model(case: str) -> None:
     given, core, reader = READERS[case]
     assert recipe_of(Asked(question=given), core).question == reader
+
+
+def test_variants_of_pictures_by_class_have_the_names_of_the_catalogue(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        photos(tmp_path / name, 3, 15)
+    asked = Asked(data=tmp_path, attention=("CBAM", "squeeze excitation+SimAM", "cbam"), size=32)
+    assert choose(asked, lambda _: tmp_path / "run").attention == ("none", "cbam", "se+simam")
+    with pytest.raises(UserError, match="unknown mechanism 'cbma': did you mean 'cbam'"):
+        choose(replace(asked, attention=("cbma",)), lambda _: tmp_path / "run")

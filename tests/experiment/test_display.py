@@ -176,3 +176,17 @@ def test_what_was_seen_in_other_numbers_is_seen_anew(task: VisualQuestions) -> N
     second = task.test.features(model)
     assert (first.dtype, second.dtype) == (torch.float32, torch.float64)
     assert second is task.test.features(model)
+
+
+def test_what_could_not_be_ablated_is_printed_under_the_tables(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", SETTINGS, True)
+    result = {
+        "attention": "mlb", "seed": 0, "accuracy": {"overall": 0.5}, "interval": {"overall": [0.4, 0.6]},
+        "pointing": None, "macs": 7, "parameters": 5, "train_seconds": 1.0,
+        "ablations": {"removed": None, "left": {"removed": ["gate scale: its weights do not sum to one"]}},
+    }  # fmt: skip
+    run.finish("mlb", 0, result, [], [])
+    text = StringIO()
+    Display(run, Console(file=text, width=150)).finish()
+    said = "Left out of the ablation 'removed' of mlb: gate scale (its weights do not sum to one)."
+    assert said in text.getvalue().splitlines()

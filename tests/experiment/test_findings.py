@@ -75,6 +75,75 @@ def test_one_seed_says_what_its_sample_is() -> None:
     assert "--seeds 5" in said
 
 
+def test_one_seed_is_said_of_those_alone_that_have_one() -> None:
+    results = [*(result(name, 0.6, seed) for name in ("none", "se") for seed in range(5)), result("cbam", 0.63)]
+    items = entry("cbam", 0.03, (-0.01, 0.07), 0.2, differences=[0.03], paired_by="items")
+    said = [line for line in say(results, [entry("se", 0.0, (-0.03, 0.03), 1.0), items]) if "one seed, whose" in line]
+    assert said == [
+        "Of cbam this is one seed, whose intervals come from the test pictures alone: what another seed would change "
+        "is not in them, and --seeds 5 would show it."
+    ]
+
+
+def both(removed: tuple[float, float, float], mean: tuple[float, float, float]) -> dict[str, Any]:
+    """Removal and weights at their mean, each as a difference with its interval."""
+    kinds = {
+        kind: {"accuracy": 0.6 + middle, "difference": middle, "interval": [low, high], "changed": 0.2}
+        for kind, (middle, low, high) in (("removed", removed), ("mean", mean))
+    }
+    return {**kinds, "resampled": None}
+
+
+@pytest.mark.parametrize(
+    ("removed", "mean", "is_fixed"),
+    [
+        ((-0.05, -0.07, -0.03), (0.0, -0.01, 0.01), True),
+        ((0.05, 0.03, 0.07), (0.0, -0.01, 0.01), True),  # worse with it, but all the same fixed
+        ((-0.05, -0.07, -0.03), (-0.04, -0.06, -0.02), False),  # what it computes from each picture is used
+        ((-0.05, -0.07, -0.03), (-0.005, -0.009, -0.001), False),  # a little, but shown
+        ((-0.05, -0.07, -0.03), (-0.03, -0.07, 0.01), False),  # not shown, but far from nothing
+        ((-0.01, -0.03, 0.01), (0.0, -0.01, 0.01), False),  # removal is not shown to change anything
+    ],
+)
+def test_attention_that_is_as_good_with_its_mean_weights_is_a_fixed_rescaling(
+    removed: tuple[float, float, float], mean: tuple[float, float, float], is_fixed: bool
+) -> None:
+    results = [result("none", 0.6), result("cbam", 0.6, ablations=both(removed, mean))]
+    said = [line for line in say(results, [entry("cbam", 0.0, (-0.03, 0.03), 1.0)]) if "fixed" in line]
+    assert bool(said) == is_fixed
+    if is_fixed and removed[0] < 0:
+        assert said == [
+            "Attention that acts as a fixed rescaling, not as attention to content: cbam. Removing it changes accuracy "
+            "by \N{MINUS SIGN}5.0 percentage points, and replacing its weights by their mean over the test set by 0.0 "
+            "percentage points: that they depend on the picture is not used."
+        ]
+
+
+def test_a_shown_difference_says_once_that_the_weights_are_fixed() -> None:
+    ablations = both((-0.05, -0.07, -0.03), (0.0, -0.01, 0.01))
+    results = [result("none", 0.6), result("cbam", 0.65, ablations=ablations)]
+    said = say(results, [entry("cbam", 0.05, (0.03, 0.07), 0.004)])
+    assert sum("at their mean" in line for line in said) == 1
+    assert not any("fixed" in line for line in said)
+    (alone,) = (line for line in say([result("mcan", 0.6, ablations=ablations)], [], "questions") if "fixed" in line)
+    assert "acts as a fixed weighting" in alone
+    assert "that they depend on the picture and question is not used" in alone
+
+
+def test_what_could_not_be_ablated_is_listed_by_reason() -> None:
+    why = "its weights do not sum to one"
+    left = {"removed": [f"a{at} scale: {why}" for at in range(5)], "resampled": ["a batch holds a single item"]}
+    results = [
+        result("cbam", 0.6, seed, ablations={"removed": None, "left": found})
+        for seed, found in enumerate((left, {"removed": ["a0 scale: " + why, "b map: it is fixed"]}))
+    ]
+    assert findings.not_ablated(findings.rows([result("none", 0.6), *results], [])) == [
+        f"Left out of the ablation 'removed' of cbam: a0 scale, a1 scale, a2 scale and 2 more ({why}).",
+        "Left out of the ablation 'removed' of cbam: b map (it is fixed).",
+        "Left out of the ablation 'resampled' of cbam: all of it (a batch holds a single item).",
+    ]
+
+
 @pytest.mark.parametrize(
     ("difference", "removed", "changed", "says", "not_said"),
     [

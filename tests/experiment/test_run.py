@@ -225,6 +225,29 @@ def test_nothing_finished_is_trained_again_and_more_can_be_added(
     assert "Traceback" not in capsys.readouterr().out
 
 
+def test_a_model_that_cannot_be_read_is_left_out_of_the_timing_alone(
+    tmp_path: Path, trained: list[tuple[str, int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = go(tmp_path, "none,additive").folder
+    for broken, kept in (("additive", "none"), ("none", "additive")):
+        weights = (folder / f"{broken}-0" / "model.safetensors").read_bytes()
+        (folder / f"{broken}-0" / "model.safetensors").write_bytes(b"broken")
+        (folder / "times.json").unlink()
+        capsys.readouterr()
+        results = {one["attention"]: one for one in go(tmp_path, "none,additive").results()}
+        said = capsys.readouterr().out
+        (line,) = (line for line in said.splitlines() if "could not be measured" in line)
+        assert line.startswith(f"The time of {broken} could not be measured: ")
+        assert f"{broken}-0/model.safetensors" in line
+        assert "accuracy, and what the attention does" in said
+        assert list(files.read_json(folder / "times.json")) == [kept]
+        assert results[broken]["milliseconds"] is None
+        assert results[kept]["milliseconds"] > 0
+        assert results[kept]["milliseconds_ratio"] == (1 if kept == "none" else None)  # to the reference, or to nothing
+        (folder / f"{broken}-0" / "model.safetensors").write_bytes(weights)
+    assert len(trained) == 2
+
+
 def test_a_disk_that_fills_up_loses_nothing_finished(
     tmp_path: Path, trained: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ import timm
 import torch
 import torchvision
 from inserting import attention_of, is_inserted, strengthen
+from residual import Residual, residual_network
 from torch import Tensor, nn
 
 from regard.attention import OnMap, OnTokens, Refine, mechanisms
@@ -25,27 +26,6 @@ def image(*shape: int) -> Tensor:
     return torch.randn(shape or SHAPE, generator=torch.Generator().manual_seed(0))
 
 
-class Residual(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm = nn.BatchNorm2d(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x + self.norm(self.conv(x)))
-
-
-def sequential() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(3, 16, 3, stride=2),
-        Residual(16),
-        Residual(16),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(16, 5),
-    )
-
-
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "timm_resnet18": lambda: timm.create_model("resnet18", num_classes=5),
     "timm_resnet50": lambda: timm.create_model("resnet50", num_classes=5),
@@ -53,7 +33,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "timm_mobilenet": lambda: timm.create_model("mobilenetv3_small_050", num_classes=5),
     "timm_vit": lambda: timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=5, depth=3),
     "torchvision_resnet18": lambda: torchvision.models.resnet18(num_classes=5),
-    "sequential": sequential,
+    "sequential": lambda: residual_network(16, 5, stride=2),
 }
 FOUND = {
     "timm_resnet18": {"input": 1, "stem": 1, "stage": 4, "block": 8, "branch": 8, "pool": 1},

@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from collections import namedtuple
+from collections import OrderedDict, namedtuple
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from regard.attention import (
     SqueezeExcitation,
 )
 from regard.errors import UserError
-from regard.placing import Slot, insert, inserted, places, remove
+from regard.placing import Slot, insert, inserted, parameter_groups, places, remove
 
 pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 
@@ -281,6 +281,41 @@ def test_a_convolution_that_cannot_be_taken_over_is_refused(options: dict[str, A
     assert attention_of(model) == []
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "again"),
+    [
+        ((), (), [True] * 3),
+        (("0", "1.conv"), (), [False, False, True]),  # the replaced one among them
+        (("0",), ("2",), [False] * 3),
+        ((), ("2",), [True, True, False]),
+        (("0", "1.conv", "2"), (), [False] * 3),
+        (("0", "2"), (), [False, True, False]),  # all but the replaced one
+        ((), ("0", "1.conv", "2"), [False] * 3),  # frozen by hand while attention stood there
+    ],
+)
+def test_a_replaced_convolution_comes_back_frozen_or_not_as_it_was(
+    before: tuple[str, ...], after: tuple[str, ...], again: list[bool]
+) -> None:
+    block = nn.Sequential(OrderedDict(conv=nn.Conv2d(5, 5, 3, padding=1, bias=False)))
+    model = built(nn.Sequential(nn.Conv2d(3, 5, 3, bias=False), block, nn.Conv2d(5, 7, 1, bias=False)))
+    for path in before:
+        model.get_submodule(path).requires_grad_(False)
+    insert(model, "involution", "1.conv", start="paper", example=SHAPE)
+    assert not block.conv.weight.requires_grad
+    for path in after:
+        model.get_submodule(path).requires_grad_(False)
+    remove(model)
+    assert [parameter.requires_grad for parameter in model.parameters()] == again
+
+
+def test_a_replaced_convolution_stays_frozen_with_its_model() -> None:
+    """`parameter_groups` without a learning rate freezes it too, where it is all that the model has."""
+    model = built(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()))
+    insert(model, "involution", "0", start="paper", example=SHAPE)
+    parameter_groups(model, lr=None, new_lr=0.1)
+    assert not any(parameter.requires_grad for parameter in remove(model).parameters())
+
+
 class Twice(nn.Module):
     """Calls one module twice in each forward."""
 
@@ -316,13 +351,41 @@ def test_the_calls_of_one_module_share_attention_or_have_each_their_own() -> Non
     assert not model._forward_pre_hooks
 
 
+class Checkpointed(Twice):
+    """Runs the second of its calls again in the backward pass."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.reentrant = reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.utils.checkpoint.checkpoint(self.shared, self.shared(x), use_reentrant=self.reentrant)
+
+
 @pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # where insert runs the model
 def test_separate_attention_refuses_gradient_checkpointing(reentrant: bool) -> None:
-    model = insert(built(Twice()), "se", "shared", calls="separate", example=SHAPE)
-    x = image().requires_grad_()
-    y = torch.utils.checkpoint.checkpoint(model.shared, model.shared(x), use_reentrant=reentrant)
+    model = insert(built(Checkpointed(reentrant)), "se", "shared", calls="separate", example=SHAPE)
+    y = model(image().requires_grad_())
     with pytest.raises(UserError, match="2 calls and is run again by gradient checkpointing"):
         y.sum().backward()
+
+
+def test_separate_attention_refuses_a_call_outside_of_its_model() -> None:
+    """Its calls are counted from the start of a forward of the model, which a part that is called alone has not."""
+    model = insert(nn.Sequential(built(Twice()), nn.ReLU()), "se", "0.shared", calls="separate", example=SHAPE)
+    refused = r"'0.shared' has separate attention for each of its 2 calls .* call that model, or insert with calls='sh"
+    with pytest.raises(UserError, match=refused):
+        model[0](image())
+    expected = model(image())
+    with pytest.raises(RuntimeError):
+        model(image(2, 4, 5, 5))
+    for part in (model[0], model[0].shared):
+        with pytest.raises(UserError, match=refused):  # after a whole forward, and after one that failed, too
+            part(image())
+    torch.testing.assert_close(model(image()), expected)
+    own = insert(built(Twice()), "se", "shared", calls="separate", example=SHAPE)
+    torch.testing.assert_close(nn.Sequential(own, nn.ReLU())(image()), own(image()).relu())  # its own forward counts
 
 
 def test_a_mapping_gives_each_place_its_own() -> None:

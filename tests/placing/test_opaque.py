@@ -4,28 +4,17 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from residual import residual_network
+from torch import nn
 
 from regard.errors import UserError
-from regard.placing import insert, places
+from regard.placing import insert, inserted, places
 
 SHAPE = (2, 3, 17, 13)
 
 
-class Residual(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm = nn.BatchNorm2d(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x + self.norm(self.conv(x)))
-
-
 def network() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(3, 5, 3), Residual(5), Residual(5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 7)
-    )
+    return residual_network(5, 7)
 
 
 def whole(model: nn.Sequential) -> nn.Module:
@@ -72,6 +61,7 @@ def test_torchscript_is_refused(use: Callable[..., object], at: str | None) -> N
         model, message = nn.Sequential(model[0], torch.jit.script(model[1])), "'1' in the model is TorchScript"
     with pytest.raises(UserError, match=message):
         use(model, SHAPE)
+    assert inserted(model) == {}
 
 
 @pytest.mark.parametrize(

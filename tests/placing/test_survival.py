@@ -15,6 +15,7 @@ import timm.layers
 import timm.utils
 import torch
 from inserting import attention_of, is_inserted
+from residual import Residual
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.utils import parametrizations
@@ -24,22 +25,12 @@ from regard.attention.channel import SqueezeExcitation
 from regard.attention.channel_spatial import CBAM
 from regard.errors import UserError
 from regard.placing import Placed, insert, parameter_groups, remove
+from regard.placing import inserted as inserted_attention
 from regard.placing.placed import SCALE
+from regard.watching.ablation import ablations, strengths
 
 HEIGHT, WIDTH = 33, 44
 """Of every image, if nothing else is said: 3 by 4 of the patches that the vision transformer takes."""
-
-
-class Residual(nn.Module):
-    """A block with an addition; `checkpointed` says how it runs its two convolutions."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm = nn.BatchNorm2d(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x + self.norm(self.conv(x)))
 
 
 class Residuals(nn.Module):
@@ -754,6 +745,35 @@ REPLACEMENTS: dict[str, tuple[str, Callable[[nn.Module], object]]] = {
 }
 
 
+def test_attention_of_a_part_is_not_lost_in_silence_when_its_host_is_replaced() -> None:
+    """The part has no record of what was inserted; the attention was handed on to a module that does not run it."""
+    model = Case(timm_resnet, "se", "branch").attended()
+    count = len(inserted_attention(model))
+    assert count > 2
+    model.layer2 = nn.SyncBatchNorm.convert_sync_batchnorm(model.layer2)  # pyright: ignore[reportArgumentType]
+    for part in (model.layer2, model):
+        for ask in (
+            inserted_attention,
+            strengths,
+            lambda part: ablations(part, [image()], part),
+            lambda part: parameter_groups(part, lr=0.1, new_lr=0.1),
+            lambda part: insert(part, "eca", "output", example=image()),
+        ):
+            with pytest.raises(UserError, match=r"layer2\.0\.bn2.* was replaced .* call regard.remove first"):
+                ask(part)  # pyright: ignore[reportArgumentType]
+    assert len(inserted_attention(model.layer1)) == count / 4  # what is whole answers  # pyright: ignore
+    remove(model)
+    assert not any(is_inserted(name) for name, _ in model.named_modules())
+    assert len(inserted_attention(insert(model, "se", "branch", example=image()))) == count
+
+
+def test_a_model_whose_attention_went_with_its_host_says_so() -> None:
+    model = Case(timm_resnet, "se", "branch").attended()
+    timm.layers.freeze_batch_norm_2d(model.layer2)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match=r"'?layer2\.0\.bn2.* was replaced"):
+        inserted_attention(model)
+
+
 @pytest.mark.parametrize("replacement", REPLACEMENTS)
 def test_attention_is_not_lost_in_silence_when_its_host_is_replaced(replacement: str) -> None:
     at, replace = REPLACEMENTS[replacement]
@@ -775,18 +795,6 @@ def test_a_model_that_is_compiled_in_place_is_refused(compiled: str) -> None:
         model.stem = torch.compile(model.stem, backend="eager")
     with pytest.raises(UserError, match="insert first"):
         insert(model, "se", "block", example=image())
-
-
-def test_separate_attention_refuses_to_be_run_again_by_checkpointing() -> None:
-    """Its calls could not be told apart then: an error, and no wrong gradient."""
-    case = CASES["twice-separate"]
-    model = case.attended()
-    stem, block = model.stem, model.block
-    x = stem(image())  # pyright: ignore[reportCallIssue]
-    for _ in range(2):
-        x = checkpoint(block, x, use_reentrant=False)
-    with pytest.raises(UserError, match="calls='shared'"):
-        x.sum().backward()  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
 
 
 @pytest.mark.slow

@@ -235,6 +235,14 @@ def test_what_attention_does_stands_in_a_table_of_its_own(tmp_path: Path) -> Non
     assert cells[3:6] == ["0.321", "0.432", ""]
     assert cells[6:9] == ["41.5\N{NO-BREAK SPACE}%", "0.25 (\N{MINUS SIGN}0.50 to 1.0)", "× 1.50 (1.25 to 1.75)"]
     assert row(page, "none", table=1)[3:8] == [""] * 5
+    assert "Left out of the ablation" not in page.text
+    results[1]["ablations"]["left"] = {"removed": ["layer1.gate scale: its weights do not sum to one"]}
+    (folder / "results.json").write_text(json.dumps(results))
+    left = "Left out of the ablation 'removed' of se: layer1.gate scale (its weights do not sum to one)."
+    assert left in read(folder).text
+    only_left = [results[0], {**results[1], "ablations": {"removed": None, "left": results[1]["ablations"]["left"]}}]
+    (folder / "results.json").write_text(json.dumps(only_left))
+    assert left in read(folder).text
     results[1]["ablations"]["removed"]["accuracy"] = "much"
     (folder / "results.json").write_text(json.dumps(results))
     with pytest.raises(UserError, match=r"results\.json does not hold"):

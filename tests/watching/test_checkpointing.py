@@ -78,6 +78,28 @@ def test_each_map_is_kept_once_by_the_checkpointing_of_timm(name: str, attention
 
 
 @pytest.mark.parametrize("reentrant", [False, True], ids=["saved", "reentrant"])
+def test_replaced_weights_are_those_of_the_backward_pass_inside_the_block(reentrant: bool) -> None:
+    """Outside of it, the mechanism runs again with its own weights."""
+    torch.manual_seed(0)
+    gate = SqueezeExcitation(6, reduction=2)
+    x = torch.randn(2, 6, 5, 3, requires_grad=True)
+
+    def gradient(inside: bool) -> Tensor:
+        x.grad = None
+        with offering.replacing(lambda offer: torch.full_like(offer.weights, 0.25)):  # pyright: ignore[reportArgumentType]
+            total = checkpoint(gate, x, use_reentrant=reentrant).sum()
+            if inside:
+                total.backward()
+        if not inside:
+            total.backward()
+        assert x.grad is not None
+        return x.grad
+
+    torch.testing.assert_close(gradient(True), torch.full_like(x, 0.25))  # of the sum of 0.25 times x
+    assert (gradient(False) - 0.25).abs().min() > 0.05
+
+
+@pytest.mark.parametrize("reentrant", [False, True], ids=["saved", "reentrant"])
 def test_each_choice_is_recorded_once(reentrant: bool) -> None:
     read = HardRead(7, 5).train()
     query, memory = torch.randn(2, 3, 7, requires_grad=True), torch.randn(2, 11, 5, requires_grad=True)

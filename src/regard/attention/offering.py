@@ -167,6 +167,9 @@ def replacing(replace: Replace) -> Iterator[None]:
     """Let `replace` say which weights are used instead of those that any mechanism offers inside the block.
 
     Of several blocks the innermost is asked last, and is given what those around it put in place.
+
+    Where a mechanism runs under gradient checkpointing, the backward pass runs it again and must be inside the block,
+    too: outside of it, gradients would come from the mechanism's own weights. `replace` is then asked again.
     """
     with _opened(), _added(_replacements, replace):
         yield
@@ -212,6 +215,7 @@ def eagerly() -> Iterator[None]:
 
 def recording() -> bool:
     """Return whether somebody records the choices of sampled reads in this context."""
+    # Compiled graphs record, unlike those of `listening`: a block in another thread costs one more graph, no choice.
     return len(_recording) > 0 and len(_recorders.get()) > 0
 
 

@@ -120,12 +120,11 @@ def cost(
     if start not in ("identity", "paper"):
         raise UserError(f"--start {start!r}: it is identity or paper")
     variants = [] if attention is None else _listed("--attention", attention)
-    for mechanism in "+".join(variants).split("+") if variants else ():
-        get(mechanism)
+    variants = list(dict.fromkeys("+".join(get(one.strip()).name for one in each.split("+")) for each in variants))
     named = _subject(model, channels)
-    alone = [model] if named.name in mechanisms else []
+    alone = [named.name] if named.name in mechanisms else []
     if alone and variants:
-        raise UserError(f"{model!r} is a mechanism, and --attention goes into a model: name a model first")
+        raise UserError(f"{named.name!r} is a mechanism, and --attention goes into a model: name a model first")
     plain, example = prepare(named, size, shape, batch, device)
 
     puts = [_putting(variant, _listed("--at", at), start) for variant in variants]
@@ -181,18 +180,21 @@ def _one(example: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _subject(name: str, channels: int) -> "Named":
-    """The model of that name, or, if there is none, the mechanism."""
+    """The model of that name, or, if there is none, the mechanism, by any of its names."""
     from regard.attention import mechanisms
+    from regard.attention.catalogue import UnknownMechanismError, get
     from regard.models.naming import find
 
     try:
         return find(name, tuple(mechanisms))
-    except UserError:
-        if name not in mechanisms:
-            raise
+    except UserError as error:
+        try:
+            kind = get(name)
+        except UnknownMechanismError:
+            raise error from None
     if channels < 1:
         raise UserError(f"--channels {channels}: give at least 1")
-    return _mechanism(name, channels)
+    return _mechanism(kind.name, channels)
 
 
 def _mechanism(name: str, channels: int) -> "Named":

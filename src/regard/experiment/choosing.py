@@ -173,8 +173,15 @@ def _pictures(asked: Asked, folder: Callable[[str], Path]) -> Chosen:
         "label_smoothing": task.label_smoothing,
     }
     options |= {"classes": list(task.families), "contents": _contents("pictures", task.names)}
-    names = tuple(dict.fromkeys(["none", *(asked.attention or PICTURE_ATTENTION)]))
+    names = tuple(dict.fromkeys(["none", *map(_catalogued, asked.attention or PICTURE_ATTENTION)]))
     return Chosen(task, names, size, 10, _called(data), options)
+
+
+def _catalogued(attention: str) -> str:
+    """A variant of pictures by class under the names of the catalogue, whatever it was called: `CBAM`, `SE + simam`."""
+    from regard.attention.catalogue import get
+
+    return attention if attention == "none" else "+".join(get(name.strip()).name for name in attention.split("+"))
 
 
 def _visual_questions(asked: Asked, folder: Callable[[str], Path]) -> Chosen:

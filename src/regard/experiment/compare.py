@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regard.errors import UserError
+from regard.errors import UserError, in_one_line
 from regard.experiment.choosing import GENERATED, Asked, Chosen, choose
 from regard.experiment.run import Run
 from regard.experiment.settings import Settings
@@ -159,7 +159,10 @@ def compare(
 
 
 def _time(run: Run, chosen: Chosen, display: Any) -> None:
-    """Time all finished variants side by side, unless that is done: times of two moments are not comparable."""
+    """Time all finished variants side by side, unless that is done: times of two moments are not comparable.
+
+    A variant whose model cannot be had any more is named and left out.
+    """
     from regard.costing import costs
     from regard.experiment.evaluate import restored
     from regard.models.vqa.parts import WHOLE
@@ -170,13 +173,20 @@ def _time(run: Run, chosen: Chosen, display: Any) -> None:
     if not timed or set(timed) <= set(run.times()):
         return
     display.timing(list(timed))
-    tasks = {variant: chosen.task_of(variant) for variant in timed}
-    models = [
-        restored(tasks[variant], variant, seed, run.part(variant, seed), run.settings.device)
-        for variant, seed in timed.items()
-    ]
-    found = costs(models, examples=[tasks[variant].example(0) for variant in timed])
-    run.keep_times(dict(zip(timed, found, strict=True)))
+    models, examples = {}, []
+    for variant, seed in timed.items():
+        task = chosen.task_of(variant)
+        try:
+            model = restored(task, variant, seed, run.part(variant, seed), run.settings.device)
+            example = task.example(0)
+        except Exception as error:  # whatever a broken file leads to: what was trained is to be shown all the same
+            display.untimed(variant, in_one_line(error))
+            continue
+        models[variant] = model
+        examples.append(example)
+    if models:
+        found = costs(list(models.values()), examples=examples)
+        run.keep_times(dict(zip(models, found, strict=True)), list(timed))
 
 
 def _train(run: Run, task: Any, variant: str, seed: int, display: Any) -> None:

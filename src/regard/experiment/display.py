@@ -91,6 +91,12 @@ class Display:
         """Say that the variants are timed now."""
         self.console.print(f"Timing {', '.join(variants)} side by side", highlight=False, markup=False)
 
+    def untimed(self, variant: str, reason: str) -> None:
+        """Say of which variant the time is not known, and why."""
+        self.console.print(
+            f"The time of {variant} could not be measured: {reason}", highlight=False, markup=False, soft_wrap=True
+        )
+
     def left_out(self, files: Sequence[Path | str]) -> None:
         """Name the pictures that cannot be read, or the questions about them, which are left out."""
         if files:
@@ -175,6 +181,7 @@ class Display:
                     lines.append(f"Baseline: {name}: {shares}")
         if several:
             lines.append(findings.EXPLANATION)
+        lines += findings.not_ablated(rows)
         lines += ["", *findings.sentences(self.run.settings.task, rows, findings.baselines(results))]
         self.console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 

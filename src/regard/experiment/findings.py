@@ -8,7 +8,7 @@ counts as undone by an ablation if at least half of it goes with the attention.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from statistics import fmean
 from typing import Any
@@ -23,8 +23,11 @@ LEVEL = 0.05
 HARDLY = 0.01
 """Below this share of changed predictions attention is hardly used."""
 
+FIXED = 0.2
+"""Below this share of what removal changes, weights at their mean count as changing nothing, if that is not shown."""
+
 MOST_SAID = 3
-"""Differences that are put in words; the table has all."""
+"""Differences that are put in words, and maps that are named; the table has all differences."""
 
 HEADINGS = (
     "variant", "accuracy", "difference", "removed", "mean", "resampled", "changed", "strength", "time", "parameters"
@@ -55,6 +58,13 @@ class Ablation:
     interval: Interval | None
     changed: float
 
+    @property
+    def matters(self) -> bool:
+        """Whether it is shown to change the accuracy; without an interval, whether more than hardly any prediction."""
+        if self.interval is None:
+            return self.changed >= HARDLY
+        return self.interval[0] > 0 or self.interval[1] < 0
+
 
 @dataclass(frozen=True)
 class Row:
@@ -70,6 +80,7 @@ class Row:
         strength: mean size, lowest and highest; None where attention has none.
         ratio: time as a multiple of the reference's, and its quartiles.
         parameters: how many.
+        left: by ablation, the maps that could not be ablated, each with the reason.
     """
 
     name: str
@@ -81,6 +92,7 @@ class Row:
     strength: tuple[float, float, float] | None
     ratio: tuple[float, float, float] | None
     parameters: float | None
+    left: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def shown(self) -> bool:
@@ -102,6 +114,14 @@ class Row:
         difference = self.difference["difference"]
         lost = -self.ablation[1].difference
         return lost * (1 if difference > 0 else -1) >= abs(difference) / 2
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the model needs its attention, but not that its weights depend on what it is shown."""
+        removed, mean = self.ablations.get("removed"), self.ablations.get("mean")
+        if removed is None or mean is None or not removed.matters or mean.matters:
+            return False
+        return abs(mean.difference) < FIXED * abs(removed.difference)
 
     def cells(self) -> list[str]:
         """The texts of the columns `HEADINGS`; empty where there is nothing to measure."""
@@ -172,7 +192,7 @@ def sentences(
         (row,) = table
         rest = "" if asked in (None, 1) else " No other variant has finished yet."
         reached = f"{_subject(row.name)} gets {_reached(row)} of the test {what} right.{rest}"
-        return [*said, reached, *_unused(table), *_known(known or {})]
+        return [*said, reached, *_unused(table), *_fixed(table, what), *_known(known or {})]
     top = [row for row in ranked if round(row.accuracy, 3) == round(ranked[0].accuracy, 3)]
     first = f"{_subject(top[0].name)} is highest" if len(top) == 1 else f"{_and([row.name for row in top])} are level"
     said.append(f"{first}, with {_reached(top[0])} of the test {what} right.")
@@ -183,12 +203,34 @@ def sentences(
         said.append(f"Differences are shown of {len(shown) - MOST_SAID} more variants, see the table.")
     if compared and len(shown) < len(compared):
         said.append(_not_shown([row for row in compared if not row.shown], bool(shown), len(compared)))
-    if any((row.difference or {}).get("paired_by") == "items" for row in compared):
+    single = [row for row in compared if (row.difference or {}).get("paired_by") == "items"]
+    if single:
+        which = "This is one seed"
+        if len(single) < len(compared):
+            which = f"Of {_and([row.name for row in single])} this is one seed"
         said.append(
-            f"This is one seed, whose intervals come from the test {what} alone: what another seed would change is not "
-            "in them, and --seeds 5 would show it."
+            f"{which}, whose intervals come from the test {what} alone: what another seed would change is not in them, "
+            "and --seeds 5 would show it."
         )
-    return [*said, *_unused(table), *_known(known or {})]
+    told = {row.name for row in shown[:MOST_SAID] if _needs_mean_alone(row)}
+    rest = [row for row in table if row.name not in told]
+    return [*said, *_unused(table), *_fixed(rest, what), *_known(known or {})]
+
+
+def not_ablated(table: Sequence[Row]) -> list[str]:
+    """Return what could not be ablated and so stayed as it is, a line a variant, ablation and reason."""
+    said = []
+    for row in table:
+        for kind in KINDS:
+            reasons: dict[str, list[str]] = {}
+            for line in row.left.get(kind, ()):
+                name, known, reason = line.partition(": ")
+                reasons.setdefault(reason if known else line, []).extend([name] * bool(known))
+            for reason, names in reasons.items():
+                more = [f"{len(names) - MOST_SAID} more"] * (len(names) > MOST_SAID)
+                maps = f"{_and([*names[:MOST_SAID], *more])} ({reason})" if names else f"all of it ({reason})"
+                said.append(f"Left out of the ablation {kind!r} of {row.name}: {maps}.")
+    return said
 
 
 def points(interval: Sequence[float]) -> str:
@@ -222,7 +264,17 @@ def _row(name: str, results: Sequence[Mapping[str, Any]], difference: Mapping[st
         ),
         ratio=None if not quartiles else (results[0]["milliseconds_ratio"], quartiles[0], quartiles[1]),
         parameters=fmean(sizes) if sizes else None,
+        left=_left(results),
     )
+
+
+def _left(results: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """What could not be ablated, of all seeds, each once."""
+    found: dict[str, list[str]] = {}
+    for one in results:
+        for kind, lines in ((one.get("ablations") or {}).get("left") or {}).items():
+            found[kind] = list(dict.fromkeys([*found.get(kind, []), *lines]))
+    return found
 
 
 def _ablation(found: Sequence[Mapping[str, Any] | None]) -> Ablation | None:
@@ -286,14 +338,21 @@ def _shown(row: Row, comparisons: int) -> str:
             return f"{text} Removing what the attention computes at test time does not undo that: {effect}."
         return f"{text} The difference does not come from what the attention computes at test time: {effect}."
     fixed = row.ablations.get("mean")
-    if kind == "removed" and fixed is not None:
-        sign = 1 if difference > 0 else -1
-        if -fixed.difference * sign < abs(difference) / 2:
-            return (
-                f"{text} The model relies on it ({effect}), but not on what it computes from each picture: with its "
-                f"weights at their mean over the test set accuracy changes by {_points(fixed.difference, True)}."
-            )
+    if fixed is not None and _needs_mean_alone(row):
+        return (
+            f"{text} The model relies on it ({effect}), but not on what it computes from each picture: with its "
+            f"weights at their mean over the test set accuracy changes by {_points(fixed.difference, True)}."
+        )
     return f"{text} It goes with the attention: {effect}."
+
+
+def _needs_mean_alone(row: Row) -> bool:
+    """Return whether a difference goes with the attention, and not with how its weights depend on what is shown."""
+    fixed = row.ablations.get("mean")
+    if fixed is None or not row.undone or row.ablations.get("removed") is None:
+        return False
+    difference = _difference(row)
+    return -fixed.difference * (1 if difference > 0 else -1) < abs(difference) / 2
 
 
 def _not_shown(unshown: Sequence[Row], others: bool, comparisons: int) -> str:
@@ -322,6 +381,21 @@ def _unused(table: Sequence[Row]) -> list[str]:
         f"Attention that is hardly used: {_and([row.name for row in hardly])}; without it {at_most}"
         f"{formatting.percent(most)} of predictions change."
     ]
+
+
+def _fixed(table: Sequence[Row], what: str) -> list[str]:
+    """Which variants need their attention, but not that its weights depend on what the model is shown."""
+    said = []
+    for row in table:
+        removed, mean = row.ablations.get("removed"), row.ablations.get("mean")
+        if row.fixed and removed is not None and mean is not None:
+            acting, shown = ("rescaling", "picture") if what == "pictures" else ("weighting", "picture and question")
+            said.append(
+                f"Attention that acts as a fixed {acting}, not as attention to content: {row.name}. Removing it "
+                f"changes accuracy by {_points(removed.difference, True)}, and replacing its weights by their mean "
+                f"over the test set by {_points(mean.difference, True)}: that they depend on the {shown} is not used."
+            )
+    return said
 
 
 def _known(known: Mapping[str, float]) -> list[str]:

@@ -117,21 +117,24 @@ class Run:
         path = self.folder / "times.json"
         return files.read_json(path) if path.exists() else {}
 
-    def keep_times(self, costs: "Mapping[str, Cost]") -> None:
+    def keep_times(self, costs: "Mapping[str, Cost]", wanted: Sequence[str] = ()) -> None:
         """Keep one measurement of all variants, of which the reference is compared with each.
 
         Args:
             costs: by variant, from one call of `regard.costing.costs`.
+            wanted: the variants that were to be measured, default those that were; without their reference, which could
+                not be, times are not compared.
         """
-        first = costs[reference(list(costs))]
+        first = costs.get(reference(wanted or list(costs)))
+        ratios = {name: None if first is None else cost.time_ratio(first) for name, cost in costs.items()}
         files.write_json(
             self.folder / "times.json",
             {
                 name: {
                     "milliseconds": cost.milliseconds,
                     "milliseconds_spread": cost.spread,
-                    "milliseconds_ratio": (ratio := cost.time_ratio(first))[0],
-                    "milliseconds_ratio_quartiles": ratio[1:],
+                    "milliseconds_ratio": None if (ratio := ratios[name]) is None else ratio[0],
+                    "milliseconds_ratio_quartiles": None if ratio is None else ratio[1:],
                     "rounds": cost.repeats,
                 }
                 for name, cost in costs.items()

@@ -1,14 +1,13 @@
 """Whether what attention refines can change an output of the model at all."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from regard.attention import OnTokens
 from regard.placing.placed import InOrder, Placed, standing_in
-from regard.running import Inputs, undisturbed
+from regard.running import Inputs, tensors, undisturbed
 
 
 class _Unknown(nn.Module):
@@ -40,7 +39,7 @@ def without_effect(model: nn.Module, inputs: Inputs, suspects: Sequence[Placed])
     lost: list[Placed] = []
     sensors: list[Placed] = []
     with undisturbed(model):
-        expected = list(_tensors(inputs.run(model)))
+        expected = list(tensors(inputs.run(model)))
         if not expected or any(tensor.is_meta for tensor in expected):
             return []
         for placed in reversed(suspects):
@@ -76,7 +75,7 @@ def _changes(
     modules[placed] = InOrder(_Unknown(_untouched(placed)))
     try:
         with standing_in(modules):
-            found = list(_tensors(inputs.run(model)))
+            found = list(tensors(inputs.run(model)))
     except Exception:  # `_Reached`, or something of the model that refuses NaN, which it must have read
         return True
     return len(found) != len(expected) or not all(map(_equal, found, expected))
@@ -91,15 +90,3 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape:
         return False
     return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True) if one.is_floating_point() else one.equal(other)
-
-
-# `Any`: the outputs of somebody's model.
-def _tensors(values: Any) -> Iterator[Tensor]:
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, Mapping):
-        for value in values.values():
-            yield from _tensors(value)
-    elif isinstance(values, (list, tuple)):
-        for value in values:
-            yield from _tensors(value)

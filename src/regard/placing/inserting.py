@@ -13,7 +13,7 @@ from regard.errors import UserError
 from regard.placing.building import Makers, build, wanted
 from regard.placing.effect import without_effect
 from regard.placing.place import CONTAINER, LAYOUTS, Place, PlaceLayout, Slot, Where
-from regard.placing.placed import RECORD, Insertions, Placed, Record, Start, inserted
+from regard.placing.placed import RECORD, Insertions, Placed, Record, Start, inserted, living
 from regard.placing.places import read_places
 from regard.running import Example, Inputs, inputs_of, undisturbed
 
@@ -69,7 +69,8 @@ def insert(
             such place, `"block"` or `"stage"`.
         start: `"identity"`, as above, or, for the published initialisation, `"paper"`: `attention(y)` alone.
         calls: of a module that one forward calls several times, whether all calls have the same attention (`"shared"`)
-            or each its own (`"separate"`).
+            or each its own (`"separate"`). Separate calls are counted from the start of a forward of this model: a part
+            of it that is called on its own, as by `model.forward_features`, raises a `UserError`.
         layout: the layout of the places' tensors where it cannot be found.
         example: what to run the model on to see its tensors; see `places`.
         arguments: for the constructors of all mechanisms given.
@@ -91,9 +92,9 @@ def insert(
         raise UserError(f"unknown calls {calls!r}: it is 'shared' or 'separate'")
     if layout != "auto" and layout not in LAYOUTS:
         raise UserError(f"unknown layout {layout!r}: it is 'auto', {', '.join(map(repr, LAYOUTS))}")
+    occupied = {(placed.place, placed.slot) for placed in inserted(model).values()}
     inputs = inputs_of(model, example)
     table = read_places(model, inputs, layout)
-    occupied = {(placed.place, placed.slot) for placed in inserted(model).values()}
     modules = dict(model.named_modules())
     groups: list[list[tuple[Place, Placed]]] = []
     for chosen, makers in wanted(attention, at, arguments, table):
@@ -111,23 +112,35 @@ def insert(
 
     hosts = _hosts(model, inputs, modules, [pair for group in groups for pair in group])
     attached: list[Placed] = []
+    known = vars(model).get(RECORD)
+    record = Record() if known is None else known
+    if known is None:
+        record.join(model)
     try:
         for placed, (path, spot) in hosts.items():
             placed.attach(modules[path], path, spot)
             attached.append(placed)
+            record.placed.append(placed)
         for placed in _without_effect(model, inputs, groups):
-            placed.detach(modules[placed.host])
+            record.placed.remove(placed)
             attached.remove(placed)
+            placed.detach(modules[placed.host])
     except BaseException:
         for placed in attached:
+            record.placed.remove(placed)
             placed.detach(modules[placed.host])
+        if known is None:
+            record.leave(model)
         raise
-    record = vars(model).get(RECORD)
-    if record is None:
-        record = Record()
-        record.join(model)
-    record.placed += attached
+    if known is None:
+        record.learned = _learns(model)
     return model
+
+
+def _learns(model: nn.Module) -> bool:
+    """Return whether anything can learn that the model had, other than what attention stands in place of."""
+    new = {parameter for placed in living(model).values() for parameter in placed.parameters()}
+    return any(parameter.requires_grad for parameter in model.parameters() if parameter not in new)
 
 
 def _hosts(
@@ -242,6 +255,9 @@ def _without_effect(model: nn.Module, inputs: Inputs, groups: Sequence[Sequence[
 def remove(model: nn.Module) -> nn.Module:
     """Take all inserted attention out of a model, in place: it is then what it was before the first insertion.
 
+    A convolution in whose place attention stood could not learn meanwhile. It can again if it could before, unless all
+    that the model had was frozen after the insertion.
+
     Returns:
         The same model.
 
@@ -249,9 +265,11 @@ def remove(model: nn.Module) -> nn.Module:
         UserError: nothing was inserted.
     """
     record = vars(model).get(RECORD)
-    found = list(inserted(model).values()) + (record.placed if record is not None else [])
+    found = list(living(model).values()) + (record.placed if record is not None else [])
     if not found:
         raise UserError(f"{type(model).__name__} has no inserted attention: put some in with regard.insert")
+    if record is not None and record.learned and not _learns(model):
+        _keep_frozen(found)
     if record is not None:  # first: a forward of another thread is not to miss what is being taken out
         record.leave(model)
     hosts = list(model.modules())
@@ -274,7 +292,7 @@ def parameter_groups(model: nn.Module, lr: float | None, new_lr: float) -> list[
         new_lr: the learning rate of what was inserted.
 
     Raises:
-        UserError: nothing was inserted.
+        UserError: nothing was inserted, or what was is no longer run since its module was replaced.
     """
     found = inserted(model)
     if not found:
@@ -286,8 +304,15 @@ def parameter_groups(model: nn.Module, lr: float | None, new_lr: float) -> list[
     if lr is None:
         for parameter in backbone:
             parameter.requires_grad_(False)
+        _keep_frozen(list(found.values()))
         return groups
     return [{"name": "backbone", "params": backbone, "lr": lr}, *groups]
+
+
+def _keep_frozen(found: Sequence[Placed]) -> None:
+    """Let the convolutions that attention replaces stay frozen when it is taken out."""
+    for placed in found:
+        placed.frozen = ()
 
 
 def _refuse_wrapped(model: nn.Module) -> None:

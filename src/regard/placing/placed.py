@@ -283,7 +283,13 @@ class Placed(nn.Module):
             self.called = turn + 1
         else:  # each thread counts for itself
             counts = _counts()
-            turn = counts.get(self, 0) % self.calls
+            if self not in counts:
+                raise UserError(
+                    f"{self.place!r} has separate attention for each of its {self.calls} calls in one forward of the "
+                    "model that it was inserted into, and was called outside of one, where its calls cannot be told "
+                    "apart: call that model, or insert with calls='shared'"
+                )
+            turn = counts[self] % self.calls
             counts[self] = turn + 1
         return turn == self.turn
 
@@ -316,19 +322,23 @@ class Insertions(nn.Module):
 
 
 class Record:
-    """What was inserted into a model, as that model knows it: a plain attribute, two hooks and no parameters.
+    """What was inserted into a model, as that model knows it: a plain attribute, three hooks and no parameters.
 
     Attributes:
         placed: the attention at each place, in the order of insertion.
+        learned: whether anything of the model could learn when the first attention was inserted, other than what that
+            replaced.
     """
 
     def __init__(self) -> None:
         self.placed: list[Placed] = []
+        self.learned = False
 
     def join(self, model: nn.Module) -> None:
         """Be the record of a model from now on."""
         vars(model)[RECORD] = self
         model.register_forward_pre_hook(self.begin)
+        model.register_forward_hook(self.end, always_call=True)
         model.register_load_state_dict_pre_hook(self.fill)
 
     def leave(self, model: nn.Module) -> None:
@@ -354,13 +364,18 @@ class Record:
                     _counts()[placed] = 0
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return
-        lost = [placed.place for placed in everything if not self._find(model, placed)]
-        if lost:
-            raise UserError(
-                f"{', '.join(map(repr, lost))} was replaced after attention was inserted there, which would no longer "
-                "be run: call regard.remove first, change the model (convert its norms, reset its classifier, copy it "
-                "to several devices), and insert again"
-            )
+        _refuse_lost(self.lost(model))
+
+    # `Any`: the signature of torch's own hook.
+    def end(self, model: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+        """Forward hook of the model, run after an error too: calls from here on belong to no forward of it."""
+        if not torch.compiler.is_compiling():
+            for placed in tuple(self.placed):
+                _counts().pop(placed, None)
+
+    def lost(self, model: nn.Module) -> list[Placed]:
+        """Return the attention whose module is no longer in the model."""
+        return [placed for placed in tuple(self.placed) if not self._find(model, placed)]
 
     # `Any`: the signature of torch's own hook.
     def fill(self, model: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
@@ -389,8 +404,38 @@ def inserted(model: nn.Module) -> dict[str, Placed]:
 
     Args:
         model: the model, or a part that was taken out of it.
+
+    Raises:
+        UserError: a module with attention was replaced, so that the attention is no longer run. The whole model knows
+            of each one; a part only of what the new module was given, as by `SyncBatchNorm.convert_sync_batchnorm`.
     """
+    lost: list[Placed] = []
+    for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # takes no hooks
+        container, record = module._modules.get(CONTAINER), vars(module).get(RECORD)
+        if isinstance(container, Insertions):
+            lost += [placed for placed in container.placed() if not placed.is_attached(module)]
+        if isinstance(record, Record):
+            lost += record.lost(module)
+    _refuse_lost(lost)
+    return living(model)
+
+
+def living(model: nn.Module) -> dict[str, Placed]:
+    """Return all inserted attention in a model or a part of one, by its path, whether it is run or not."""
     return {path: module for path, module in model.named_modules() if isinstance(module, Placed)}
+
+
+def _refuse_lost(lost: Sequence[Placed]) -> None:
+    """Refuse a model in which some attention is no longer run."""
+    if lost:
+        places = dict.fromkeys(placed.place or "the model" for placed in lost)
+        raise UserError(
+            f"{', '.join(map(repr, places))} was replaced after attention was inserted there, which would no longer "
+            "be run: call regard.remove first, change the model (convert its norms, reset its classifier, copy it "
+            "to several devices), and insert again"
+        )
 
 
 def unique(name: str, taken: set[str]) -> str:
@@ -425,6 +470,7 @@ def _unhook(module: nn.Module, owner: object) -> None:
         for key in [key for key, hook in hooks.items() if _owner(hook) is owner]:
             del hooks[key]
             with_kwargs.pop(key, None)
+            module._forward_hooks_always_called.pop(key, None)
 
 
 # `Any` below: arguments and outputs of somebody's module.

@@ -130,6 +130,7 @@ def _render(run: Run) -> str:
             used=_used(run),
             headings=findings.HEADINGS,
             explanation=findings.EXPLANATION,
+            not_ablated=findings.not_ablated(run.found),
             rows=table,
             missing=summary.missing(run),
             measure=summary.measure(run),

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from regard.attention import Attention, Refine, offering
 from regard.attention.offering import SPATIAL_NAMES, MapFact, Offer, Request
 from regard.errors import UserError
-from regard.placing.placed import Placed, switched_off
-from regard.running import undisturbed
+from regard.placing.placed import Placed, inserted, switched_off
+from regard.running import tensors, undisturbed
 
 Kind = Literal["removed", "mean", "resampled"]
 
@@ -131,7 +131,8 @@ def ablations(
         seed: of the draw of other items.
 
     Raises:
-        UserError: there is no batch, or `batches` can be gone through only once.
+        UserError: there is no batch, `batches` can be gone through only once, or inserted attention is no longer run
+            since its module was replaced.
     """
     generator = torch.Generator().manual_seed(seed)
     means = Means()
@@ -139,13 +140,13 @@ def ablations(
     left: dict[Kind, set[str]] = {kind: set() for kind in kinds}
     possible = dict.fromkeys(kinds, False)
     alone = heard = False
-    inserted = any(isinstance(module, Placed) and not module.takes_over for module in model.modules())
+    has_inserted = any(not placed.takes_over for placed in inserted(model).values())
 
     def run(batch: Batch, kind: Kind, choose: Substitute, switch: bool = False) -> None:
         with substituted(model, choose) as report, switched_off(model) if switch else nullcontext():
             found[kind].append(predict(batch).detach().cpu())
         left[kind] |= set(report.left)
-        possible[kind] |= bool(report.replaced) or (switch and inserted)
+        possible[kind] |= bool(report.replaced) or (switch and has_inserted)
 
     with undisturbed(model):
         for batch in batches:
@@ -204,6 +205,8 @@ class Substituted:
 @contextmanager
 def substituted(model: nn.Module, choose: Substitute) -> Iterator[Substituted]:
     """Give the mechanisms of a model other weights in one forward pass inside the block.
+
+    A backward pass through modules under gradient checkpointing runs them again, and must be inside the block, too.
 
     What `choose` gives is brought to the form of the map: entries that do not take part are zero, and where the weights
     sum to one they do so again over those that do.
@@ -405,9 +408,11 @@ def strengths(model: nn.Module) -> dict[str, Tensor]:
     """Return the factor of what each inserted attention changes, a number or one a channel, by its path.
 
     Attention that starts as its paper has it has none.
+
+    Raises:
+        UserError: inserted attention is no longer run, since its module was replaced.
     """
-    placed = {path: module for path, module in model.named_modules() if isinstance(module, Placed)}
-    values = {path: module.strength for path, module in placed.items()}
+    values = {path: placed.strength for path, placed in inserted(model).items()}
     return {path: value.detach().float().cpu().flatten() for path, value in values.items() if value is not None}
 
 
@@ -515,18 +520,7 @@ def _sum(one: Tensor, other: Tensor) -> Tensor:
 
 def _rows(batch: object) -> Tensor:
     """A number for each row of a batch: of its first tensor."""
-    first = next(_tensors(batch), None)
+    first = next(tensors(batch), None)
     if first is None:
         raise UserError("a batch without a tensor: say with items= what its items are")
     return torch.arange(first.shape[0])
-
-
-def _tensors(value: object) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from _tensors(one)
-    elif isinstance(value, (list, tuple)):
-        for one in value:
-            yield from _tensors(one)

@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from regard.attention import AdditiveRead, MultiHeadCrossAttention, MultiHeadSelfAttention
+from regard.attention import AdditiveRead, MultiHeadCrossAttention, MultiHeadSelfAttention, offering
 from regard.attention.layout import OnMap, ReadMap
 from regard.errors import UserError
 from regard.experiment.training import accuracy
 from regard.models.vqa import Recipe, VisualQuestionAnswering, cores, load
 from regard.tasks.showing import answered
 from regard.tasks.sort_of_clevr import SortOfClevr
+from regard.tasks.sort_of_clevr import task as sort_of_clevr
 from regard.tasks.sort_of_clevr.baselines import Part, baseline
 from regard.tasks.sort_of_clevr.pointing import asked, found
 from regard.tasks.sort_of_clevr.questions import KINDS, LENGTH, NOWHERE, Questions, decode, vectors, words
@@ -150,6 +151,40 @@ def test_mirrors_change_about_half_of_the_sides() -> None:
     sides = (kinds == KINDS.index("left")) | (kinds == KINDS.index("up"))
     assert 0.3 < changed[sides].double().mean() < 0.7
     assert not changed[~sides].any()
+
+
+@pytest.mark.parametrize("reader", ["none", "additive"])
+def test_attention_is_ablated_on_the_first_scenes_of_the_test(reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The groups are those scenes; the outcomes are the model's, and in `removed` those with uniform weights."""
+    monkeypatch.setattr(sort_of_clevr, "ABLATED", 7)
+    task = shared()
+    model = task.model(reader, 0)
+    model.eval()
+    with torch.no_grad():
+        for value in model.core.parameters():  # so that an answer depends on where it looks
+            value.mul_(9)
+    scenes, questions = (one.take(slice(0, 7)) for one in task.part("more"))
+
+    def right() -> Tensor:
+        with torch.no_grad():
+            said = model(scenes.pictures(), words(scenes, questions)).argmax(-1)  # pyright: ignore[reportArgumentType]
+        return said == questions.answers  # pyright: ignore[reportAttributeAccessIssue]
+
+    def uniform(offer: offering.Offer) -> Tensor:
+        weights = offer.weights if isinstance(offer.weights, Tensor) else offer.weights(offering.Request())
+        return torch.full_like(weights, 1 / weights.shape[-1])
+
+    found = task.ablate(model, 3)
+    whole, order = right(), found.groups.reshape(7, 20)[:, 0]
+    assert sorted(order) == list(range(7))
+    assert found.full.tolist() == whole[order].flatten().tolist()
+    assert set(found.ablated) == (set() if reader == "none" else {"removed", "mean", "resampled"})
+    if reader == "additive":
+        with offering.replacing(uniform):
+            without = right()
+        assert found.ablated["removed"].tolist() == without[order].flatten().tolist()
+        assert all(len(one) == 140 for one in found.ablated.values())
+        assert not torch.equal(without, whole)
 
 
 def test_batches_depend_on_seed_and_epoch_alone() -> None:
