@@ -534,21 +534,20 @@ def test_samples_do_not_see_each_other_in_evaluation(case: Case) -> None:
 def test_compiles_as_one_graph_of_any_size(case: Case, training: bool) -> None:
     """Batch, positions, tokens and queries may have other sizes than those it was compiled for.
 
-    Of a map's axes only the first is free in training: symbols for all make the backward graph ten times as slow to
-    trace, and the forward graph is traced with them in evaluation and for export.
+    In training only the batch is free: with symbols for all sizes the backward graph is ten times as slow to trace.
+    The forward graph is traced with them in evaluation and for export.
     """
     torch.compiler.reset()
     module = stir(case.build()).train(training)
     compiled = torch.compile(module, fullgraph=True, dynamic=False, backend="aot_eager" if training else "eager")
     steps = {"query"} if issubclass(case.mechanism, Read) and case.mechanism.stepwise else set()
     large = make.LARGE[case.rank]
-    other = tuple(size + 7 for size in large)
-    sizes = large, ((*other[:1], *large[1:]) if training else other)
+    sizes = large, (large if training else tuple(size + 7 for size in large))
     for batch, spatial in zip((make.BATCH, make.BATCH + 2), sizes, strict=True):
         inputs = case.inputs(module, batch=batch, spatial=spatial, count=spatial[0])
         inputs |= {name: torch.randn(batch, make.QUERIES, inputs[name].shape[2]) for name in steps}
         for name, x in inputs.items():
-            free = [*range(2, 3 if training else x.ndim)] if case.rank else [] if name in steps else [1]
+            free = [] if training or name in steps else [*range(2, x.ndim)] if case.rank else [1]
             torch._dynamo.maybe_mark_dynamic(x.requires_grad_(training), [0, *free])
         state = deepcopy(module.state_dict())
         torch.manual_seed(1)

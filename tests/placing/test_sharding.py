@@ -76,39 +76,46 @@ def trained(model: nn.Module, x: Tensor) -> list[Tensor]:
         return [*outputs, model(x)]
 
 
-def in_one_process(rank: int, rendezvous: str, attention: str, folder: str) -> None:
+ATTENTION = "se", "cbam"
+
+
+def in_one_process(rank: int, rendezvous: str, folder: str) -> None:
     """One of the two processes: trains each form on its half of the batch, and gathers all weights."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     try:
-        for name, form in FORMS.items():
-            model = form(attended(attention))
-            outputs = trained(model, images()[2 * rank : 2 * rank + 2])
-            weights: dict[str, Any] = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
-            torch.save((outputs, {key: value.clone() for key, value in weights.items()}), f"{folder}/{name}{rank}.pt")
+        for attention in ATTENTION:
+            for name, form in FORMS.items():
+                model = form(attended(attention))
+                outputs = trained(model, images()[2 * rank : 2 * rank + 2])
+                weights: dict[str, Any] = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+                weights = {key: value.clone() for key, value in weights.items()}
+                torch.save((outputs, weights), f"{folder}/{attention}_{name}{rank}.pt")
     finally:
         torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("attention", ["se", "cbam"])
-def test_two_processes_train_what_one_trains(attention: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_train_what_one_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    alone = attended(attention)
-    before = {name: value.clone() for name, value in alone.state_dict().items()}
-    expected = trained(alone, images())
-    # Most of the time is the start of the processes, so they start once for all forms.
-    torch.multiprocessing.spawn(in_one_process, (str(tmp_path / "meet"), attention, str(tmp_path)), nprocs=2)
-    inserted = [name for name in before if "regard" in name.split(".") and "running" not in name]
-    assert inserted
-    for form in FORMS:
-        halves = [torch.load(tmp_path / f"{form}{rank}.pt") for rank in range(2)]
-        _, weights = halves[0]
-        found = [torch.cat(outputs) for outputs in zip(*(outputs for outputs, _ in halves), strict=True)]
-        said = partial("{}: {}".format, form)
-        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12, msg=said)
-        torch.testing.assert_close(weights, dict(alone.state_dict()), rtol=1e-10, atol=1e-12, msg=said)
-        # The whole state goes back into a model that is not sharded.
-        attended(attention).load_state_dict(weights)
-        assert all(not torch.equal(weights[name], before[name]) for name in inserted if name.endswith("strength")), form
+    # Most of the time is the start of the processes, so they start once for all.
+    torch.multiprocessing.spawn(in_one_process, (str(tmp_path / "meet"), str(tmp_path)), nprocs=2)
+    for attention in ATTENTION:
+        alone = attended(attention)
+        before = {name: value.clone() for name, value in alone.state_dict().items()}
+        expected = trained(alone, images())
+        inserted = [name for name in before if "regard" in name.split(".") and "running" not in name]
+        assert inserted
+        for form in FORMS:
+            halves = [torch.load(tmp_path / f"{attention}_{form}{rank}.pt") for rank in range(2)]
+            _, weights = halves[0]
+            found = [torch.cat(outputs) for outputs in zip(*(outputs for outputs, _ in halves), strict=True)]
+            said = partial("{} {}: {}".format, attention, form)
+            torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12, msg=said)
+            torch.testing.assert_close(weights, dict(alone.state_dict()), rtol=1e-10, atol=1e-12, msg=said)
+            # The whole state goes back into a model that is not sharded.
+            attended(attention).load_state_dict(weights)
+            moved = [name for name in inserted if name.endswith("strength")]
+            assert moved
+            assert all(not torch.equal(weights[name], before[name]) for name in moved), said("strength")

@@ -18,27 +18,28 @@ class Numbers:
 
 @pytest.mark.parametrize("training", [False, True], ids=["loaded", "training"])
 @pytest.mark.parametrize(
-    "core",
+    ("core", "each"),
     [
-        "question_spatial",
-        pytest.param("mac", marks=pytest.mark.slow),
-        pytest.param("mcan", marks=pytest.mark.slow),
-        pytest.param("hard_entity_stream", marks=pytest.mark.slow),
+        ("question_spatial", EACH),
+        pytest.param("mac", 10, marks=pytest.mark.slow),
+        pytest.param("mcan", 10, marks=pytest.mark.slow),
+        pytest.param("hard_entity_stream", 10, marks=pytest.mark.slow),
     ],
 )
-def test_answers_to_several_threads_are_those_to_one(core: str, training: bool) -> None:
+def test_answers_to_several_threads_are_those_to_one(core: str, each: int, training: bool) -> None:
     """Also of a model in training mode, which every answer leaves for as long as it takes."""
+    count = THREADS * each
     model = small_model(core).train(training)
     model.vocabulary, model.answers = Numbers(), [str(number) for number in range(5)]
-    seen = pictures(THREADS * EACH)
-    asked = [" ".join(map(str, one.tolist())) for one in torch.randint(1, VOCABULARY, (THREADS * EACH, 4))]
+    seen = pictures(count)
+    asked = [" ".join(map(str, one.tolist())) for one in torch.randint(1, VOCABULARY, (count, 4))]
     modes, state = [module.training for module in model.modules()], torch.get_rng_state()
 
     def answer(number: int) -> Answer:
         return model.answer(seen[number], asked[number])
 
-    expected = [answer(number) for number in range(THREADS * EACH)]
-    found = at_once(answer)
+    expected = [answer(number) for number in range(count)]
+    found = at_once(answer, count)
     assert sum(one != other for one, other in zip(found, expected, strict=True)) == 0
     assert sum(not alike(one.maps, other.maps) for one, other in zip(found, expected, strict=True)) == 0
     assert all(one.maps for one in found)
