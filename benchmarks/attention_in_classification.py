@@ -118,7 +118,7 @@ PARTS: Settings = {
             encoder=replace(SCRATCH, train=20_000, epochs=3),
         ),
         ("none", "se", "cbam", "eca", "non_local", "multi_head_self"),
-        3,
+        5,
     ),
 }  # fmt: skip
 
@@ -559,7 +559,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW")
-    parser.add_argument("--seeds", type=int, help="how many, 0 first (default 5 from scratch, 3 of fine-tuning)")
+    parser.add_argument("--seeds", type=int, help="how many, 0 first (default 5)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--data", type=Path, default=DATA, help=f"folder of the four files (default {DATA})")
     parser.add_argument("--pictures", type=int, help="to train on (default 5,000)")
