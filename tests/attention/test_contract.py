@@ -241,7 +241,6 @@ def test_half_precision_holds_what_fits_into_it(case: Case) -> None:
     [
         pytest.param(torch.float16, 80, "many", id="float16-80-many"),
         pytest.param(torch.float16, 4, "many", id="float16-4-many", marks=pytest.mark.slow),
-        pytest.param(torch.bfloat16, 80, "many", id="bfloat16-80-many", marks=pytest.mark.slow),
         pytest.param(torch.float16, 80, "one", id="float16-80-one"),
         pytest.param(torch.bfloat16, 4, "one", id="bfloat16-4-one"),
     ],
