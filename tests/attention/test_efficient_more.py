@@ -62,6 +62,22 @@ def test_what_comes_later_may_hold_anything(build):
     torch.testing.assert_close(outcomes[1], outcomes[0])
 
 
+@pytest.mark.parametrize("name", ["linear", "performer"])
+def test_a_causal_token_that_is_left_out_may_hold_anything(name):
+    """Also of the tokens after it, which would read it."""
+    module = CAUSAL[name](8, heads=2)
+    x, mask = torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.bool)
+    mask[0, 2] = False
+    expected = module(x, mask)
+    x[0, 2, 1] = math.nan
+    found = module(x, mask)
+    assert found.isfinite().all()
+    mask[0, 2] = True
+    others = torch.arange(5) != 2
+    torch.testing.assert_close(found[:, others], expected[:, others])
+    assert module(x, mask)[0, 2:].isnan().all()
+
+
 def slow_patterned(module, x, pairs):
     """Self-attention among the pairs `(example, query, key)` for which `pairs` is true."""
     B, N, C = x.shape
