@@ -78,16 +78,15 @@ def exclude_nonfinite(
 
 
 def exclude_nonfinite_causal(
-    tokens: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None
+    tokens: Float[Tensor, "B N D"],
 ) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N 1"]]:
     """Return what `exclude_nonfinite` does where a token reads itself and those before it; no pairs are formed.
 
     Args:
-        mask: True = takes part.
+        tokens: those that nobody reads have nothing that is NaN or infinite any more, see `mask_nonfinite`.
     """
     nonfinite = (tokens.detach() * 0).sum(-1).isnan()  # (B, N)
-    read = nonfinite if mask is None else nonfinite & mask
-    return tokens.masked_fill(~tokens.isfinite(), 0.0), read.cumsum(1)[:, :, None] > 0
+    return tokens.masked_fill(~tokens.isfinite(), 0.0), nonfinite.cumsum(1)[:, :, None] > 0
 
 
 def reads_some(chosen: Bool[Tensor, "B N"], mask: Bool[Tensor, "B #T N"]) -> Bool[Tensor, "B #T 1"]:

@@ -67,7 +67,7 @@ class LinearAttention(MultiHeadSelfAttention):
         x, taking_part = take_part(self, x, mask)  # (B, 1, N, 1)
         undefined = None
         if self.causal:
-            x, undefined = functional.exclude_nonfinite_causal(x, mask)
+            x, undefined = functional.exclude_nonfinite_causal(x)
         query, key, value = self.project(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, N, d)
         query, key = self.features(query, key, taking_part)  # (B, h, N, f)
 
