@@ -291,3 +291,10 @@ def test_a_class_without_a_constructor_is_left_as_it_is() -> None:
         pass
 
     assert Plain.__init__ is torch.nn.Module.__init__
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [(("sum",), "'sum'"), (("sum", "mean"), "'sum' or 'mean'"), (("a", "b", "c"), "'a', 'b' or 'c'")]
+)
+def test_choices_are_listed_as_in_a_sentence(words: tuple[str, ...], said: str) -> None:
+    assert str(domains.Choices(words)) == said
