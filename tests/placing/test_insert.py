@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from regard.attention import OnMap, OnTokens, Refine, mechanisms
 from regard.attention.channel import SqueezeExcitation
 from regard.errors import UserError
-from regard.placing import Placed, insert, parameter_groups, places, remove, switched_off
+from regard.placing import Placed, insert, inserted, parameter_groups, places, remove, switched_off
 
 SHAPE = (2, 3, 64, 64)
 
@@ -610,16 +610,32 @@ def test_channels_that_cannot_be_told_apart_are_asked_for() -> None:
 
 def test_parameter_groups_part_the_model() -> None:
     model = insert(build("timm_resnet18"), "se", example=SHAPE)
-    backbone, inserted = parameter_groups(model, lr=1e-4, new_lr=1e-2)
-    assert (backbone["lr"], inserted["lr"]) == (1e-4, 1e-2)
-    assert {id(value) for value in inserted["params"]} == {
+    backbone, new = parameter_groups(model, lr=1e-4, new_lr=1e-2)
+    assert (backbone["lr"], new["lr"]) == (1e-4, 1e-2)
+    assert {id(value) for value in new["params"]} == {
         id(value) for name, value in model.named_parameters() if is_inserted(name)
     }
-    assert len(backbone["params"]) + len(inserted["params"]) == len(list(model.parameters()))
+    assert len(backbone["params"]) + len(new["params"]) == len(list(model.parameters()))
     (only,) = parameter_groups(model, lr=None, new_lr=1e-2)
-    assert only["params"] == inserted["params"]
+    assert only["params"] == new["params"]
     assert {name for name, value in model.named_parameters() if value.requires_grad} == {
         name for name, _ in model.named_parameters() if is_inserted(name)
     }
     with pytest.raises(UserError, match="no inserted attention"):
         parameter_groups(remove(model), 1.0, 1.0)
+
+
+class Iterating(nn.Sequential):
+    """Goes through its children in its own forward, so that none can be added, as the dense blocks of torchvision."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        for child in self._modules.values():
+            input = torch.cat([input, child(input)], 1)
+        return input
+
+
+def test_what_a_norm_asks_of_a_tensor_is_no_use_of_it() -> None:
+    """`nn.BatchNorm2d` asks for the number of axes: the tensor still has one taker, in which attention can live."""
+    model = nn.Sequential(Iterating(nn.Conv2d(3, 5, 1)), nn.Sequential(nn.BatchNorm2d(8), nn.ReLU())).eval()
+    insert(model, "eca", "0", example=torch.randn(2, 3, 11, 7))
+    assert list(inserted(model)) == ["1.0.regard.input"]

@@ -24,6 +24,11 @@ from regard.attention.offering import eagerly
 from regard.errors import UserError
 from regard.running import Inputs, uncompiled, undisturbed
 
+_QUERIES = frozenset(
+    {"dim", "ndimension", "size", "numel", "nelement", "stride", "is_contiguous", "is_floating_point", "__len__"}
+)
+"""What is asked of a tensor without reading its values: `nn.BatchNorm2d` asks for the number of axes."""
+
 _CHANNELS_SECOND = {
     *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
     *("batch_norm", "group_norm", "instance_norm"),
@@ -175,7 +180,7 @@ class _Marker(TorchFunctionMode):
         if name in ("__get__", "__set__"):
             return result
         for mark in inputs:
-            mark.uses += 1
+            mark.uses += name not in _QUERIES
         if inputs and inputs[0].channel is None and name in _CHANNELS_SECOND:
             inputs[0].channel = 1  # a layer knows where the channels of what it takes are
         elif inputs and inputs[0].channel is None and name in ("linear", "layer_norm", "rms_norm"):
