@@ -37,7 +37,7 @@ from regard.attention.context import MultiHeadSelfAttention
 from regard.errors import UserError
 from regard.placing import Place, PlaceTable, insert, parameter_groups, places, remove
 from regard.placing.place import Role
-from regard.running import Inputs, inputs_of, undisturbed
+from regard.running import Inputs, inputs_of, tensors, undisturbed
 
 TABLE = Path(__file__).parents[1] / "docs/placing.md"
 ROLES: tuple[Role, ...] = ("block", "stage", "skip", "decoder", "pool")
@@ -231,18 +231,6 @@ def outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     with undisturbed(model):
         torch.manual_seed(0)
         return [tensor.clone() for tensor in tensors(inputs.run(model))]
-
-
-def tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in whatever a model gives."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from tensors(item)
 
 
 def distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:

@@ -533,7 +533,7 @@ def test_samples_do_not_see_each_other_in_evaluation(case: Case) -> None:
 def test_compiles_as_one_graph_of_any_size(case: Case, training: bool) -> None:
     """Batch, positions, tokens and queries may have other sizes than those it was compiled for.
 
-    In training only the batch is free: with symbols for all sizes the backward graph is ten times as slow to trace.
+    In training only the batch is free: with symbols for all sizes the backward graph is several times as slow to trace.
     The forward graph is traced with them in evaluation and for export.
     """
     torch.compiler.reset()

@@ -69,7 +69,7 @@ def exclude_nonfinite(
     """
     if mask is None or mask.shape[1] == 1:
         return mask_nonfinite(tokens, mask) if queries else mask_tokens(tokens, mask), None
-    nonfinite = (tokens.detach() * 0).sum(-1).isnan()  # (B, N); zero times NaN or infinity is NaN
+    nonfinite = _nonfinite(tokens)  # (B, N)
     undefined = reads_some(nonfinite, mask)  # (B, T, 1)
     read = _some(mask, 1)  # (B, N)
     if queries:
@@ -85,7 +85,7 @@ def exclude_nonfinite_causal(
     Args:
         tokens: those that nobody reads have nothing that is NaN or infinite any more, see `mask_nonfinite`.
     """
-    nonfinite = (tokens.detach() * 0).sum(-1).isnan()  # (B, N)
+    nonfinite = _nonfinite(tokens)  # (B, N)
     return tokens.masked_fill(~tokens.isfinite(), 0.0), nonfinite.cumsum(1)[:, :, None] > 0
 
 
@@ -111,8 +111,13 @@ def mark_undefined(
     return context + context.new_zeros(undefined.shape).masked_fill(undefined, torch.nan)
 
 
+def _nonfinite(tokens: Float[Tensor, "B N D"]) -> Bool[Tensor, "B N"]:
+    """Return which tokens hold NaN or infinity: zero times one of them is NaN."""
+    return (tokens.detach() * 0).sum(-1).isnan()
+
+
 def _some(mask: Bool[Tensor, "..."], dim: int) -> Bool[Tensor, "..."]:
-    """`mask.any(dim)`, which of booleans takes ten times as long on a CPU as the maximum of bytes."""
+    """`mask.any(dim)`, which of booleans takes several times as long on a CPU as the maximum of bytes."""
     return mask.to(torch.uint8).amax(dim) > 0
 
 
